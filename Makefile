@@ -1,0 +1,76 @@
+# `make demo` shows what this is, `make test` checks it; `make` alone lists the rest.
+#
+#   PYTHON       interpreter that the environment is made with (python3, 3.10 or newer)
+#   VENV         folder of the environment (.venv); one that exists is used as it is
+#   OUT          folder of the demo's results (out)
+#   TORCH_INDEX  package index that torch comes from (pip's own). On Linux PyPI's torch carries CUDA,
+#                several GB. Without an NVIDIA GPU this is a tenth of it:
+#                    make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint zoo quality bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## sample digits with and without Dot and write a report to OUT
+	$(BIN)/morse-engine demo --out $(OUT)
+
+test: $(VENV)/.dev ## run the tests; those that need a GPU are skipped where there is none
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev ## check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+zoo: $(VENV)/.demo ## train the bundled digits models again, from nothing, into runs/zoo
+	$(BIN)/python -m morse_engine.zoo.train --out runs/zoo
+
+quality: $(VENV)/.demo ## measure image quality against fewer steps of the same sampler
+	$(BIN)/python benchmarks/quality.py
+
+bench: $(VENV)/.dev ## measure latency
+	$(BIN)/pytest benchmarks --benchmark-only
+
+clean: ## remove what was installed and generated; runs/ (training) stays
+	rm -rf .venv $(OUT) build dist *.egg-info .pytest_cache .ruff_cache .benchmarks
+	find morse_engine tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The environment, in three stages. Each leaves a stamp, so that it runs once, and again when one of
+# the files that it is made from changes.
+
+$(VENV)/.made:
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		command -v $(PYTHON) >/dev/null || { \
+			echo "$(PYTHON) not found: install Python 3.10 or newer, or name it: make PYTHON=..." >&2; \
+			exit 1; }; \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+			echo "$(PYTHON) is $$($(PYTHON) --version 2>&1), Python 3.10 or newer is needed;" \
+				"name another one: make PYTHON=python3.12" >&2; \
+			exit 1; }; \
+		$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+			echo "$(PYTHON) cannot make environments (no venv or ensurepip);" \
+				"on Debian and Ubuntu: sudo apt install python3-venv" >&2; \
+			exit 1; }; \
+		echo "==> environment in $(VENV), $$($(PYTHON) --version)"; \
+		$(PYTHON) -m venv $(VENV); \
+	fi
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.made constraints.txt
+	@echo "==> torch (the largest download, this takes a while)"
+	@$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@touch $@
+
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml constraints.txt
+	@echo "==> morse-engine[$*] and what it needs"
+	@$(PIP) install -c constraints.txt -e '.[$*]'
+	@touch $@

@@ -1,0 +1,24 @@
+"""What every test starts from: a fixed seed, and a reason where a GPU is missing."""
+
+import pytest
+import torch
+from hypothesis import settings
+
+# The same examples everywhere, so that a failure is everybody's failure; no deadline, because a
+# busy machine is no defect.
+settings.register_profile("morse", deadline=None, derandomize=True, database=None)
+settings.load_profile("morse")
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA GPU, torch.cuda.is_available() is False")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)

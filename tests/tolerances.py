@@ -1,0 +1,55 @@
+"""The one table of tolerances: a row a comparison, a reason a row."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Tolerance(NamedTuple):
+    """|actual - expected| <= atol + rtol * |expected|, element by element."""
+
+    rtol: float
+    atol: float
+    reason: str
+
+
+TOLERANCES = {
+    "noise/definition": Tolerance(
+        2.0**-23, 0.0, "float64 log and cos of numpy and torch: at most one float32 rounding"
+    ),
+    "noise/cuda": Tolerance(
+        2.0**-23, 0.0, "float64 log and cos differ in the last bit: at most one float32 rounding"
+    ),
+    "model_batch": Tolerance(
+        1e-4, 1e-5, "convolutions sum in another order for another batch size: float32 rounding"
+    ),
+    "lora_merge": Tolerance(
+        1e-4, 1e-5, "W x + B (A x) against (W + B A) x: float32 rounding through some 20 layers"
+    ),
+    "run_batch": Tolerance(
+        1e-3,
+        1e-4,
+        "as model_batch, carried through a run of 6 steps whose rows amplify x by up to 50",
+    ),
+    "run_merge": Tolerance(1e-3, 1e-4, "as lora_merge, carried through a run of 6 steps"),
+    "jump": Tolerance(
+        1e-4, 1e-4, "x_0 from x_s at t = 999 divides float32 rounding by alpha = 0.006"
+    ),
+    "exact_ode": Tolerance(
+        1e-5, 1e-5, "a run in float32 against the same formula written out in float64"
+    ),
+}
+
+
+def assert_close(name: str, actual: Tensor, expected: Tensor):
+    """Asserts that two tensors agree in dtype, shape and, within row `name`, in value."""
+    row = TOLERANCES[name]
+    torch.testing.assert_close(
+        actual,
+        expected,
+        rtol=row.rtol,
+        atol=row.atol,
+        check_device=False,
+        msg=lambda message: f"{name} ({row.reason}): {message}",
+    )
