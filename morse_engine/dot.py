@@ -1,0 +1,304 @@
+"""Dot: a light model that corrects Dash's last estimate from the trajectory.
+
+    eta(x, t; x_s, z_s, t_s) = up(trunk(down(x, x_s, z_s))) + a x + b x_s + c z_s
+
+- down: m blocks, each a 3 x 3 convolution of stride 2, a time shift and SiLU;
+- trunk: Dash's own layers between `conv_in` and `conv_out`, sharing Dash's weights by storage,
+  frozen, with LoRA on top; it works on 1 / 4^m of the pixels;
+- up: m blocks of two 3 x 3 convolutions and a pixel shuffle, the down blocks as skip connections;
+- a, b, c: three numbers per image from the time embedding. They carry what happens at full
+  resolution: a solver's step is linear in x, x_s and z_s, and so is most of the residual.
+
+All time-dependent gains start at zero: an untrained Dot returns 0, which is the reuse of z_s.
+
+Source: Morse (arXiv 2506.18251), section 3.3; the linear term and the gains are ours.
+"""
+
+import copy
+import hashlib
+import json
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+LORA_TARGETS = ["conv1", "conv2", "time_emb_proj", "to_q", "to_k", "to_v", "to_out.0"]
+
+
+def fingerprint(unet: nn.Module) -> str:
+    """A name for the weights of a Dash: SHA-256 over names, shapes and values in float16.
+
+    Half precision makes the name the same for a model loaded in float32 and in float16.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unet.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().half().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def shared_copy(module: nn.Module) -> nn.Module:
+    """A second module with the same structure whose frozen parameters are views of the first's."""
+    views = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+    views |= {id(b): b for b in module.buffers()}
+    return copy.deepcopy(module, views)
+
+
+class Down(nn.Module):
+    """Halve the resolution: `silu(conv(h) + shift(emb))`."""
+
+    def __init__(self, c_in: int, c_out: int, emb_dim: int):
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, 3, stride=2, padding=1)
+        self.shift = nn.Linear(emb_dim, c_out)
+
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        return nn.functional.silu(self.conv(h) + self.shift(emb)[:, :, None, None])
+
+
+class Up(nn.Module):
+    """Double the resolution: `shuffle(conv2(silu(conv1([h, skip]) + shift(emb))))`."""
+
+    def __init__(self, c_in: int, c_skip: int, c_mid: int, c_out: int, emb_dim: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in + c_skip, c_mid, 3, padding=1)
+        self.shift = nn.Linear(emb_dim, c_mid)
+        self.conv2 = nn.Conv2d(c_mid, 4 * c_out, 3, padding=1)
+
+    def forward(self, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(torch.cat([h, skip], dim=1)) + self.shift(emb)[:, :, None, None]
+        return nn.functional.pixel_shuffle(self.conv2(nn.functional.silu(h)), 2)
+
+
+class Dot(nn.Module):
+    """The residual model `eta` of one Dash.
+
+    Args:
+        unet: the Dash, a diffusers `UNet2DModel`; its weights are shared, never changed. Move it to
+            its device and dtype first: moving it later separates the two.
+        widths: channels of the down blocks; their number is m (each divides H and W by 2).
+        lora_rank: rank of the LoRA on the trunk's convolutions and projections; 0 for none.
+
+    Raises:
+        ValueError: a kind of UNet that has no Dot yet.
+    """
+
+    def __init__(self, unet: nn.Module, *, widths: tuple[int, ...] = (16, 32), lora_rank: int = 4):
+        super().__init__()
+        _check_supported(unet)
+        if not widths or lora_rank < 0:
+            raise ValueError(
+                f"widths={widths}, lora_rank={lora_rank}: give m >= 1 widths, rank >= 0"
+            )
+        self.widths, self.lora_rank = tuple(widths), lora_rank
+        self.in_channels = channels = unet.config.in_channels
+        self.dash_class, self.dash_fingerprint = type(unet).__name__, fingerprint(unet)
+
+        self.trunk = shared_copy(unet)
+        emb_dim = self.trunk.time_embedding.linear_2.out_features
+        freq_dim = self.trunk.time_embedding.linear_1.in_features
+        c_trunk = unet.config.block_out_channels[0]
+        self.trunk.conv_in = self.trunk.conv_out = nn.Identity()  # Dot has its own way in and out
+        if lora_rank:
+            from peft import LoraConfig, inject_adapter_in_model
+
+            lora = LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=LORA_TARGETS)
+            self.trunk = inject_adapter_in_model(lora, self.trunk)
+
+        self.trajectory_embedding = nn.Sequential(
+            nn.Linear(2 * freq_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim)
+        )
+        fan = [3 * channels, *widths]
+        self.down = nn.ModuleList(Down(a, b, emb_dim) for a, b in pairwise(fan))
+        self.enter = nn.Conv2d(widths[-1], c_trunk, 3, padding=1)
+        self.up = nn.ModuleList()
+        for i in reversed(range(len(widths))):
+            c_in = c_trunk if i == len(widths) - 1 else widths[i]
+            c_out = widths[i - 1] if i else channels
+            self.up.append(Up(c_in, widths[i], widths[i], c_out, emb_dim))
+        # one gain for `up`, and a, b, c of the linear term
+        self.gains = nn.Linear(emb_dim, 4)
+        nn.init.zeros_(self.gains.weight)
+        nn.init.zeros_(self.gains.bias)
+        # where Dash lies: same device and dtype for the trained part
+        like = next(unet.parameters())
+        for name, child in self.named_children():
+            if name != "trunk":
+                child.to(like)
+
+    # -- the model -----------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, timestep, x_s: Tensor, z_s: Tensor, timestep_s, **cond) -> Tensor:
+        """eta(x, t; x_s, z_s, t_s).
+
+        Args:
+            x, x_s: `[B, C, H, W]`, the sample now and at the last Dash step, as Dash is given them.
+            z_s: `[B, C, H, W]`, Dash's output at that step.
+            timestep, timestep_s: numbers or tensors `[]` or `[B]`, in the units Dash is given.
+
+        Returns:
+            `[B, C, H, W]`, to be added to z_s.
+        """
+        if cond:
+            raise ValueError(f"this Dot takes no conditioning, got {', '.join(cond)}")
+        self._check_size(x)
+        trunk = self.trunk
+        t = torch.as_tensor(timestep, device=x.device).expand(x.shape[0])
+        t_s = torch.as_tensor(timestep_s, device=x.device).expand(x.shape[0])
+        emb = trunk.time_embedding(trunk.time_proj(t).to(x.dtype))
+        where = torch.cat([trunk.time_proj(t_s), trunk.time_proj(t_s - t)], dim=1).to(x.dtype)
+        emb = nn.functional.silu(emb + self.trajectory_embedding(where))
+
+        h, skips = torch.cat([x, x_s, z_s], dim=1), []
+        for down in self.down:
+            h = down(h, emb)
+            skips.append(h)
+        h = self._trunk(self.enter(h), emb)
+        for up in self.up:
+            h = up(h, skips.pop(), emb)
+        gain, a, b, c = self.gains(emb)[:, :, None, None, None].unbind(1)
+        return gain * h + a * x + b * x_s + c * z_s
+
+    def _trunk(self, h: Tensor, emb: Tensor) -> Tensor:
+        """Dash's layers between `conv_in` and `conv_out`, as `UNet2DModel.forward` runs them."""
+        trunk, skips = self.trunk, [h]
+        for block in trunk.down_blocks:
+            h, more = block(hidden_states=h, temb=emb)
+            skips.extend(more)
+        if trunk.mid_block is not None:
+            h = trunk.mid_block(h, emb)
+        for block in trunk.up_blocks:
+            count = len(block.resnets)
+            h = block(h, tuple(skips[-count:]), emb)
+            del skips[-count:]
+        return trunk.conv_act(trunk.conv_norm_out(h))
+
+    def _check_size(self, x: Tensor) -> None:
+        factor = 2 ** (len(self.widths) + len(self.trunk.down_blocks) - 1)
+        if x.shape[1] != self.in_channels or x.shape[2] % factor or x.shape[3] % factor:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}: this Dot needs {self.in_channels} channels and "
+                f"a height and width that are multiples of {factor}"
+            )
+
+    def check_dash(self, unet: nn.Module) -> None:
+        """Raise ValueError if this is not the Dot of `unet`."""
+        _check_fingerprint(self.dash_fingerprint, unet)
+
+    # -- weights -------------------------------------------------------------------------------
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """The blocks and the LoRA by name: all that is trained and stored."""
+        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def merged(self) -> "Dot":
+        """A copy for inference with the LoRA added into a private copy of the trunk.
+
+        Faster (no extra layers), at the price of the trunk's weights in memory once more.
+        """
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        dot = copy.deepcopy(self).eval().requires_grad_(False)
+        for name, module in list(dot.trunk.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                module.merge()
+                parent = dot.trunk.get_submodule(name.rpartition(".")[0])
+                setattr(parent, name.rpartition(".")[2], module.get_base_layer())
+        return dot
+
+    # -- files ---------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the trained part as `model.safetensors` and `config.json`; whole files or none."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "format_version": FORMAT_VERSION,
+            "class": type(self).__name__,
+            "dash_class": self.dash_class,
+            "dash_fingerprint": self.dash_fingerprint,
+            "widths": list(self.widths),
+            "lora_rank": self.lora_rank,
+        }
+        tensors = {n: p.detach().cpu().contiguous() for n, p in self.trained_parameters().items()}
+        if not tensors:
+            raise ValueError("a merged Dot is for inference only: save the one it was made from")
+        save_file(tensors, folder / f"{WEIGHTS}.partial", metadata={"format": "pt"})
+        (folder / f"{CONFIG}.partial").write_text(json.dumps(config, indent=2) + "\n")
+        for name in (WEIGHTS, CONFIG):
+            os.replace(folder / f"{name}.partial", folder / name)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, unet: nn.Module) -> "Dot":
+        """Load the Dot of `unet` from a folder written by `save_pretrained`.
+
+        Raises:
+            FileNotFoundError: no such folder or file.
+            ValueError: not a Dot, a newer format, a damaged file, or the Dot of another Dash.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder / name} is missing: is {folder} a saved Dot?")
+        try:
+            config = json.loads((folder / CONFIG).read_text())
+            tensors = load_file(folder / WEIGHTS)
+        except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+            raise ValueError(f"{folder} holds a damaged file ({error}): copy it again") from error
+        if not isinstance(config, dict) or config.get("class") != cls.__name__:
+            raise ValueError(f"{folder / CONFIG} does not describe a Dot")
+        if config.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{folder} has format version {config.get('format_version')}, this release reads "
+                f"{FORMAT_VERSION}: update morse-engine, or train the Dot again"
+            )
+        missing = {"dash_fingerprint", "widths", "lora_rank"} - config.keys()
+        if missing:
+            raise ValueError(f"{folder / CONFIG} lacks {', '.join(sorted(missing))}: copy it again")
+        _check_fingerprint(config["dash_fingerprint"], unet)
+        dot = cls(unet, widths=tuple(config["widths"]), lora_rank=config["lora_rank"])
+        own = dot.trained_parameters()
+        wrong = sorted(
+            (set(own) ^ set(tensors))
+            | {n for n in own.keys() & tensors if own[n].shape != tensors[n].shape}
+        )
+        if wrong:
+            raise ValueError(f"{folder / WEIGHTS} does not fit its config: {', '.join(wrong[:3])}")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(tensors[name])
+        return dot.eval()
+
+
+def _check_fingerprint(expected: str, unet: nn.Module) -> None:
+    found = fingerprint(unet) if isinstance(unet, nn.Module) else "none: not a module"
+    if found != expected:
+        raise ValueError(
+            f"this is the Dot of another Dash (fingerprint {expected[:12]}, yours has "
+            f"{found[:12]}): use the model it was trained for, or train a Dot for yours"
+        )
+
+
+def _check_supported(unet: nn.Module) -> None:
+    from diffusers import UNet2DModel
+
+    if not isinstance(unet, UNet2DModel):
+        raise ValueError(
+            f"a Dot is built on a diffusers UNet2DModel, not on a {type(unet).__name__}"
+        )
+    if unet.class_embedding is not None:
+        raise ValueError("this UNet2DModel has class conditioning: a Dot cannot take it yet")
+    odd = [type(b).__name__ for b in unet.down_blocks if hasattr(b, "skip_conv")]
+    if odd:
+        raise ValueError(
+            f"block type {odd[0]} (skip images) is not supported by Dot: use DownBlock2D"
+        )

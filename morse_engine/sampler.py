@@ -1,0 +1,67 @@
+"""The dual-sampling loop in plain PyTorch: the specification that every faster path must reproduce.
+
+    z_i    = theta(x_i, t_i)                             on a Dash step: remember x_s, z_s, t_s
+    z_i    = z_s + eta(x_i, t_i, x_s, z_s, t_s)          on a Dot step
+    x_next = solver(x_i, z_i, earlier estimates, noise)  one row of the solver's table
+
+Source: Morse (arXiv 2506.18251), section 3. The rows are explained in `solver.py`, the noise in
+`noise.py`. x and x_s reach both models as the solver scales its model input.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from . import noise
+from .plan import Plan
+from .solver import SolverTable
+
+
+@torch.no_grad()
+def sample(
+    dash: Callable[..., Tensor],
+    dot: Callable[..., Tensor] | None,
+    plan: Plan,
+    table: SolverTable,
+    start: Tensor,
+    seeds: Sequence[int],
+    cond: dict | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Run the plan from noise to images.
+
+    Args:
+        dash: `dash(x, timestep, **cond) -> z`, the pre-trained model.
+        dot: `dot(x, timestep, x_s, z_s, timestep_s, **cond) -> eta`; None if no step is Dot's.
+        plan: one symbol per model call, `len(plan) == len(table)`.
+        table: the solver.
+        start: `[B, C, H, W]`, unit normal noise; its dtype and device are those of the run.
+        seeds: one int per image, the key of the noise that stochastic solvers add on the way.
+        cond: further tensors that both models are given by keyword.
+        on_step: called as `on_step(i, len(plan))` after step i.
+
+    Returns:
+        `[B, C, H, W]`, the solver's last x, not clamped.
+    """
+    cond = cond or {}
+    x = table.init_noise_sigma * start
+    history: list[Tensor] = []  # estimates m, newest first
+    num_history = table.num_history
+    timesteps = table.timesteps.to(start.device)
+    for i, symbol in enumerate(plan):
+        t = timesteps[i]
+        scaled = table.scale_model_input(i, x)
+        if symbol == "-":
+            z = dash(scaled, t, **cond)
+            x_s, z_s, t_s = scaled, z, t
+        else:
+            z = z_s + dot(scaled, t, x_s, z_s, t_s, **cond)
+        fresh = None
+        if table.adds_noise(i):
+            fresh = noise.normal(seeds, i, x.shape[1:], device=x.device).to(x.dtype)
+        x, m = table.step(i, x, z, history, fresh)
+        history = [m, *history][:num_history]
+        if on_step is not None:
+            on_step(i, len(plan))
+    return x

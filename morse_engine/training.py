@@ -1,0 +1,290 @@
+"""Training of a Dash and of a Dot: two losses for one loop (`fit.py`)."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .fit import Fit, step_generator, stratified
+from .plan import Plan
+from .sampler import sample
+from .solver import SolverTable
+
+
+def noisy_batch(images: Tensor, noise_scheduler, batch_size: int, generator, device):
+    """Data, time and noise of one batch: `x_t = alpha_t x_0 + sigma_t eps`, t stratified.
+
+    Returns:
+        `(x_0, eps, x_t, t)`, images `[B, C, H, W]` and t `[B]` int64, on `device`.
+    """
+    rows = torch.randint(len(images), (batch_size,), generator=generator)
+    x_0 = images[rows]
+    eps = torch.randn(x_0.shape, generator=generator)
+    t = (stratified(batch_size, generator) * noise_scheduler.config.num_train_timesteps).long()
+    x_t = noise_scheduler.add_noise(x_0, eps, t)
+    return x_0.to(device), eps.to(device), x_t.to(device), t.to(device)
+
+
+def train_dash(
+    unet: nn.Module,
+    images: Tensor,
+    noise_scheduler,
+    out_dir: str | Path,
+    *,
+    num_steps: int = 8000,
+    batch_size: int = 128,
+    lr: float = 1.5e-3,
+    held_out: Tensor | None = None,
+    **fit_options,
+) -> nn.Module:
+    """Train a Dash by the simple denoising loss `|| unet(x_t, t) - target ||^2`.
+
+    Args:
+        unet: a diffusers `UNet2DModel`.
+        images: `[n, C, H, W]` float32 in [-1, 1].
+        noise_scheduler: a diffusers scheduler with `add_noise`; `prediction_type` sets the target.
+        out_dir: folder for checkpoint and log; an interrupted run continues from it.
+        held_out: images for the validation loss, logged at each checkpoint.
+        fit_options: see `Fit`.
+
+    Returns:
+        the unet with averaged weights.
+
+    Source: Ho et al. 2020 (arXiv 2006.11239), eq. 14; v-prediction: Salimans & Ho 2022, appendix D.
+    """
+    kind = noise_scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction", "sample"):
+        raise ValueError(f"prediction_type={kind!r}: use epsilon, v_prediction or sample")
+
+    def loss(model, generator, data=images) -> Tensor:
+        device = next(model.parameters()).device
+        x_0, eps, x_t, t = noisy_batch(data, noise_scheduler, batch_size, generator, device)
+        if kind == "epsilon":
+            target = eps
+        elif kind == "sample":
+            target = x_0
+        else:
+            target = noise_scheduler.get_velocity(x_0, eps, t)
+        return nn.functional.mse_loss(model(x_t, t).sample, target)
+
+    @torch.no_grad()
+    def validate(model) -> dict:
+        generator = torch.Generator().manual_seed(0)
+        return {"held_out_loss": float(loss(model, generator, held_out))}
+
+    fit = Fit(
+        unet,
+        loss,
+        out_dir,
+        num_steps=num_steps,
+        lr=lr,
+        validate=validate if held_out is not None else None,
+        **fit_options,
+    )
+    return fit.run()
+
+
+# -- Dot -------------------------------------------------------------------------------------------
+
+
+def jump(noise_scheduler, x_s: Tensor, z_s: Tensor, t_s: Tensor, t: Tensor) -> Tensor:
+    """The DDIM step from t_s to t: `x = alpha_t x_0(x_s, z_s) + sigma_t eps(x_s, z_s)`.
+
+    Shapes: x_s, z_s `[B, C, H, W]`; t_s, t `[B]` int64.  Source: Song et al. 2020, eq. 12.
+    """
+    kind = noise_scheduler.config.prediction_type
+    alpha_bar = noise_scheduler.alphas_cumprod.to(x_s)[:, None, None, None]
+    alpha_s, sigma_s = alpha_bar[t_s].sqrt(), (1 - alpha_bar[t_s]).sqrt()
+    if kind == "epsilon":
+        eps = z_s
+        x_0 = (x_s - sigma_s * eps) / alpha_s
+    elif kind == "sample":
+        x_0 = z_s
+        eps = (x_s - alpha_s * x_0) / sigma_s
+    else:
+        x_0 = alpha_s * x_s - sigma_s * z_s
+        eps = alpha_s * z_s + sigma_s * x_s
+    return alpha_bar[t].sqrt() * x_0 + (1 - alpha_bar[t]).sqrt() * eps
+
+
+class Visits:
+    """The last `size` points that the sampler visited with Dot, and what Dash says there.
+
+    A ring of rows `(x, t, x_s, z_s, t_s, z)`; z is the target, Dash's own estimate at (x, t).
+    """
+
+    NAMES = ("x", "t", "x_s", "z_s", "t_s", "z")
+
+    def __init__(self, size: int):
+        self.size, self.count = size, 0
+        self.rows: dict[str, Tensor] = {}
+
+    def add(self, **batch: Tensor) -> None:
+        for name in self.NAMES:
+            value = batch[name].detach().cpu()
+            if name not in self.rows:
+                self.rows[name] = torch.zeros((self.size, *value.shape[1:]), dtype=value.dtype)
+            at = torch.arange(self.count, self.count + len(value)) % self.size
+            self.rows[name][at] = value
+        self.count += len(batch["x"])
+
+    def draw(self, n: int, generator: torch.Generator, device) -> dict[str, Tensor]:
+        at = torch.randint(min(self.count, self.size), (n,), generator=generator)
+        return {name: rows[at].to(device) for name, rows in self.rows.items()}
+
+    def state_dict(self) -> dict:
+        return {"count": self.count, "rows": self.rows}
+
+    def load_state_dict(self, content: dict) -> None:
+        self.count = content["count"]
+        self.rows = {name: rows.cpu() for name, rows in content["rows"].items()}
+
+
+def visit(dot, dash, schedulers, shape, batch_size: int, generator, device, visits: Visits) -> None:
+    """Sample one random plan with one random solver, and keep every point where Dot was asked.
+
+    Plans have 4 to 32 steps and 1 to 6 Dot steps for each Dash step.
+    """
+
+    def pick(choices):
+        return choices[int(torch.randint(len(choices), (), generator=generator))]
+
+    num_steps, dots_per_dash = pick(range(4, 33)), pick((1, 2, 3, 4, 6))
+    num_dash = max(1, round(num_steps / (1 + dots_per_dash)))
+    plan = Plan.spread(num_dash, num_steps - num_dash)
+    table = SolverTable.from_scheduler(pick(schedulers), num_steps)
+
+    def watched(x, t, x_s, z_s, t_s):
+        z = dash(x, t)
+        column = torch.ones(len(x), dtype=torch.float32, device=device)
+        visits.add(x=x, t=t * column, x_s=x_s, z_s=z_s, t_s=t_s * column, z=z)
+        return dot(x, t, x_s, z_s, t_s)
+
+    start = torch.randn((batch_size, *shape), generator=generator).to(device)
+    seeds = torch.randint(2**62, (batch_size,), generator=generator).tolist()
+    sample(dash, watched, plan, table, start, seeds)
+
+
+def train_dot(
+    dot: nn.Module,
+    unet: nn.Module,
+    images: Tensor,
+    noise_scheduler,
+    out_dir: str | Path,
+    *,
+    schedulers,
+    num_steps: int = 6000,
+    batch_size: int = 64,
+    lr: float = 2e-3,
+    data_steps: float = 0.3,
+    data_share: float = 0.25,
+    num_visits: int = 8192,
+    refresh_every: int = 60,
+    held_out: Tensor | None = None,
+    **fit_options,
+) -> nn.Module:
+    """Train a Dot by regression: `|| z_s + eta(x, t; x_s, z_s, t_s) - theta(x, t) ||^2`.
+
+    Two kinds of points (x, t), in two phases. On data: x_s is a noised image, x the solver's jump
+    from it to a time t >= 0.2 t_s. On the sampler's own way: random plans are run from noise with
+    the current Dot, and Dash is asked at each point that Dot saw; this needs no data, and it
+    teaches Dot to correct its own drift. The first phase is data alone, then both are mixed.
+
+    Args:
+        dot: a `Dot` of `unet`.
+        unet: the Dash; only evaluated.
+        images: `[n, C, H, W]` float32 in [-1, 1].
+        noise_scheduler: the diffusers scheduler that Dash was trained with (`add_noise`).
+        schedulers: the diffusers schedulers whose ways are walked in the second phase.
+        data_steps: the part of the run that is the first phase.
+        data_share: the part of each batch that is data in the second phase.
+        num_visits: how many visited points are kept.
+        refresh_every: training steps between two walks of `batch_size` images.
+        held_out: images for the validation loss, by bins of (t_s, t_s - t) beside the loss of a
+            zero residual (the reuse of z_s).
+        fit_options: see `Fit`.
+
+    Returns:
+        the dot with averaged weights.
+
+    Source: Morse (arXiv 2506.18251), section 3.3; the second phase is ours.
+    """
+    device = next(unet.parameters()).device
+    unet.eval()
+    visits = Visits(num_visits)
+    first_walk = int(num_steps * data_steps)
+    seed = fit_options.get("seed", 0)
+
+    def dash(x, t) -> Tensor:
+        return unet(x, t).sample
+
+    @torch.no_grad()
+    def data_batch(n: int, generator, source: Tensor) -> dict[str, Tensor]:
+        _, _, x_s, t_s = noisy_batch(source, noise_scheduler, n, generator, device)
+        share = 0.8 * torch.rand(n, generator=generator).to(device)
+        t = t_s - (share * t_s).ceil().long()
+        z_s = dash(x_s, t_s)
+        x = jump(noise_scheduler, x_s, z_s, t_s, t)
+        return {"x": x, "t": t, "x_s": x_s, "z_s": z_s, "t_s": t_s, "z": dash(x, t)}
+
+    def residual_error(model, batch: dict[str, Tensor]) -> Tensor:
+        eta = model(batch["x"], batch["t"], batch["x_s"], batch["z_s"], batch["t_s"])
+        return batch["z_s"] + eta - batch["z"]
+
+    def loss(model, generator) -> Tensor:
+        if not visits.count:
+            batch = data_batch(batch_size, generator, images)
+        else:
+            num_data = round(batch_size * data_share)
+            batch = visits.draw(batch_size - num_data, generator, device)
+            if num_data:
+                data = data_batch(num_data, generator, images)
+                batch = {k: torch.cat([v, data[k].to(v.dtype)]) for k, v in batch.items()}
+        return residual_error(model, batch).square().mean()
+
+    def walk(fit: Fit, step: int) -> None:
+        if step < first_walk or (step - first_walk) % refresh_every:
+            return
+        generator = step_generator(seed + 1, step, fit.accelerator.process_index)
+        for _ in range(1 if visits.count else 4):
+            args = (dot, dash, schedulers, images.shape[1:], batch_size, generator, device)
+            fit.averaged(lambda args=args: visit(*args, visits))
+
+    @torch.no_grad()
+    def validate(model) -> dict:
+        batch = data_batch(len(held_out), torch.Generator().manual_seed(0), held_out)
+        ours = residual_error(model, batch).square().mean(dim=(1, 2, 3))
+        zero = (batch["z_s"] - batch["z"]).square().mean(dim=(1, 2, 3))
+        return {
+            "held_out_loss": float(ours.mean()),
+            "zero_residual": float(zero.mean()),
+            "bins": loss_bins(batch["t_s"], batch["t_s"] - batch["t"], ours, zero, noise_scheduler),
+        }
+
+    fit = Fit(
+        dot,
+        loss,
+        out_dir,
+        num_steps=num_steps,
+        lr=lr,
+        validate=validate if held_out is not None else None,
+        before_step=walk,
+        state=visits,
+        **fit_options,
+    )
+    return fit.run()
+
+
+def loss_bins(t_s: Tensor, gap: Tensor, ours: Tensor, zero: Tensor, noise_scheduler) -> list[dict]:
+    """Mean losses in 4 x 4 bins of (t_s, gap / t_s): where Dot helps, and where it does not."""
+    row = (4 * t_s / noise_scheduler.config.num_train_timesteps).long().clamp(max=3)
+    column = (5 * gap / t_s.clamp(min=1)).long().clamp(max=3)  # gaps reach 0.8 t_s
+    bins = []
+    for i in range(4):
+        for j in range(4):
+            here = (row == i) & (column == j)
+            if here.any():
+                where = {"t_s": [i / 4, (i + 1) / 4], "gap": [j / 5, (j + 1) / 5]}
+                losses = {"loss": float(ours[here].mean()), "zero": float(zero[here].mean())}
+                bins.append({**where, **losses, "n": int(here.sum())})
+    return bins

@@ -1,0 +1,213 @@
+import json
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from models import randomised, tiny_unet, trajectory
+from morse_engine import Dot, train_dot
+from morse_engine.zoo import digits_scheduler
+from tolerances import assert_close
+
+
+def storages(module):
+    return {p.data_ptr() for p in module.parameters()}
+
+
+def test_untrained_dot_is_the_reuse_of_z_s():
+    unet = tiny_unet()
+    assert not Dot(unet)(*trajectory(unet)).any()
+
+
+def test_trunk_shares_storage_with_dash_and_is_frozen():
+    unet = tiny_unet()
+    dot = Dot(unet)
+    trained = {p.data_ptr() for p in dot.trained_parameters().values()}
+    own_ends = storages(unet.conv_in) | storages(unet.conv_out)
+    assert storages(dot) - trained == storages(unet) - own_ends
+    assert all(p.requires_grad for p in unet.parameters()), "Dash itself must stay trainable"
+    with torch.no_grad():
+        unet.mid_block.resnets[0].conv1.weight.zero_()
+    inner = dot.trunk.mid_block.resnets[0].conv1.get_base_layer().weight
+    assert not inner.any(), "a weight changed in Dash must change in Dot"
+
+
+def test_every_trained_parameter_has_a_gradient():
+    unet = tiny_unet()
+    dot = randomised(Dot(unet, widths=(8, 12), lora_rank=2)).train()
+    dot(*trajectory(unet)).square().mean().backward()
+    dead = [n for n, p in dot.trained_parameters().items() if p.grad is None or not p.grad.any()]
+    assert not dead
+
+
+@pytest.mark.parametrize("position", range(5), ids=["x", "t", "x_s", "z_s", "t_s"])
+def test_each_part_of_the_trajectory_matters(position):
+    unet = tiny_unet()
+    dot, inputs = randomised(Dot(unet)), list(trajectory(unet))
+    before = dot(*inputs)
+    inputs[position] = inputs[position] + 7
+    assert (dot(*inputs) - before).abs().max() > 1e-3
+
+
+def test_one_time_per_image_or_one_for_all():
+    unet = tiny_unet()
+    dot = randomised(Dot(unet))
+    x, t, x_s, z_s, t_s = trajectory(unet)
+    assert_close(
+        "model_batch", dot(x, t.repeat(2), x_s, z_s, t_s.repeat(2)), dot(x, t, x_s, z_s, t_s)
+    )
+
+
+def test_attention_and_more_levels_and_channels():
+    unet = tiny_unet(
+        in_channels=3,
+        out_channels=3,
+        sample_size=32,
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        add_attention=True,
+        attention_head_dim=4,
+        layers_per_block=2,
+    )
+    dot = randomised(Dot(unet, widths=(8, 8, 8), lora_rank=2))
+    assert dot(*trajectory(unet)).shape == (2, 3, 32, 32)
+
+
+def test_merged_is_the_same_function_with_fewer_layers():
+    unet = tiny_unet()
+    dot = randomised(Dot(unet))
+    merged = dot.merged()
+    assert_close("lora_merge", merged(*trajectory(unet)), dot(*trajectory(unet)))
+    assert not merged.trained_parameters()
+    assert not any("lora" in name for name, _ in merged.named_modules())
+    assert not storages(merged) & storages(unet), "merging must not write into Dash's weights"
+
+
+def test_dash_is_bit_identical_after_a_dot_was_built_trained_and_merged(tmp_path):
+    unet = tiny_unet()
+    x, t = trajectory(unet)[:2]
+    with torch.no_grad():
+        before = unet(x, t).sample
+    weights = {n: p.clone() for n, p in unet.state_dict().items()}
+    images = torch.rand(8, 1, 16, 16)
+    dot = train_dot(
+        Dot(unet), unet, images, DDPMScheduler(), tmp_path,
+        schedulers=[digits_scheduler("ddim")], num_steps=3, batch_size=4, refresh_every=2,
+        num_visits=64, progress=False,
+    )  # fmt: skip
+    dot.merged()
+    assert dot(*trajectory(unet)).any(), "training must have changed the Dot"
+    with torch.no_grad():
+        assert torch.equal(unet(x, t).sample, before)
+    assert all(torch.equal(p, weights[n]) for n, p in unet.state_dict().items())
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path):
+    unet = tiny_unet()
+    dot = randomised(Dot(unet, widths=(8, 8), lora_rank=2))
+    dot.save_pretrained(tmp_path / "dot")
+    return tmp_path / "dot", unet, dot
+
+
+def test_round_trip(saved):
+    folder, unet, dot = saved
+    again = Dot.from_pretrained(folder, unet)
+    assert torch.equal(again(*trajectory(unet)), dot(*trajectory(unet)))
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_only_the_trained_part_is_stored(saved):
+    from safetensors.torch import load_file
+
+    folder, _, dot = saved
+    assert load_file(folder / "model.safetensors").keys() == dot.trained_parameters().keys()
+
+
+def test_another_dash_is_refused(saved):
+    with pytest.raises(ValueError, match="Dot of another Dash"):
+        Dot.from_pretrained(saved[0], tiny_unet(seed=5))
+
+
+def test_missing_file(saved):
+    folder, unet, _ = saved
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        Dot.from_pretrained(folder, unet)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, 0.5, 0.99])
+def test_truncated_weights(saved, keep):
+    folder, unet, _ = saved
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    with pytest.raises(ValueError, match="damaged file"):
+        Dot.from_pretrained(folder, unet)
+
+
+def test_foreign_weights(saved):
+    from safetensors.torch import save_file
+
+    folder, unet, _ = saved
+    save_file({"conv.weight": torch.zeros(3)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="does not fit its config"):
+        Dot.from_pretrained(folder, unet)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class": "UNet2DModel"}, "does not describe a Dot"),
+        ({"format_version": 99}, "format version 99"),
+        ({"widths": None}, "lacks widths"),
+    ],
+)
+def test_foreign_config(saved, change, message):
+    folder, unet, _ = saved
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if v is not None})
+    )
+    with pytest.raises(ValueError, match=message):
+        Dot.from_pretrained(folder, unet)
+
+
+def test_config_that_is_not_json(saved):
+    (saved[0] / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged file"):
+        Dot.from_pretrained(saved[0], saved[1])
+
+
+def test_a_merged_dot_cannot_be_saved(saved, tmp_path):
+    with pytest.raises(ValueError, match="inference only"):
+        saved[2].merged().save_pretrained(tmp_path / "merged")
+
+
+# -- wrong input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (2, 1, 16, 20), (2, 1, 12, 16)])
+def test_wrong_size(shape):
+    x = torch.zeros(shape)
+    with pytest.raises(ValueError, match="multiples of 8"):
+        Dot(tiny_unet())(x, 1, x, x, 2)
+
+
+def test_wrong_model():
+    with pytest.raises(ValueError, match="not on a Linear"):
+        Dot(torch.nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="class conditioning"):
+        Dot(tiny_unet(class_embed_type="timestep"))
+    with pytest.raises(ValueError, match="widths"):
+        Dot(tiny_unet(), widths=())
+
+
+def test_unknown_conditioning():
+    unet = tiny_unet()
+    with pytest.raises(ValueError, match="takes no conditioning"):
+        Dot(unet)(*trajectory(unet), class_labels=torch.zeros(2))
