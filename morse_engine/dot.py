@@ -1,17 +1,26 @@
 """Dot: a light model that corrects Dash's last estimate from the trajectory.
 
-    eta(x, t; x_s, z_s, t_s) = up(trunk(down(x, x_s, z_s))) + a x + b x_s + c z_s
+    x0    = Dash's clean image at its last step, from x_s and z_s (scaled to about unit variance)
+    miss  = what z would have to be at (x, t) for that clean image, minus z_s
+    trend = (z_s - z_p) (t - t_s) / (t_s - t_p), the line through Dash's last two estimates
+    eta   = r (g up(trunk(down(x, x0, z_s, trend))) + a x + b x0 + c z_s) + d miss + e trend,
+    r     = (t_s - t) / t_s
 
-- down: m blocks, each a 3 x 3 convolution of stride 2, a time shift and SiLU;
+- down: m blocks, each a 3 x 3 convolution of stride 2, a scale and shift by time, and SiLU; then
+  a residual block, at the lowest resolution, where it costs little;
 - trunk: Dash's own layers between `conv_in` and `conv_out`, sharing Dash's weights by storage,
   frozen, with LoRA on top; it works on 1 / 4^m of the pixels;
-- up: m blocks of two 3 x 3 convolutions and a pixel shuffle, the down blocks as skip connections;
-- a, b, c: three numbers per image from the time embedding. They carry what happens at full
-  resolution: a solver's step is linear in x, x_s and z_s, and so is most of the residual.
+- up: m blocks of two 3 x 3 convolutions and a pixel shuffle, the down blocks as skip connections,
+  and a residual block in the first;
+- x0 and miss are linear in (x, x_s, z_s) with coefficients that depend on the times alone. Blocks
+  could hardly form them, and they are what the residual is about: it is zero as long as Dash's
+  clean image stays the same; `miss` is zero on a deterministic way there, the fresh noise on a
+  stochastic one;
+- trend is the free part: it needs no training, and Dot learns what it misses;
+- g, a, b, c, d, e: six numbers per image from the time embedding, zero at the start: an untrained
+  Dot returns 0, which is the reuse of z_s. r makes the residual vanish with the gap.
 
-All time-dependent gains start at zero: an untrained Dot returns 0, which is the reuse of z_s.
-
-Source: Morse (arXiv 2506.18251), section 3.3; the linear term and the gains are ours.
+Source: Morse (arXiv 2506.18251), section 3.3; the coordinates and the gains are ours.
 """
 
 import copy
@@ -23,6 +32,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from .levels import NoiseLevels
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -48,30 +59,60 @@ def shared_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, views)
 
 
+class TimeSiLU(nn.Module):
+    """`silu((1 + scale(emb)) h + shift(emb))`, scale and shift one number per channel."""
+
+    def __init__(self, channels: int, emb_dim: int):
+        super().__init__()
+        self.linear = nn.Linear(emb_dim, 2 * channels)
+
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        scale, shift = self.linear(emb)[:, :, None, None].chunk(2, dim=1)
+        return nn.functional.silu(h + scale * h + shift)
+
+
 class Down(nn.Module):
-    """Halve the resolution: `silu(conv(h) + shift(emb))`."""
+    """Halve the resolution: a convolution of stride 2, then `TimeSiLU`."""
 
     def __init__(self, c_in: int, c_out: int, emb_dim: int):
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, 3, stride=2, padding=1)
-        self.shift = nn.Linear(emb_dim, c_out)
+        self.act = TimeSiLU(c_out, emb_dim)
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:
-        return nn.functional.silu(self.conv(h) + self.shift(emb)[:, :, None, None])
+        return self.act(self.conv(h), emb)
+
+
+class Residual(nn.Module):
+    """`h + conv2(act(conv1(norm(h)), emb))`, one group of the norm for about 8 channels."""
+
+    def __init__(self, channels: int, emb_dim: int):
+        super().__init__()
+        groups = max(n for n in range(1, channels // 8 + 2) if channels % n == 0)
+        self.norm = nn.GroupNorm(groups, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.act = TimeSiLU(channels, emb_dim)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        return h + self.conv2(self.act(self.conv1(self.norm(h)), emb))
 
 
 class Up(nn.Module):
-    """Double the resolution: `shuffle(conv2(silu(conv1([h, skip]) + shift(emb))))`."""
+    """Double the resolution: `shuffle(conv2(refine(act(conv1([h, skip]), emb))))`."""
 
-    def __init__(self, c_in: int, c_skip: int, c_mid: int, c_out: int, emb_dim: int):
+    def __init__(self, c_in: int, c_mid: int, c_out: int, emb_dim: int, *, refine: bool):
         super().__init__()
-        self.conv1 = nn.Conv2d(c_in + c_skip, c_mid, 3, padding=1)
-        self.shift = nn.Linear(emb_dim, c_mid)
+        self.conv1 = nn.Conv2d(c_in + c_mid, c_mid, 3, padding=1)
+        self.act = TimeSiLU(c_mid, emb_dim)
+        self.refine = Residual(c_mid, emb_dim) if refine else None
         self.conv2 = nn.Conv2d(c_mid, 4 * c_out, 3, padding=1)
 
     def forward(self, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv1(torch.cat([h, skip], dim=1)) + self.shift(emb)[:, :, None, None]
-        return nn.functional.pixel_shuffle(self.conv2(nn.functional.silu(h)), 2)
+        h = self.act(self.conv1(torch.cat([h, skip], dim=1)), emb)
+        if self.refine is not None:
+            h = self.refine(h, emb)
+        return nn.functional.pixel_shuffle(self.conv2(h), 2)
 
 
 class Dot(nn.Module):
@@ -80,6 +121,8 @@ class Dot(nn.Module):
     Args:
         unet: the Dash, a diffusers `UNet2DModel`; its weights are shared, never changed. Move it to
             its device and dtype first: moving it later separates the two.
+        noise_scheduler: a diffusers scheduler with the betas and the prediction type that Dash was
+            trained with; default: `DDPMScheduler()`, 1,000 linear betas and epsilon.
         widths: channels of the down blocks; their number is m (each divides H and W by 2).
         lora_rank: rank of the LoRA on the trunk's convolutions and projections; 0 for none.
 
@@ -87,7 +130,14 @@ class Dot(nn.Module):
         ValueError: a kind of UNet that has no Dot yet.
     """
 
-    def __init__(self, unet: nn.Module, *, widths: tuple[int, ...] = (16, 32), lora_rank: int = 4):
+    def __init__(
+        self,
+        unet: nn.Module,
+        noise_scheduler=None,
+        *,
+        widths: tuple[int, ...] = (16, 36),
+        lora_rank: int = 1,
+    ):
         super().__init__()
         _check_supported(unet)
         if not widths or lora_rank < 0:
@@ -97,6 +147,7 @@ class Dot(nn.Module):
         self.widths, self.lora_rank = tuple(widths), lora_rank
         self.in_channels = channels = unet.config.in_channels
         self.dash_class, self.dash_fingerprint = type(unet).__name__, fingerprint(unet)
+        self.levels = NoiseLevels.from_scheduler(noise_scheduler)
 
         self.trunk = shared_copy(unet)
         emb_dim = self.trunk.time_embedding.linear_2.out_features
@@ -110,18 +161,19 @@ class Dot(nn.Module):
             self.trunk = inject_adapter_in_model(lora, self.trunk)
 
         self.trajectory_embedding = nn.Sequential(
-            nn.Linear(2 * freq_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim)
+            nn.Linear(3 * freq_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim)
         )
-        fan = [3 * channels, *widths]
+        fan = [4 * channels, *widths]
         self.down = nn.ModuleList(Down(a, b, emb_dim) for a, b in pairwise(fan))
+        self.refine = Residual(widths[-1], emb_dim)
         self.enter = nn.Conv2d(widths[-1], c_trunk, 3, padding=1)
         self.up = nn.ModuleList()
         for i in reversed(range(len(widths))):
-            c_in = c_trunk if i == len(widths) - 1 else widths[i]
+            lowest = i == len(widths) - 1
+            c_in = c_trunk if lowest else widths[i]
             c_out = widths[i - 1] if i else channels
-            self.up.append(Up(c_in, widths[i], widths[i], c_out, emb_dim))
-        # one gain for `up`, and a, b, c of the linear term
-        self.gains = nn.Linear(emb_dim, 4)
+            self.up.append(Up(c_in, widths[i], c_out, emb_dim, refine=lowest))
+        self.gains = nn.Linear(emb_dim, 6)
         nn.init.zeros_(self.gains.weight)
         nn.init.zeros_(self.gains.bias)
         # where Dash lies: same device and dtype for the trained part
@@ -132,13 +184,16 @@ class Dot(nn.Module):
 
     # -- the model -----------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, timestep, x_s: Tensor, z_s: Tensor, timestep_s, **cond) -> Tensor:
-        """eta(x, t; x_s, z_s, t_s).
+    def forward(
+        self, x: Tensor, timestep, x_s: Tensor, z_s: Tensor, timestep_s, z_p, timestep_p, **cond
+    ) -> Tensor:
+        """eta(x, t; x_s, z_s, t_s, z_p, t_p).
 
         Args:
             x, x_s: `[B, C, H, W]`, the sample now and at the last Dash step, as Dash is given them.
             z_s: `[B, C, H, W]`, Dash's output at that step.
-            timestep, timestep_s: numbers or tensors `[]` or `[B]`, in the units Dash is given.
+            z_p: Dash's output at the step before that one; z_s if there was none.
+            timestep, timestep_s, timestep_p: numbers or tensors `[]` or `[B]`, in Dash's units.
 
         Returns:
             `[B, C, H, W]`, to be added to z_s.
@@ -147,21 +202,30 @@ class Dot(nn.Module):
             raise ValueError(f"this Dot takes no conditioning, got {', '.join(cond)}")
         self._check_size(x)
         trunk = self.trunk
-        t = torch.as_tensor(timestep, device=x.device).expand(x.shape[0])
-        t_s = torch.as_tensor(timestep_s, device=x.device).expand(x.shape[0])
+        t, t_s, t_p = (
+            torch.as_tensor(value, device=x.device).expand(x.shape[0])
+            for value in (timestep, timestep_s, timestep_p)
+        )
         emb = trunk.time_embedding(trunk.time_proj(t).to(x.dtype))
-        where = torch.cat([trunk.time_proj(t_s), trunk.time_proj(t_s - t)], dim=1).to(x.dtype)
+        where = [trunk.time_proj(value) for value in (t_s, t_s - t, t_p - t_s)]
+        where = torch.cat(where, dim=1).to(x.dtype)
         emb = nn.functional.silu(emb + self.trajectory_embedding(where))
 
-        h, skips = torch.cat([x, x_s, z_s], dim=1), []
+        x_0, miss = self.levels.coordinates(x, t, x_s, z_s, t_s)
+        # A solver of second order may ask Dash twice at one time: no line goes through those two.
+        slope = torch.where(t_p > t_s, (t_s - t) / (t_p - t_s), 0.0)
+        trend = _column(slope, x) * (z_s - z_p)
+        h, skips = torch.cat([x, x_0, z_s, trend], dim=1), []
         for down in self.down:
             h = down(h, emb)
             skips.append(h)
+        skips[-1] = h = self.refine(h, emb)
         h = self._trunk(self.enter(h), emb)
         for up in self.up:
             h = up(h, skips.pop(), emb)
-        gain, a, b, c = self.gains(emb)[:, :, None, None, None].unbind(1)
-        return gain * h + a * x + b * x_s + c * z_s
+        g, a, b, c, d, e = self.gains(emb)[:, :, None, None, None].unbind(1)
+        r = _column((t_s - t) / t_s.clamp(min=1e-3), x)
+        return r * (g * h + a * x + b * x_0 + c * z_s) + d * miss + e * trend
 
     def _trunk(self, h: Tensor, emb: Tensor) -> Tensor:
         """Dash's layers between `conv_in` and `conv_out`, as `UNet2DModel.forward` runs them."""
@@ -223,6 +287,7 @@ class Dot(nn.Module):
             "class": type(self).__name__,
             "dash_class": self.dash_class,
             "dash_fingerprint": self.dash_fingerprint,
+            "noise": self.levels.config,
             "widths": list(self.widths),
             "lora_rank": self.lora_rank,
         }
@@ -242,6 +307,7 @@ class Dot(nn.Module):
             FileNotFoundError: no such folder or file.
             ValueError: not a Dot, a newer format, a damaged file, or the Dot of another Dash.
         """
+        from diffusers import DDPMScheduler
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -261,11 +327,13 @@ class Dot(nn.Module):
                 f"{folder} has format version {config.get('format_version')}, this release reads "
                 f"{FORMAT_VERSION}: update morse-engine, or train the Dot again"
             )
-        missing = {"dash_fingerprint", "widths", "lora_rank"} - config.keys()
+        missing = {"dash_fingerprint", "noise", "widths", "lora_rank"} - config.keys()
         if missing:
             raise ValueError(f"{folder / CONFIG} lacks {', '.join(sorted(missing))}: copy it again")
         _check_fingerprint(config["dash_fingerprint"], unet)
-        dot = cls(unet, widths=tuple(config["widths"]), lora_rank=config["lora_rank"])
+        widths, lora_rank = tuple(config["widths"]), config["lora_rank"]
+        noise_scheduler = DDPMScheduler.from_config(config["noise"])
+        dot = cls(unet, noise_scheduler, widths=widths, lora_rank=lora_rank)
         own = dot.trained_parameters()
         wrong = sorted(
             (set(own) ^ set(tensors))
@@ -277,6 +345,11 @@ class Dot(nn.Module):
             for name, parameter in own.items():
                 parameter.copy_(tensors[name])
         return dot.eval()
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """`[B]` as `[B, 1, 1, 1]` in the dtype of an image."""
+    return values.to(like.dtype)[:, None, None, None]
 
 
 def _check_fingerprint(expected: str, unet: nn.Module) -> None:

@@ -37,7 +37,8 @@ def compile(
     Args:
         unet: a diffusers `UNet2DModel` or `UNet2DConditionModel`, or any
             `eps(x, timestep, **cond) -> Tensor`.
-        dot: a `Dot` of this unet, or any `eta(x, timestep, x_s, z_s, timestep_s, **cond)`.
+        dot: a `Dot` of this unet, or any
+            `eta(x, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond) -> Tensor`.
         scheduler: a diffusers scheduler; default: DDIM with trailing steps on 1,000 linear betas.
         plan: Morse code such as `"-..-..-.."`, a `Plan`, or a budget in LSD (latency of one Dash
             step). Default: a budget of 10 LSD with a Dot, 50 Dash steps without.
@@ -120,9 +121,10 @@ class Models:
         z = self.unet(x.to(self.dtype), timestep, **cond)
         return getattr(z, "sample", z).to(x.dtype)
 
-    def _dot(self, x: Tensor, timestep, x_s: Tensor, z_s: Tensor, timestep_s, **cond) -> Tensor:
-        x_, x_s, z_s = (tensor.to(self.dtype) for tensor in (x, x_s, z_s))
-        return self.dot_model(x_, timestep, x_s, z_s, timestep_s, **cond).to(x.dtype)
+    def _dot(self, x: Tensor, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond) -> Tensor:
+        x_, x_s, z_s, z_p = (tensor.to(self.dtype) for tensor in (x, x_s, z_s, z_p))
+        eta = self.dot_model(x_, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond)
+        return eta.to(x.dtype)
 
 
 class Sampler:

@@ -1,11 +1,14 @@
 """The dual-sampling loop in plain PyTorch: the specification that every faster path must reproduce.
 
-    z_i    = theta(x_i, t_i)                             on a Dash step: remember x_s, z_s, t_s
-    z_i    = z_s + eta(x_i, t_i, x_s, z_s, t_s)          on a Dot step
-    x_next = solver(x_i, z_i, earlier estimates, noise)  one row of the solver's table
+    z_i    = theta(x_i, t_i)                               on a Dash step: remember x_s, z_s, t_s
+    z_i    = z_s + eta(x_i, t_i, x_s, z_s, t_s, z_p, t_p)  on a Dot step
+    x_next = solver(x_i, z_i, earlier estimates, noise)    one row of the solver's table
 
-Source: Morse (arXiv 2506.18251), section 3. The rows are explained in `solver.py`, the noise in
-`noise.py`. x and x_s reach both models as the solver scales its model input.
+z_p, t_p: Dash's estimate before the last, (z_s, t_s) as long as there is none; they tell Dot where
+Dash's estimates are heading. The rows are explained in `solver.py`, the noise in `noise.py`. x and
+x_s reach both models as the solver scales its model input.
+
+Source: Morse (arXiv 2506.18251), section 3; z_p and t_p are ours.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +36,8 @@ def sample(
 
     Args:
         dash: `dash(x, timestep, **cond) -> z`, the pre-trained model.
-        dot: `dot(x, timestep, x_s, z_s, timestep_s, **cond) -> eta`; None if no step is Dot's.
+        dot: `dot(x, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond) -> eta`; None if no
+            step is Dot's.
         plan: one symbol per model call, `len(plan) == len(table)`.
         table: the solver.
         start: `[B, C, H, W]`, unit normal noise; its dtype and device are those of the run.
@@ -49,14 +53,16 @@ def sample(
     history: list[Tensor] = []  # estimates m, newest first
     num_history = table.num_history
     timesteps = table.timesteps.to(start.device)
+    z_s = t_s = None
     for i, symbol in enumerate(plan):
         t = timesteps[i]
         scaled = table.scale_model_input(i, x)
         if symbol == "-":
             z = dash(scaled, t, **cond)
+            z_p, t_p = (z, t) if z_s is None else (z_s, t_s)
             x_s, z_s, t_s = scaled, z, t
         else:
-            z = z_s + dot(scaled, t, x_s, z_s, t_s, **cond)
+            z = z_s + dot(scaled, t, x_s, z_s, t_s, z_p, t_p, **cond)
         fresh = None
         if table.adds_noise(i):
             fresh = noise.normal(seeds, i, x.shape[1:], device=x.device).to(x.dtype)

@@ -10,12 +10,12 @@ LCM and data-prediction DPM-Solver++ and UniPC, eps for the noise-prediction one
 z for PNDM, flow matching and the two score SDEs.
 
 Why no earlier x is in it. Heun, PNDM, UniPC and single-step DPM-Solver start a step from an x that
-they saved calls ago. But that x led to the present one by earlier rows, x' = A x + C0 m + ..., which
-can be solved for it: the saved x is linear in the present x and the earlier estimates. So one x and
-a few m are the whole state. Two cases resist: with fresh noise between the saved x and now
-(single-step SDE solvers) the noise would be needed too, and the Runge-Kutta start of PNDM reaches
-back twelve calls. Both are refused. The division by A costs digits where a step shrinks x much
-(Heun and UniPC in two or three steps): keep x and the estimates in float32 or better.
+they saved calls ago. But that x led to the present one by earlier rows, x' = A x + C0 m + ...,
+which can be solved for it: the saved x is linear in the present x and the earlier estimates. So one
+x and a few m are the whole state. Two cases resist, and are refused: with fresh noise between the
+saved x and now (single-step SDE solvers) that noise would be needed too, and the Runge-Kutta start
+of PNDM reaches back twelve calls. Solving divides by A, which costs digits where a step shrinks x
+much (Heun with two or three steps): keep x and the estimates in float32 or better.
 
 Why probing is exact. The numbers come from the scheduler itself. Except for the clamp, `step()` is
 linear in its tensors, so a few dozen random elements over-determine at most eight numbers: a least
@@ -46,24 +46,21 @@ class Column(IntEnum):
 
 HISTORY = (Column.C1, Column.C2, Column.C3)
 
-# Which x a step starts from, and so how to probe it: after "any" x, or only after the one that the
-# scheduler itself returned, because it has saved an earlier x that has to stay consistent with it.
-_STARTS = {
-    "DDPMScheduler": "any",
-    "DDIMScheduler": "any",
-    "DPMSolverMultistepScheduler": "any",
-    "DPMSolverSinglestepScheduler": "own",
-    "EulerDiscreteScheduler": "any",
-    "EulerAncestralDiscreteScheduler": "any",
-    "LCMScheduler": "any",
-    "DEISMultistepScheduler": "any",
-    "UniPCMultistepScheduler": "own",
-    "PNDMScheduler": "own",
-    "HeunDiscreteScheduler": "own",
-    "FlowMatchEulerDiscreteScheduler": "any",
-    "ScoreSdeVpScheduler": "any",
-    "ScoreSdeVeScheduler": "any",
-}
+# These start a step from an x that they saved, so they are probed along their own run only.
+_SAVES_X = ("DPMSolverSinglestep", "UniPCMultistep", "PNDM", "HeunDiscrete")
+_SUPPORTED = (
+    "DDPM",
+    "DDIM",
+    "DPMSolverMultistep",
+    "EulerDiscrete",
+    "EulerAncestralDiscrete",
+    "LCM",
+    "DEISMultistep",
+    "FlowMatchEulerDiscrete",
+    "ScoreSdeVp",
+    "ScoreSdeVe",
+    *_SAVES_X,
+)
 
 _LEARNED = "'fixed_small' (None for a DPM-Solver) and a model without variance channels"
 _REFUSED = {
@@ -116,10 +113,10 @@ class SolverTable:
         name = _check(scheduler, num_steps, eta)
         scheduler = _prepare(scheduler, num_steps)
         timesteps = _model_timesteps(scheduler)
-        if timesteps.min() < 0:
+        if (timesteps == -1).any():
             raise ValueError(
-                f"{name} rounds {num_steps} steps to a timestep of {timesteps.min():g}; "
-                f"use {num_steps - 1} or {num_steps + 1} steps, or another timestep_spacing"
+                f"{name}: diffusers rounds {num_steps} steps to one too many, at timestep -1; use "
+                f"{num_steps - 1} or {num_steps + 1} steps, or another timestep_spacing"
             )
         return cls(
             name,
@@ -214,35 +211,42 @@ class SolverTable:
 
 def _check(scheduler, num_steps: int, eta: float) -> str:
     """The name of a scheduler that may have a table; ValueError for one that has none."""
-    kind = type(scheduler).__name__
-    if _kind(scheduler) is None:
-        near = difflib.get_close_matches(kind, _STARTS, n=1, cutoff=0)[0]
+    cls, kind = type(scheduler).__name__, _kind(scheduler)
+    if kind is None:
+        near = difflib.get_close_matches(cls, _SUPPORTED, n=1, cutoff=0)[0]
         raise ValueError(
-            f"{kind} has no solver table; the nearest supported scheduler is diffusers' {near}, "
-            f"all of them: {', '.join(_STARTS)}"
+            f"{cls} has no solver table; the nearest supported one is diffusers' {near}Scheduler, "
+            f"all of them: {', '.join(_SUPPORTED)}"
         )
-    config = scheduler.config
+    options = _options(scheduler)
     for (option, value), advice in _REFUSED.items():
-        if config.get(option) == value:
-            raise ValueError(f"{kind} with {option}={value!r} has no solver table; use {advice}")
-    if not isinstance(num_steps, int) or not 1 <= num_steps <= config.num_train_timesteps:
+        if options.get(option) == value:
+            raise ValueError(f"{cls} with {option}={value!r} has no solver table; use {advice}")
+    most = options["num_train_timesteps"]
+    if not isinstance(num_steps, int) or not 1 <= num_steps <= most:
         raise ValueError(
-            f"{kind}: {num_steps!r} steps; use an int from 1 to {config.num_train_timesteps} "
-            "(num_train_timesteps)"
+            f"{cls}: {num_steps!r} steps; use an int from 1 to num_train_timesteps = {most}"
         )
-    if eta < 0 or (eta and _kind(scheduler) != "DDIMScheduler"):
-        raise ValueError(f"{kind} with eta={eta}: use DDIMScheduler with an eta from 0 to 1, or 0")
-    details = [f"order {config.solver_order}"] if "solver_order" in config else []
+    if eta < 0 or (eta and kind != "DDIM"):
+        raise ValueError(f"{cls} with eta={eta}: use DDIMScheduler with an eta from 0 to 1, or 0")
+    details = [f"order {options['solver_order']}"] if "solver_order" in options else []
     details += [f"eta {eta:g}"] if eta else []
-    return f"{kind}({', '.join(details)})" if details else kind
+    return f"{cls}({', '.join(details)})" if details else cls
 
 
 def _kind(scheduler) -> str | None:
-    """The supported diffusers class that this object is an instance of."""
+    """The supported diffusers class that this object is an instance of, without "Scheduler"."""
     for cls in type(scheduler).__mro__:
-        if cls.__name__ in _STARTS and cls.__module__.startswith("diffusers."):
-            return cls.__name__
+        kind = cls.__name__.removesuffix("Scheduler")
+        if kind in _SUPPORTED and cls.__module__.startswith("diffusers."):
+            return kind
     return None
+
+
+def _options(scheduler) -> dict:
+    """The options that this class takes; a config may carry those of other classes along."""
+    taken = inspect.signature(type(scheduler).__init__).parameters
+    return {option: value for option, value in scheduler.config.items() if option in taken}
 
 
 def _prepare(scheduler, num_steps: int):
@@ -266,9 +270,9 @@ def _prepare(scheduler, num_steps: int):
 
 def _model_timesteps(scheduler) -> Tensor:
     match _kind(scheduler):
-        case "ScoreSdeVpScheduler":  # t runs over (0, 1], models over the training steps
+        case "ScoreSdeVp":  # t runs over (0, 1], the model's timestep over the training steps
             return scheduler.timesteps * (scheduler.config.num_train_timesteps - 1)
-        case "ScoreSdeVeScheduler":
+        case "ScoreSdeVe":
             return scheduler.sigmas.clone()
     return scheduler.timesteps.clone()
 
@@ -285,14 +289,14 @@ def _randn(generator: torch.Generator) -> Tensor:
 
 
 def _probe(name: str, scheduler, timesteps: Tensor, eta: float) -> Tensor:
-    """All rows: steps the scheduler through a run on random tensors and fits each step."""
-    config = scheduler.config
-    hi = float(config.clip_sample_range) if config.get("clip_sample") else inf
-    twin = copy.deepcopy(scheduler)
+    """All rows: takes the scheduler through a run on random tensors and fits each of its steps."""
+    kind, options = _kind(scheduler), _options(scheduler)
+    hi = float(options["clip_sample_range"]) if options.get("clip_sample") else inf
     generator = torch.Generator().manual_seed(0)
+    twin = copy.deepcopy(scheduler)
     x = _randn(generator)
     history: list[Tensor] = []
-    rows = torch.zeros(len(timesteps), len(Column), dtype=torch.float64)
+    rows = []
     for i, t in enumerate(scheduler.timesteps):
         try:
             scale = 1.0
@@ -300,29 +304,29 @@ def _probe(name: str, scheduler, timesteps: Tensor, eta: float) -> Tensor:
                 scale = scheduler.scale_model_input(torch.ones(1, dtype=torch.float64), t).item()
             # Tiny probes of a second scheduler show the estimate below the clamp.
             tiny = {Column.P: 1e-9 * _randn(generator), Column.Q: 1e-9 * _randn(generator)}
-            line = _solve(_call(twin, i, *tiny.values(), eta, generator)[1], tiny)
-            if line is None:
-                raise ValueError("its estimate is not linear in x and z")
-            p, q = line[Column.P], line[Column.Q]
+            estimate = _solve(_call(twin, i, *tiny.values(), eta, generator)[1], tiny)
+            if estimate is None:
+                raise ArithmeticError("its estimate is not finite")
+            p, q = estimate.values()
             # z is chosen such that m is of order one, or on both sides of the clamp.
             z = ((1.0 if hi == inf else 1.2 * hi) * _randn(generator) - p * x) / q
             x_next, _, noise = _call(scheduler, i, x, z, eta, generator)
             if not x_next.isfinite().all():
-                raise ValueError(f"it returns values that are not finite at timestep {t:g}")
+                raise ArithmeticError("its x is not finite")
         except Exception as error:
             raise ValueError(
-                f"{name} has no solver table of {len(timesteps)} calls, its own step() fails in "
-                f"call {i}: {error}"
+                f"{name}: diffusers' own step() fails in call {i} of {len(timesteps)} ({error}); "
+                "use final_sigmas_type='sigma_min' if that is where the noise reaches zero, "
+                "prediction_type='v_prediction' if the signal is zero, else a lower order"
             ) from error
         m = (p * x + q * z).clamp(-hi, hi)
         row = _fit(x_next, x, z, m, history, noise, clamped=hi < inf)
         if row is None:
             raise ValueError(
-                f"{name} has no solver table of {len(timesteps)} calls: call {i} is not a linear "
-                "function of x, z, three earlier estimates and its noise; use a lower order or a "
-                "multistep solver"
+                f"{name} has no solver table: call {i} of {len(timesteps)} is not linear in x, z, "
+                "the last three estimates and its noise; use order 1 or a multistep solver"
             )
-        if _kind(scheduler) == "PNDMScheduler" and i == 1:
+        if kind == "PNDM" and i == 1:
             # PNDM drops its second output from the history, so its fifth call reaches back four
             # calls, one too many. With m = A x + B z here, the second call's share of x_next, that
             # oldest output becomes a difference of x_next and this m.
@@ -331,11 +335,10 @@ def _probe(name: str, scheduler, timesteps: Tensor, eta: float) -> Tensor:
             row |= {Column.A: 0.0, Column.C0: 1.0}
         row |= {Column.TIMESTEP: timesteps[i].item(), Column.SCALE: scale}
         row |= {Column.P: p, Column.Q: q, Column.LO: -hi, Column.HI: hi}
-        for column, value in row.items():
-            rows[i, column] = value
+        rows.append([row.get(column, 0.0) for column in Column])
         history = [m, *history][: len(HISTORY)]
-        x = x_next if _STARTS[_kind(scheduler)] == "own" else _randn(generator)
-    return rows
+        x = x_next if kind in _SAVES_X else _randn(generator)
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def _call(scheduler, i: int, x: Tensor, z: Tensor, eta: float, generator: torch.Generator):
@@ -346,20 +349,17 @@ def _call(scheduler, i: int, x: Tensor, z: Tensor, eta: float, generator: torch.
     t = scheduler.timesteps[i]
     last = i == len(scheduler.timesteps) - 1
     match _kind(scheduler):
-        case "ScoreSdeVpScheduler":
+        case "ScoreSdeVp":
             noisy, mean = scheduler.step_pred(z, x, t, **options)
             return (mean if last else noisy), z, noise
-        case "ScoreSdeVeScheduler":
+        case "ScoreSdeVe":
             out = scheduler.step_pred(z, t, x, **options)
             return (out.prev_sample_mean if last else out.prev_sample), z, noise
+    options |= {"variance_noise": noise, "eta": eta}
     accepted = inspect.signature(scheduler.step).parameters
     if "variance_noise" in accepted:
-        options = {"variance_noise": noise}
-    elif "generator" not in accepted:
-        options = {}
-    if "eta" in accepted:
-        options["eta"] = eta
-    out = scheduler.step(z, t, x, **options)
+        del options["generator"]  # one or the other
+    out = scheduler.step(z, t, x, **{k: v for k, v in options.items() if k in accepted})
     if hasattr(scheduler, "model_outputs"):  # the multistep and single-step families
         estimate = scheduler.model_outputs[-1]
     elif "denoised" in out:  # LCM mixes its x0 with x
@@ -386,9 +386,9 @@ def _fit(x_next, x, z, m, history, noise, *, clamped: bool) -> dict[Column, floa
 
 def _solve(y: Tensor, columns: dict[Column, Tensor]) -> dict[Column, float] | None:
     """Coefficients with y = sum of coefficient * column, None where there are none."""
-    matrix = torch.stack([column.flatten() for column in columns.values()], 1)
+    matrix = torch.stack([column.flatten() for column in columns.values()], 1).as_subclass(Tensor)
     norms = matrix.norm(dim=0)
-    y = y.flatten()
+    y = y.flatten().as_subclass(Tensor)
     solution = torch.linalg.lstsq(matrix / norms, y[:, None]).solution[:, 0]
     error = (matrix / norms @ solution - y).abs().max()
     if not error <= _TOLERANCE * y.abs().max():

@@ -61,7 +61,7 @@ def measure_speed(
     for i in range(repeats + 3):
         row = {"lsd_ms": timed(lambda: dash(x, t_s))}
         if dot is not None:
-            row["dot_ms"] = timed(lambda: dot(x, t, x, z, t_s))
+            row["dot_ms"] = timed(lambda: dot(x, t, x, z, t_s, z, t_s))
         if i >= 3:
             for name, value in row.items():
                 times[name].append(value)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .fit import Fit, step_generator, stratified
+from .levels import NoiseLevels
 from .plan import Plan
 from .sampler import sample
 from .solver import SolverTable
@@ -87,33 +88,13 @@ def train_dash(
 # -- Dot -------------------------------------------------------------------------------------------
 
 
-def jump(noise_scheduler, x_s: Tensor, z_s: Tensor, t_s: Tensor, t: Tensor) -> Tensor:
-    """The DDIM step from t_s to t: `x = alpha_t x_0(x_s, z_s) + sigma_t eps(x_s, z_s)`.
-
-    Shapes: x_s, z_s `[B, C, H, W]`; t_s, t `[B]` int64.  Source: Song et al. 2020, eq. 12.
-    """
-    kind = noise_scheduler.config.prediction_type
-    alpha_bar = noise_scheduler.alphas_cumprod.to(x_s)[:, None, None, None]
-    alpha_s, sigma_s = alpha_bar[t_s].sqrt(), (1 - alpha_bar[t_s]).sqrt()
-    if kind == "epsilon":
-        eps = z_s
-        x_0 = (x_s - sigma_s * eps) / alpha_s
-    elif kind == "sample":
-        x_0 = z_s
-        eps = (x_s - alpha_s * x_0) / sigma_s
-    else:
-        x_0 = alpha_s * x_s - sigma_s * z_s
-        eps = alpha_s * z_s + sigma_s * x_s
-    return alpha_bar[t].sqrt() * x_0 + (1 - alpha_bar[t]).sqrt() * eps
-
-
 class Visits:
     """The last `size` points that the sampler visited with Dot, and what Dash says there.
 
-    A ring of rows `(x, t, x_s, z_s, t_s, z)`; z is the target, Dash's own estimate at (x, t).
+    A ring of rows `(x, t, x_s, z_s, t_s, z_p, t_p, z)`; z is the target, Dash's own at (x, t).
     """
 
-    NAMES = ("x", "t", "x_s", "z_s", "t_s", "z")
+    NAMES = ("x", "t", "x_s", "z_s", "t_s", "z_p", "t_p", "z")
 
     def __init__(self, size: int):
         self.size, self.count = size, 0
@@ -143,7 +124,8 @@ class Visits:
 def visit(dot, dash, schedulers, shape, batch_size: int, generator, device, visits: Visits) -> None:
     """Sample one random plan with one random solver, and keep every point where Dot was asked.
 
-    Plans have 4 to 32 steps and 1 to 6 Dot steps for each Dash step.
+    Plans have 4 to 32 steps and 1 to 6 Dot steps for each Dash step. With `dot=None` Dash's own
+    answer is the Dot step: the way of a perfect Dot.
     """
 
     def pick(choices):
@@ -154,11 +136,12 @@ def visit(dot, dash, schedulers, shape, batch_size: int, generator, device, visi
     plan = Plan.spread(num_dash, num_steps - num_dash)
     table = SolverTable.from_scheduler(pick(schedulers), num_steps)
 
-    def watched(x, t, x_s, z_s, t_s):
+    def watched(x, t, x_s, z_s, t_s, z_p, t_p):
         z = dash(x, t)
-        column = torch.ones(len(x), dtype=torch.float32, device=device)
-        visits.add(x=x, t=t * column, x_s=x_s, z_s=z_s, t_s=t_s * column, z=z)
-        return dot(x, t, x_s, z_s, t_s)
+        one = torch.ones(len(x), dtype=torch.float32, device=device)
+        times = {"t": t * one, "t_s": t_s * one, "t_p": t_p * one}
+        visits.add(x=x, x_s=x_s, z_s=z_s, z_p=z_p, z=z, **times)
+        return z - z_s if dot is None else dot(x, t, x_s, z_s, t_s, z_p, t_p)
 
     start = torch.randn((batch_size, *shape), generator=generator).to(device)
     seeds = torch.randint(2**62, (batch_size,), generator=generator).tolist()
@@ -176,28 +159,30 @@ def train_dot(
     num_steps: int = 6000,
     batch_size: int = 64,
     lr: float = 2e-3,
-    data_steps: float = 0.3,
-    data_share: float = 0.25,
+    own_way_from: float = 0.15,
+    data_share: float = 0.1,
     num_visits: int = 8192,
-    refresh_every: int = 60,
+    refresh_every: int = 40,
     held_out: Tensor | None = None,
     **fit_options,
 ) -> nn.Module:
-    """Train a Dot by regression: `|| z_s + eta(x, t; x_s, z_s, t_s) - theta(x, t) ||^2`.
+    """Train a Dot by regression: `|| z_s + eta(x, t; ...) - theta(x, t) ||^2`.
 
-    Two kinds of points (x, t), in two phases. On data: x_s is a noised image, x the solver's jump
-    from it to a time t >= 0.2 t_s. On the sampler's own way: random plans are run from noise with
-    the current Dot, and Dash is asked at each point that Dot saw; this needs no data, and it
-    teaches Dot to correct its own drift. The first phase is data alone, then both are mixed.
+    Two kinds of points (x, t) in each batch. On data: x_p is a noised image, x_s the solver's jump
+    from it, and x that from x_s; each jump goes to a time of at least a fifth. On the way of the
+    sampler: random plans are run from noise, and Dash is asked at each point where a Dot step was
+    taken. At first Dash takes these steps itself; then the current Dot does, which teaches it to
+    correct its own drift. A visited point serves several batches, so it costs less than one on
+    data, and needs none.
 
     Args:
         dot: a `Dot` of `unet`.
         unet: the Dash; only evaluated.
         images: `[n, C, H, W]` float32 in [-1, 1].
         noise_scheduler: the diffusers scheduler that Dash was trained with (`add_noise`).
-        schedulers: the diffusers schedulers whose ways are walked in the second phase.
-        data_steps: the part of the run that is the first phase.
-        data_share: the part of each batch that is data in the second phase.
+        schedulers: the diffusers schedulers whose ways are walked.
+        own_way_from: the part of the run after which Dot leads.
+        data_share: the part of each batch that is data.
         num_visits: how many visited points are kept.
         refresh_every: training steps between two walks of `batch_size` images.
         held_out: images for the validation loss, by bins of (t_s, t_s - t) beside the loss of a
@@ -207,12 +192,12 @@ def train_dot(
     Returns:
         the dot with averaged weights.
 
-    Source: Morse (arXiv 2506.18251), section 3.3; the second phase is ours.
+    Source: Morse (arXiv 2506.18251), section 3.3; the points on the way are ours.
     """
     device = next(unet.parameters()).device
     unet.eval()
     visits = Visits(num_visits)
-    first_walk = int(num_steps * data_steps)
+    levels = NoiseLevels.from_scheduler(noise_scheduler).to(device)
     seed = fit_options.get("seed", 0)
 
     def dash(x, t) -> Tensor:
@@ -220,34 +205,36 @@ def train_dot(
 
     @torch.no_grad()
     def data_batch(n: int, generator, source: Tensor) -> dict[str, Tensor]:
-        _, _, x_s, t_s = noisy_batch(source, noise_scheduler, n, generator, device)
-        share = 0.8 * torch.rand(n, generator=generator).to(device)
-        t = t_s - (share * t_s).ceil().long()
+        _, _, x_p, t_p = noisy_batch(source, noise_scheduler, n, generator, device)
+        shares = 0.8 * torch.rand((2, n), generator=generator).to(device)
+        t_s = t_p - (shares[0] * t_p).ceil().long()
+        t = t_s - (shares[1] * t_s).ceil().long()
+        z_p = dash(x_p, t_p)
+        x_s = levels.jump(x_p, z_p, t_p, t_s)
         z_s = dash(x_s, t_s)
-        x = jump(noise_scheduler, x_s, z_s, t_s, t)
-        return {"x": x, "t": t, "x_s": x_s, "z_s": z_s, "t_s": t_s, "z": dash(x, t)}
+        x = levels.jump(x_s, z_s, t_s, t)
+        points = {"x": x, "x_s": x_s, "z_s": z_s, "z_p": z_p, "z": dash(x, t)}
+        return {**points, "t": t, "t_s": t_s, "t_p": t_p}
 
     def residual_error(model, batch: dict[str, Tensor]) -> Tensor:
-        eta = model(batch["x"], batch["t"], batch["x_s"], batch["z_s"], batch["t_s"])
+        eta = model(*(batch[name] for name in Visits.NAMES[:-1]))
         return batch["z_s"] + eta - batch["z"]
 
     def loss(model, generator) -> Tensor:
-        if not visits.count:
-            batch = data_batch(batch_size, generator, images)
-        else:
-            num_data = round(batch_size * data_share)
-            batch = visits.draw(batch_size - num_data, generator, device)
-            if num_data:
-                data = data_batch(num_data, generator, images)
-                batch = {k: torch.cat([v, data[k].to(v.dtype)]) for k, v in batch.items()}
+        num_data = round(batch_size * data_share)
+        batch = visits.draw(batch_size - num_data, generator, device)
+        if num_data:
+            data = data_batch(num_data, generator, images)
+            batch = {k: torch.cat([v, data[k].to(v.dtype)]) for k, v in batch.items()}
         return residual_error(model, batch).square().mean()
 
     def walk(fit: Fit, step: int) -> None:
-        if step < first_walk or (step - first_walk) % refresh_every:
+        if step % refresh_every:
             return
         generator = step_generator(seed + 1, step, fit.accelerator.process_index)
+        leader = dot if step >= own_way_from * num_steps else None
         for _ in range(1 if visits.count else 4):
-            args = (dot, dash, schedulers, images.shape[1:], batch_size, generator, device)
+            args = (leader, dash, schedulers, images.shape[1:], batch_size, generator, device)
             fit.averaged(lambda args=args: visit(*args, visits))
 
     @torch.no_grad()

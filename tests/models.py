@@ -32,8 +32,8 @@ def randomised(dot: Dot, seed: int = 1) -> Dot:
 
 
 def trajectory(unet: UNet2DModel, batch_size: int = 2, seed: int = 2):
-    """Inputs of a Dot: (x, t, x_s, z_s, t_s)."""
+    """Inputs of a Dot: (x, t, x_s, z_s, t_s, z_p, t_p)."""
     generator = torch.Generator().manual_seed(seed)
     c, size = unet.config.in_channels, unet.config.sample_size
-    x, x_s, z_s = torch.randn((3, batch_size, c, size, size), generator=generator)
-    return x, torch.tensor(300), x_s, z_s, torch.tensor(500)
+    x, x_s, z_s, z_p = torch.randn((4, batch_size, c, size, size), generator=generator)
+    return x, torch.tensor(300), x_s, z_s, torch.tensor(500), z_p, torch.tensor(800)

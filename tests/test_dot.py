@@ -40,7 +40,7 @@ def test_every_trained_parameter_has_a_gradient():
     assert not dead
 
 
-@pytest.mark.parametrize("position", range(5), ids=["x", "t", "x_s", "z_s", "t_s"])
+@pytest.mark.parametrize("position", range(7), ids=["x", "t", "x_s", "z_s", "t_s", "z_p", "t_p"])
 def test_each_part_of_the_trajectory_matters(position):
     unet = tiny_unet()
     dot, inputs = randomised(Dot(unet)), list(trajectory(unet))
@@ -52,10 +52,18 @@ def test_each_part_of_the_trajectory_matters(position):
 def test_one_time_per_image_or_one_for_all():
     unet = tiny_unet()
     dot = randomised(Dot(unet))
-    x, t, x_s, z_s, t_s = trajectory(unet)
-    assert_close(
-        "model_batch", dot(x, t.repeat(2), x_s, z_s, t_s.repeat(2)), dot(x, t, x_s, z_s, t_s)
-    )
+    x, t, x_s, z_s, t_s, z_p, t_p = trajectory(unet)
+    each = dot(x, t.repeat(2), x_s, z_s, t_s.repeat(2), z_p, t_p.repeat(2))
+    assert_close("model_batch", each, dot(x, t, x_s, z_s, t_s, z_p, t_p))
+
+
+def test_first_dash_step_and_two_at_one_time_have_no_trend():
+    unet = tiny_unet()
+    dot = randomised(Dot(unet))
+    x, t, x_s, z_s, t_s, z_p, _ = trajectory(unet)
+    none = dot(x, t, x_s, z_s, t_s, z_s, t_s)
+    assert torch.isfinite(none).all()
+    assert torch.equal(dot(x, t, x_s, z_s, t_s, z_p, t_s), none)
 
 
 def test_attention_and_more_levels_and_channels():
@@ -195,7 +203,7 @@ def test_a_merged_dot_cannot_be_saved(saved, tmp_path):
 def test_wrong_size(shape):
     x = torch.zeros(shape)
     with pytest.raises(ValueError, match="multiples of 8"):
-        Dot(tiny_unet())(x, 1, x, x, 2)
+        Dot(tiny_unet())(x, 1, x, x, 2, x, 3)
 
 
 def test_wrong_model():

@@ -58,7 +58,7 @@ def test_any_callable_with_conditioning():
     def unet(x, timestep, *, shift):
         return 0.1 * x + shift
 
-    def dot(x, timestep, x_s, z_s, timestep_s, *, shift):
+    def dot(x, timestep, x_s, z_s, timestep_s, z_p, timestep_p, *, shift):
         return torch.zeros_like(x)
 
     sampler = morse_engine.compile(unet, dot, plan="-.-.", shape=SHAPE)

@@ -41,8 +41,8 @@ def test_what_each_model_is_given():
         calls.append(("-", float(t), x))
         return model(x, t)
 
-    def dot(x, t, x_s, z_s, t_s):
-        calls.append((".", float(t), x, x_s, z_s, float(t_s)))
+    def dot(x, t, x_s, z_s, t_s, z_p, t_p):
+        calls.append((".", float(t), x, x_s, z_s, float(t_s), z_p, float(t_p)))
         return torch.full_like(x, 0.01)
 
     table = SolverTable.from_scheduler(DDIMScheduler(timestep_spacing="trailing"), 6)
@@ -50,9 +50,10 @@ def test_what_each_model_is_given():
     sample(dash, dot, plan, table, start(), [0, 1])
     assert "".join(call[0] for call in calls) == str(plan)
     assert [call[1] for call in calls] == table.timesteps.tolist()
-    for i, s in [(1, 0), (2, 0), (4, 3)]:
-        _, _, _, x_s, z_s, t_s = calls[i]
-        assert t_s == calls[s][1]
+    for i, s, p in [(1, 0, 0), (2, 0, 0), (4, 3, 0)]:
+        _, _, _, x_s, z_s, t_s, z_p, t_p = calls[i]
+        assert (t_s, t_p) == (calls[s][1], calls[p][1])
+        assert torch.equal(z_p, model(calls[p][2], table.timesteps[p]))
         assert torch.equal(x_s, calls[s][2])
         assert torch.equal(z_s, model(calls[s][2], table.timesteps[s]))
 
@@ -69,7 +70,7 @@ def test_the_residual_is_added_to_the_last_estimate():
         x = alpha_bar[i + 1].sqrt() * x_0 + (1 - alpha_bar[i + 1]).sqrt() * (z + extra)
     residuals = iter((0.1, -0.2, 0.3))
 
-    def dot(x, t, x_s, z_s, t_s):
+    def dot(x, t, x_s, z_s, t_s, z_p, t_p):
         return torch.full_like(x, next(residuals))
 
     ours = sample(model, dot, Plan("-..."), table, start(), [0, 1])
@@ -121,7 +122,7 @@ def test_progress_and_conditioning_reach_the_models():
         assert label == 3
         return model(x, t)
 
-    def dot(x, t, x_s, z_s, t_s, *, label):
+    def dot(x, t, x_s, z_s, t_s, z_p, t_p, *, label):
         assert label == 3
         return torch.zeros_like(x)
 

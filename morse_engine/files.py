@@ -1,0 +1,45 @@
+"""Files that are written whole or not at all, and folders that are known to be writable."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name when the block ends well.
+
+    After an error or Ctrl-C the temporary file is gone, and an older `path` is as it was. The
+    temporary name keeps the suffix, for writers that choose the format by it.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def output_folder(path: str | Path) -> Path:
+    """The folder `path`, made if it is not there, after a file could be written in it.
+
+    Raises:
+        NotADirectoryError: `path`, or a part of it, is a file.
+        PermissionError: the folder cannot be made, or not be written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(f"{path} is or lies under a file: choose a folder") from None
+    except OSError as error:
+        raise PermissionError(
+            f"{path} cannot be written to ({error.strerror}): choose another folder, or change its "
+            "permissions"
+        ) from None
+    return path

@@ -1,0 +1,83 @@
+"""Images in files: a folder of pictures as a tensor, and tensors as PNG files."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .files import whole
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def load_folder(folder: str | Path, size: int, channels: int) -> Tensor:
+    """All pictures in a folder and the folders in it, sorted by path, centre-cropped to a square.
+
+    Args:
+        folder: holds files that end in `SUFFIXES`; other files are left out.
+        size: height and width in pixels; the largest centred square is resized to it (Lanczos).
+        channels: 3 for colour, 1 for grey.
+
+    Returns:
+        `[n, channels, size, size]` float32 in [-1, 1].
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: no picture in it, a file that is no picture or has more than 8 bits a channel,
+            or another number of channels.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder of images")
+    modes = {1: "L", 3: "RGB"}
+    if channels not in modes:
+        raise ValueError(f"channels={channels}: images are read with 1 (grey) or 3 (colour)")
+    paths = sorted(
+        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+    )
+    if not paths:
+        raise ValueError(f"{folder} holds no images, no file that ends in {' '.join(SUFFIXES)}")
+    images = torch.empty(len(paths), channels, size, size)
+    for row, path in zip(images, paths, strict=True):
+        try:
+            with Image.open(path) as picture:
+                if picture.mode.startswith(("I", "F")):
+                    raise ValueError(f"{path} has more than 8 bits a channel: convert it to 8 bits")
+                picture = ImageOps.exif_transpose(picture).convert(modes[channels])
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ValueError(f"{path} cannot be read ({error}): repair or remove it") from error
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+        pixels = torch.from_numpy(np.array(picture)).view(size, size, channels)
+        row.copy_(pixels.permute(2, 0, 1) / 127.5 - 1)
+    return images
+
+
+def save_png(image: Tensor, path: str | Path, *, scale: int = 1) -> None:
+    """Write `[C, H, W]` in [-1, 1] (clamped, C = 1 or 3) as an 8-bit PNG, whole or not at all.
+
+    Args:
+        scale: pixels of the file, along each side, for one of the image.
+    """
+    from PIL import Image
+
+    pixels = ((image.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    pixels = pixels.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
+    array = (pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).contiguous().numpy()
+    with whole(path) as partial:
+        Image.fromarray(array).save(partial, format="PNG")
+
+
+def grid(images: Tensor, *, gap: int = 2) -> Tensor:
+    """`[n, C, H, W]` as one image `[C, h, w]` on white, about as many across as down."""
+    count, channels, height, width = images.shape
+    across = math.ceil(math.sqrt(count))
+    down = -(-count // across)
+    sheet = torch.ones(channels, down * (height + gap) - gap, across * (width + gap) - gap)
+    for i, image in enumerate(images):
+        y, x = i // across * (height + gap), i % across * (width + gap)
+        sheet[:, y : y + height, x : x + width] = image
+    return sheet

@@ -1,0 +1,93 @@
+"""The noise levels that a model was trained with: x_t = alpha_t x_0 + sigma_t eps."""
+
+import torch
+from torch import Tensor, nn
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+NAMES = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
+
+
+class NoiseLevels(nn.Module):
+    """alpha_t and sigma_t of a variance-preserving model, and what its output z says about x_0.
+
+        epsilon       z = eps                         x_0 = (x - sigma z) / alpha
+        v_prediction  z = alpha eps - sigma x_0       x_0 = alpha x - sigma z
+        sample        z = x_0
+
+    Source: Ho et al. 2020 (arXiv 2006.11239); v: Salimans & Ho 2022 (arXiv 2202.00512), appendix D.
+    """
+
+    def __init__(self, alphas_cumprod: Tensor, prediction_type: str, config: dict):
+        super().__init__()
+        if prediction_type not in PREDICTION_TYPES:
+            choices = ", ".join(PREDICTION_TYPES)
+            raise ValueError(f"prediction_type={prediction_type!r} is not one of {choices}")
+        self.prediction_type, self.config = prediction_type, config
+        self.register_buffer("alphas_cumprod", alphas_cumprod.float().clone(), persistent=False)
+
+    @classmethod
+    def from_scheduler(cls, scheduler=None) -> "NoiseLevels":
+        """The levels of a diffusers scheduler with `alphas_cumprod`; default: `DDPMScheduler()`.
+
+        Raises:
+            ValueError: a scheduler without `alphas_cumprod`, with betas given one by one, or with a
+                prediction type that is not in the table above.
+        """
+        if scheduler is None:
+            from diffusers import DDPMScheduler
+
+            scheduler = DDPMScheduler()
+        config = getattr(scheduler, "config", {})
+        if not hasattr(scheduler, "alphas_cumprod") or config.get("trained_betas") is not None:
+            raise ValueError(
+                f"{type(scheduler).__name__} is not a noise schedule of a Dot: give a scheduler "
+                "with beta_start, beta_end and beta_schedule, such as DDPMScheduler"
+            )
+        config = {name: config[name] for name in NAMES}
+        return cls(scheduler.alphas_cumprod, config["prediction_type"], config)
+
+    def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t and sigma_t, `[B, 1, 1, 1]` float32; t `[B]`, fractions interpolated."""
+        t = t.float().clamp(0, len(self.alphas_cumprod) - 1)
+        low = t.floor().long()
+        high = (low + 1).clamp(max=len(self.alphas_cumprod) - 1)
+        alpha_bar = torch.lerp(self.alphas_cumprod[low], self.alphas_cumprod[high], t - low)
+        return (alpha_bar.sqrt()[:, None, None, None], (1 - alpha_bar).sqrt()[:, None, None, None])
+
+    def estimates(self, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_0, eps) that the output z at (x, t) stands for; `[B, C, H, W]`, t `[B]`."""
+        alpha, sigma = self.at(t)
+        if self.prediction_type == "epsilon":
+            return (x - sigma * z) / alpha, z
+        if self.prediction_type == "sample":
+            return z, (x - alpha * z) / sigma
+        return alpha * x - sigma * z, alpha * z + sigma * x
+
+    def jump(self, x_s: Tensor, z_s: Tensor, t_s: Tensor, t: Tensor) -> Tensor:
+        """The DDIM step from t_s to t: `x = alpha_t x_0(x_s, z_s) + sigma_t eps(x_s, z_s)`.
+
+        Shapes: x_s, z_s `[B, C, H, W]`; t_s, t `[B]`.  Source: Song et al. 2020, eq. 12.
+        """
+        x_0, eps = self.estimates(x_s, z_s, t_s)
+        alpha, sigma = self.at(t)
+        return alpha * x_0 + sigma * eps
+
+    def coordinates(
+        self, x: Tensor, t: Tensor, x_s: Tensor, z_s: Tensor, t_s: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What a Dot looks at: (x_0 of the last Dash step, miss), in the dtype of x.
+
+        With z(x, x_0, t) the output that stands for x_0 at (x, t), `miss = z(x, x_0, t) - z_s`.
+        Both are multiplied by `alpha_s / sqrt(alpha_s^2 + (sigma_s / 10)^2)`: they keep unit
+        variance where dividing by a small alpha_s would only blow up Dash's error.
+        """
+        x_0, _ = self.estimates(x_s.float(), z_s.float(), t_s)
+        alpha_s, sigma_s = self.at(t_s)
+        alpha, sigma = self.at(t)
+        if self.prediction_type == "sample":
+            z = x_0
+        else:
+            eps = (x - alpha * x_0) / sigma
+            z = eps if self.prediction_type == "epsilon" else alpha * eps - sigma * x_0
+        weight = alpha_s / (alpha_s**2 + sigma_s**2 / 100).sqrt()
+        return (weight * x_0).to(x.dtype), (weight * (z - z_s)).to(x.dtype)

@@ -1,0 +1,92 @@
+"""Train the bundled models from nothing: `python -m morse_engine.zoo.train --out runs/zoo`.
+
+Interrupt it at any time; the same command continues. The finished models are written to
+`OUT/weights`, and with `--install` over those that ship with the package.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+from . import WEIGHTS, digits, digits_scheduler
+from .classifier import save_classifier, train_classifier
+
+DASH_STEPS, DOT_STEPS = 5200, 9000
+
+
+def new_dash():
+    """The architecture of the digits Dash with fresh weights (seed 0)."""
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=digits.SIZE,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(16, 32, 64, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D",) * 4,
+        up_block_types=("UpBlock2D",) * 4,
+        add_attention=False,
+    )
+
+
+def train(out: Path, *, dash_steps: int = DASH_STEPS, dot_steps: int = DOT_STEPS) -> Path:
+    """Train classifier, Dash and Dot into `out`; returns the folder with the three of them."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    from ..dot import Dot
+    from ..training import train_dash, train_dot
+
+    weights = out / "weights"
+    images, labels = digits.images("train")
+    held_out, _ = digits.images("held-out")
+    noise_scheduler = DDPMScheduler()
+
+    if not (weights / "classifier.safetensors").exists():
+        save_classifier(train_classifier(images, labels), weights / "classifier.safetensors")
+    if not (weights / "dash" / "config.json").exists():
+        unet = train_dash(
+            new_dash(),
+            images,
+            noise_scheduler,
+            out / "dash",
+            num_steps=dash_steps,
+            batch_size=64,
+            lr=2e-3,
+            checkpoint_every=200,
+            held_out=held_out,
+        )
+        unet.save_pretrained(weights / "dash")
+    unet = UNet2DModel.from_pretrained(weights / "dash", low_cpu_mem_usage=False).eval()
+    torch.manual_seed(0)
+    dot = train_dot(
+        Dot(unet),
+        unet,
+        images,
+        noise_scheduler,
+        out / "dot",
+        schedulers=[digits_scheduler("ddim"), digits_scheduler("dpm")],
+        num_steps=dot_steps,
+        held_out=held_out,
+    )
+    dot.save_pretrained(weights / "dot")
+    return weights
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m morse_engine.zoo.train", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/zoo"), help="default: runs/zoo")
+    parser.add_argument("--install", action="store_true", help="replace the bundled weights")
+    options = parser.parse_args()
+    weights = train(options.out)
+    if options.install:
+        shutil.copytree(weights, WEIGHTS, dirs_exist_ok=True)
+    print(f"trained models: {WEIGHTS if options.install else weights}")
+
+
+if __name__ == "__main__":
+    main()
