@@ -3,9 +3,9 @@
 #   PYTHON       interpreter that the environment is made with (python3, 3.10 or newer)
 #   VENV         folder of the environment (.venv); one that exists is used as it is
 #   OUT          folder of the demo's results (out)
-#   TORCH_INDEX  package index that torch comes from (pip's own). On Linux PyPI's torch carries CUDA,
+#   TORCH_INDEX  package index that torch comes from (pip's own). On Linux the usual torch carries CUDA,
 #                several GB. Without an NVIDIA GPU this is a tenth of it:
-#                    make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#                    make demo TORCH_INDEX=<the address that PyTorch's install page gives for CPU>
 
 PYTHON ?= python3
 VENV ?= .venv

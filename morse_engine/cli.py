@@ -243,16 +243,16 @@ def _train_dot(commands) -> None:
         "--widths",
         type=_whole(1),
         nargs="+",
-        default=[16, 32],
+        default=[16, 36],
         metavar="N",
-        help="channels of Dot's own blocks; each halves height and width (default: 16 32)",
+        help="channels of Dot's own blocks; each halves height and width (default: 16 36)",
     )
     command.add_argument(
         "--lora-rank",
         type=_whole(0),
-        default=4,
+        default=1,
         metavar="N",
-        help="rank of the change to Dash's layers (default: 4)",
+        help="rank of the change to Dash's layers (default: 1)",
     )
     _training(command, steps=6000, batch_size=64, lr=2e-3, makes="dot/")
 

@@ -253,17 +253,18 @@ def train_dot(
         model, config = zoo.digits_dash(), dict(DDPMScheduler().config)
     else:
         model, config = load_unet(unet)
+    noise_scheduler = DDPMScheduler.from_config(config)
     train, held_out = _data(data, *_shape(model))
     # The trainer moves what it trains; Dot shares Dash's weights, so Dash has to be there first.
     model = model.to(PartialState().device)
     torch.manual_seed(0)
-    dot = Dot(model, widths=tuple(widths), lora_rank=lora_rank)
+    dot = Dot(model, noise_scheduler, widths=tuple(widths), lora_rank=lora_rank)
     _begin(folder, train)
     dot = fit_dot(
         dot,
         model,
         train,
-        DDPMScheduler.from_config(config),
+        noise_scheduler,
         folder,
         schedulers=[_scheduler(config, "ddim"), _scheduler(config, "dpm")],
         num_steps=steps,

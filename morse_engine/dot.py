@@ -8,8 +8,8 @@
 
 - down: m blocks, each a 3 x 3 convolution of stride 2, a scale and shift by time, and SiLU; then
   a residual block, at the lowest resolution, where it costs little;
-- trunk: Dash's own layers between `conv_in` and `conv_out`, sharing Dash's weights by storage,
-  frozen, with LoRA on top; it works on 1 / 4^m of the pixels;
+- trunk: Dash's own layers below its first m levels, sharing Dash's weights by storage, frozen, with
+  LoRA on top; it works on 1 / 4^m of the pixels, the resolution that these layers were trained at;
 - up: m blocks of two 3 x 3 convolutions and a pixel shuffle, the down blocks as skip connections,
   and a residual block in the first;
 - x0 and miss are linear in (x, x_s, z_s) with coefficients that depend on the times alone. Blocks
@@ -20,7 +20,8 @@
 - g, a, b, c, d, e: six numbers per image from the time embedding, zero at the start: an untrained
   Dot returns 0, which is the reuse of z_s. r makes the residual vanish with the gap.
 
-Source: Morse (arXiv 2506.18251), section 3.3; the coordinates and the gains are ours.
+Source: Morse (arXiv 2506.18251), section 3.3. There the whole of Dash runs at the lower resolution;
+the cut of the trunk, the coordinates and the gains are ours.
 """
 
 import copy
@@ -123,7 +124,8 @@ class Dot(nn.Module):
             its device and dtype first: moving it later separates the two.
         noise_scheduler: a diffusers scheduler with the betas and the prediction type that Dash was
             trained with; default: `DDPMScheduler()`, 1,000 linear betas and epsilon.
-        widths: channels of the down blocks; their number is m (each divides H and W by 2).
+        widths: channels of the down blocks; their number is m (each divides H and W by 2), less
+            than the number of levels of Dash.
         lora_rank: rank of the LoRA on the trunk's convolutions and projections; 0 for none.
 
     Raises:
@@ -135,7 +137,7 @@ class Dot(nn.Module):
         unet: nn.Module,
         noise_scheduler=None,
         *,
-        widths: tuple[int, ...] = (16, 36),
+        widths: tuple[int, ...] = (16, 32),
         lora_rank: int = 1,
     ):
         super().__init__()
@@ -152,8 +154,7 @@ class Dot(nn.Module):
         self.trunk = shared_copy(unet)
         emb_dim = self.trunk.time_embedding.linear_2.out_features
         freq_dim = self.trunk.time_embedding.linear_1.in_features
-        c_trunk = unet.config.block_out_channels[0]
-        self.trunk.conv_in = self.trunk.conv_out = nn.Identity()  # Dot has its own way in and out
+        c_in_trunk, c_out_trunk = self._cut_trunk(len(widths))
         if lora_rank:
             from peft import LoraConfig, inject_adapter_in_model
 
@@ -166,11 +167,11 @@ class Dot(nn.Module):
         fan = [4 * channels, *widths]
         self.down = nn.ModuleList(Down(a, b, emb_dim) for a, b in pairwise(fan))
         self.refine = Residual(widths[-1], emb_dim)
-        self.enter = nn.Conv2d(widths[-1], c_trunk, 3, padding=1)
+        self.enter = nn.Conv2d(widths[-1], c_in_trunk, 3, padding=1)
         self.up = nn.ModuleList()
         for i in reversed(range(len(widths))):
             lowest = i == len(widths) - 1
-            c_in = c_trunk if lowest else widths[i]
+            c_in = c_out_trunk if lowest else widths[i]
             c_out = widths[i - 1] if i else channels
             self.up.append(Up(c_in, widths[i], c_out, emb_dim, refine=lowest))
         self.gains = nn.Linear(emb_dim, 6)
@@ -227,8 +228,22 @@ class Dot(nn.Module):
         r = _column((t_s - t) / t_s.clamp(min=1e-3), x)
         return r * (g * h + a * x + b * x_0 + c * z_s) + d * miss + e * trend
 
+    def _cut_trunk(self, m: int) -> tuple[int, int]:
+        """Leave of Dash the levels below the first m; returns their channels in and out."""
+        trunk, channels = self.trunk, self.trunk.config.block_out_channels
+        if m >= len(channels):
+            raise ValueError(
+                f"{m} widths for a UNet of {len(channels)} levels: at most {len(channels) - 1}"
+            )
+        trunk.down_blocks = trunk.down_blocks[m:]
+        trunk.up_blocks = trunk.up_blocks[: len(channels) - m]
+        trunk.up_blocks[-1].upsamplers = None
+        for name in ("conv_in", "conv_norm_out", "conv_out"):
+            delattr(trunk, name)
+        return channels[m - 1], channels[m]
+
     def _trunk(self, h: Tensor, emb: Tensor) -> Tensor:
-        """Dash's layers between `conv_in` and `conv_out`, as `UNet2DModel.forward` runs them."""
+        """Dash's inner levels, as `UNet2DModel.forward` runs them."""
         trunk, skips = self.trunk, [h]
         for block in trunk.down_blocks:
             h, more = block(hidden_states=h, temb=emb)
@@ -239,7 +254,7 @@ class Dot(nn.Module):
             count = len(block.resnets)
             h = block(h, tuple(skips[-count:]), emb)
             del skips[-count:]
-        return trunk.conv_act(trunk.conv_norm_out(h))
+        return h
 
     def _check_size(self, x: Tensor) -> None:
         factor = 2 ** (len(self.widths) + len(self.trunk.down_blocks) - 1)

@@ -104,9 +104,8 @@ class Experiment:
         self, point: Point, num_images: int, on_cost: Callable[[float], None] = lambda cost: None
     ) -> tuple[Tensor, float]:
         """The first images of a point and the seconds they took; `on_cost` gets LSD x images."""
-        dash, dot = self.models.dash, self.models.dot
-        if point.variant == RIVAL:
-            dot = extrapolate
+        dash = self.models.dash
+        dot = extrapolate if point.variant == RIVAL else self.models.dot
         table = SolverTable.for_calls(self.scheduler, len(point.plan))
         dot_cost = (point.cost_lsd - point.plan.num_dash) / max(1, point.plan.num_dot)
         costs = [1.0 if symbol == "-" else dot_cost for symbol in point.plan]

@@ -46,6 +46,13 @@ class NoiseLevels(nn.Module):
         config = {name: config[name] for name in NAMES}
         return cls(scheduler.alphas_cumprod, config["prediction_type"], config)
 
+    def _apply(self, fn, recurse=True):
+        # A cast to half precision is meant for weights: 1 - alpha_bar would lose all of its digits.
+        table = self.alphas_cumprod
+        super()._apply(fn, recurse)
+        self.alphas_cumprod = table.to(self.alphas_cumprod.device)
+        return self
+
     def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t, `[B, 1, 1, 1]` float32; t `[B]`, fractions interpolated."""
         t = t.float().clamp(0, len(self.alphas_cumprod) - 1)

@@ -9,10 +9,10 @@ EIGHT_LINES = """\
 import morse_engine
 from morse_engine import zoo
 
-unet = zoo.digits_dash()                           # Dash: a diffusers UNet2DModel
-dot = zoo.digits_dot(unet)                         # Dot: trained once for this Dash
+unet = zoo.digits_dash()  # Dash: a diffusers UNet2DModel
+dot = zoo.digits_dot(unet)  # Dot: trained once for this Dash
 sampler = morse_engine.compile(unet, dot, plan=5)  # the time of 5 Dash steps
-images = sampler(batch_size=16, seed=0)            # [16, 1, 32, 32] in [-1, 1]
+images = sampler(batch_size=16, seed=0)  # [16, 1, 32, 32] in [-1, 1]
 print(sampler.report(measure=True))
 """
 

@@ -93,7 +93,6 @@ class SolverTable:
     init_noise_sigma: float
 
     @classmethod
-    @torch.no_grad()
     def from_scheduler(cls, scheduler, num_steps: int, *, eta: float = 0.0) -> "SolverTable":
         """Reads the table of `num_steps` steps off a diffusers scheduler, which is not modified.
 
@@ -111,19 +110,17 @@ class SolverTable:
             ValueError: a scheduler, an option or a number of steps that has no table.
         """
         name = _check(scheduler, num_steps, eta)
-        scheduler = _prepare(scheduler, num_steps)
+        with torch.device("cpu"):  # whatever the default device is
+            scheduler = _prepare(scheduler, num_steps)
         timesteps = _model_timesteps(scheduler)
         if (timesteps == -1).any():
             raise ValueError(
                 f"{name}: diffusers rounds {num_steps} steps to one too many, at timestep -1; use "
                 f"{num_steps - 1} or {num_steps + 1} steps, or another timestep_spacing"
             )
-        return cls(
-            name,
-            _probe(name, scheduler, timesteps, eta),
-            timesteps,
-            float(getattr(scheduler, "init_noise_sigma", 1.0)),
-        )
+        with torch.device("cpu"):
+            rows = _probe(name, scheduler, timesteps, eta)
+        return cls(name, rows, timesteps, float(getattr(scheduler, "init_noise_sigma", 1.0)))
 
     @classmethod
     def for_calls(cls, scheduler, num_calls: int, *, eta: float = 0.0) -> "SolverTable":
@@ -213,7 +210,7 @@ def _check(scheduler, num_steps: int, eta: float) -> str:
     """The name of a scheduler that may have a table; ValueError for one that has none."""
     cls, kind = type(scheduler).__name__, _kind(scheduler)
     if kind is None:
-        near = difflib.get_close_matches(cls, _SUPPORTED, n=1, cutoff=0)[0]
+        near = difflib.get_close_matches(cls.removesuffix("Scheduler"), _SUPPORTED, 1, 0.0)[0]
         raise ValueError(
             f"{cls} has no solver table; the nearest supported one is diffusers' {near}Scheduler, "
             f"all of them: {', '.join(_SUPPORTED)}"
@@ -288,6 +285,7 @@ def _randn(generator: torch.Generator) -> Tensor:
     return torch.randn(_SHAPE, generator=generator, dtype=torch.float64).as_subclass(_Double)
 
 
+@torch.no_grad()
 def _probe(name: str, scheduler, timesteps: Tensor, eta: float) -> Tensor:
     """All rows: takes the scheduler through a run on random tensors and fits each of its steps."""
     kind, options = _kind(scheduler), _options(scheduler)

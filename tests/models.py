@@ -12,11 +12,11 @@ def tiny_unet(seed: int = 0, **options) -> UNet2DModel:
         "sample_size": 16,
         "in_channels": 1,
         "out_channels": 1,
-        "block_out_channels": (8, 8),
+        "block_out_channels": (8, 8, 8),
         "layers_per_block": 1,
         "norm_num_groups": 4,
-        "down_block_types": ("DownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+        "down_block_types": ("DownBlock2D",) * 3,
+        "up_block_types": ("UpBlock2D",) * 3,
         "add_attention": False,
     }
     return UNet2DModel(**(config | options)).eval()

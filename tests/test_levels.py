@@ -57,6 +57,12 @@ def test_fractional_times_lie_between(case):
     assert alpha[3] == levels.at(torch.tensor([999]))[0]
 
 
+def test_a_cast_leaves_the_levels_in_float32(case):
+    levels = case[0]
+    before = levels.at(T_S)
+    assert all(map(torch.equal, levels.half().at(T_S), before))
+
+
 def test_levels_of_something_else():
     with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler"):
         NoiseLevels.from_scheduler(FlowMatchEulerDiscreteScheduler())

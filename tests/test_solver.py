@@ -4,6 +4,7 @@ import copy
 import inspect
 import itertools
 import math
+import warnings
 
 import diffusers
 import pytest
@@ -13,7 +14,7 @@ from diffusers.schedulers import ScoreSdeVeScheduler, ScoreSdeVpScheduler
 from morse_engine.solver import Column, SolverTable
 from tolerances import assert_close
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")  # of NumPy
 SHAPE = (2, 3, 4, 4)
 
 
@@ -28,11 +29,14 @@ def grid(kind, *, eta=0.0, **options):
         config = dict(zip(options, values, strict=True))
         name = ",".join(f"{option}={value}" for option, value in config.items())
         eta = config.pop("eta")
-        params.append(pytest.param(cls(**config), eta, id=f"{kind}({name:.120})"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # diffusers deprecates "dpmsolver", which still works
+            scheduler = cls(**config)
+        params.append(pytest.param(scheduler, eta, id=f"{kind}({name:.120})"))
     return params
 
 
-BOTH = [True, False]
+BOTH = [False, True]
 EPS, V, X0 = "epsilon", "v_prediction", "sample"
 SPACINGS = ["leading", "trailing", "linspace"]
 VARIANCES = ["fixed_small", "fixed_small_log", "fixed_large"]
@@ -44,68 +48,57 @@ EULER, ANCESTRAL = "EulerDiscrete", "EulerAncestralDiscrete"
 PLUS = ["dpmsolver++", "sde-dpmsolver++"]
 
 CASES = [
-    *grid("DDPM", variance_type=VARIANCES, clip_sample=BOTH),
     *grid("DDPM", prediction_type=[V, X0], timestep_spacing=SPACINGS, clip_sample_range=0.5),
     *grid("DDPM", steps_offset=1, beta_schedule="squaredcos_cap_v2"),
-    *grid("DDIM", eta=[0.0, 0.5, 1.0], prediction_type=[EPS, V, X0], clip_sample=BOTH),
+    *grid("DDPM", variance_type=VARIANCES, clip_sample=BOTH),
     *grid("DDIM", timestep_spacing=SPACINGS, set_alpha_to_one=BOTH, clip_sample_range=2.0),
     *grid("DDIM", prediction_type=V, **ZERO_SNR),
     *grid("DDIM", clip_sample=False, trained_betas=(torch.arange(1000) * 3e-5 + 1e-3).numpy()),
-    *grid(MULTI, algorithm_type=PLUS, solver_order=[1, 2, 3], use_karras_sigmas=BOTH),
+    *grid("DDIM", eta=[0.0, 0.5, 1.0], prediction_type=[X0, V, EPS], clip_sample=BOTH),
     *grid(MULTI, algorithm_type="dpmsolver", solver_order=[1, 2, 3], **MIN),
     *grid(MULTI, algorithm_type="sde-dpmsolver", solver_order=[1, 2], solver_type="heun", **MIN),
     *grid(MULTI, algorithm_type="dpmsolver", use_karras_sigmas=True, euler_at_final=BOTH, **MIN),
     *grid(MULTI, prediction_type=[V, X0], lower_order_final=False, euler_at_final=BOTH, **MIN),
     *grid(MULTI, solver_type="heun", timestep_spacing=SPACINGS),
-    *grid(MULTI, use_exponential_sigmas=True),
+    *grid(MULTI, use_exponential_sigmas=BOTH, **ZERO_SNR),
     *grid(MULTI, use_beta_sigmas=True),
-    *grid(MULTI, **ZERO_SNR),
     *grid(MULTI, **FLOW),
-    *grid(SINGLE, solver_order=[1, 2, 3], solver_type=["midpoint", "heun"]),
+    *grid(MULTI, algorithm_type=PLUS, use_karras_sigmas=BOTH, solver_order=[1, 2, 3]),
     *grid(SINGLE, algorithm_type="dpmsolver", solver_order=[1, 2, 3], **MIN),
     *grid(SINGLE, algorithm_type="sde-dpmsolver++", solver_order=1),
     *grid(SINGLE, prediction_type=V, use_karras_sigmas=True, lower_order_final=True),
+    *grid(SINGLE, solver_order=[1, 2, 3], solver_type=["midpoint", "heun"]),
     *grid(EULER, prediction_type=[EPS, V, X0], timestep_spacing=SPACINGS),
     *grid(EULER, prediction_type=V, timestep_type="continuous"),
     *grid(EULER, interpolation_type="log_linear"),
-    *grid(EULER, use_karras_sigmas=True, **MIN),
-    *grid(EULER, use_exponential_sigmas=True),
+    *grid(EULER, use_exponential_sigmas=BOTH, **ZERO_SNR),
     *grid(EULER, use_beta_sigmas=True),
-    *grid(EULER, **ZERO_SNR),
-    *grid(ANCESTRAL, prediction_type=[EPS, V], timestep_spacing=SPACINGS),
+    *grid(EULER, use_karras_sigmas=True, **MIN),
     *grid(ANCESTRAL, **ZERO_SNR),
-    *grid("LCM", prediction_type=[EPS, V, X0], clip_sample=BOTH),
-    *grid("DEISMultistep", solver_order=[1, 2, 3]),
+    *grid(ANCESTRAL, prediction_type=[V, EPS], timestep_spacing=SPACINGS),
+    *grid("LCM", prediction_type=[V, X0, EPS], clip_sample=BOTH, original_inference_steps=100),
     *grid("DEISMultistep", prediction_type=V, use_karras_sigmas=True, lower_order_final=False),
+    *grid("DEISMultistep", solver_order=[1, 2, 3]),
     *grid(UNIPC, solver_order=[1, 2, 3], solver_type=["bh1", "bh2"], predict_x0=BOTH, **MIN),
-    *grid(UNIPC, solver_order=[1, 2, 3], prediction_type=[EPS, V]),
     *grid(UNIPC, solver_order=3, disable_corrector=[[0, 1, 4]]),
     *grid(UNIPC, use_karras_sigmas=True),
     *grid(UNIPC, **FLOW),
-    *grid("PNDM", skip_prk_steps=True, prediction_type=[EPS, V], timestep_spacing=SPACINGS),
+    *grid(UNIPC, prediction_type=[V, EPS], solver_order=[1, 2, 3]),
     *grid("PNDM", skip_prk_steps=True, set_alpha_to_one=True, steps_offset=1),
-    *grid("HeunDiscrete", prediction_type=[EPS, V, X0], clip_sample=BOTH),
-    *grid("HeunDiscrete", use_karras_sigmas=True, timestep_spacing=["leading", "trailing"]),
-    *grid("FlowMatchEulerDiscrete", shift=[1.0, 3.0], stochastic_sampling=BOTH),
+    *grid("PNDM", skip_prk_steps=True, prediction_type=[V, EPS], timestep_spacing=SPACINGS),
+    *grid("HeunDiscrete", use_karras_sigmas=True, timestep_spacing=SPACINGS),
+    *grid("HeunDiscrete", prediction_type=[V, X0, EPS], clip_sample=BOTH),
     *grid("FlowMatchEulerDiscrete", use_karras_sigmas=True),
+    *grid("FlowMatchEulerDiscrete", stochastic_sampling=[True, False], shift=[1.0, 3.0]),
     *grid("ScoreSdeVp"),
     *grid("ScoreSdeVe", sigma_max=[50.0, 1348.0]),
 ]
-ONE_EACH = [
-    *grid("DDPM"),
-    *grid("DDIM", eta=[0.0, 1.0]),
-    *grid(MULTI, algorithm_type=PLUS, solver_order=3),
-    *grid(SINGLE, solver_order=3),
-    *grid(EULER, use_karras_sigmas=True),
+ONE_EACH = list({type(case.values[0]): case for case in CASES}.values())  # the last of each class
+ROUNDING = [
+    *grid(EULER, prediction_type=[EPS, V]),
     *grid(ANCESTRAL),
-    *grid("LCM", original_inference_steps=100),
-    *grid("DEISMultistep", solver_order=3),
-    *grid(UNIPC, solver_order=3),
-    *grid("PNDM", skip_prk_steps=True),
-    *grid("HeunDiscrete"),
     *grid("FlowMatchEulerDiscrete"),
-    *grid("ScoreSdeVp"),
-    *grid("ScoreSdeVe"),
+    *grid(MULTI, algorithm_type=PLUS, solver_order=[2, 3]),
 ]
 
 
@@ -202,23 +195,13 @@ def test_table_is_the_scheduler_in_long_runs(scheduler, eta, num_steps):
 )
 def test_clamp_acts(scheduler, eta):
     high = scheduler.config.clip_sample_range
-    is_clipper = "clip_sample" in inspect.signature(type(scheduler).__init__).parameters
-    assert is_clipper
-    table, ms = compare_exactly(scheduler, 5, eta, scale=4.0)
+    table, ms = compare_exactly(scheduler, 5, eta, scale=20.0)
     assert (table.rows[:, Column.LO] == -high).all()
     assert (table.rows[:, Column.HI] == high).all()
     at_bound = ms.abs() == high
     assert not at_bound.all()
     # The stand-in is below one, so as a model of x0 it reaches a smaller bound only.
     assert at_bound.any() or (scheduler.config.prediction_type == X0 and high >= 1)
-
-
-ROUNDING = [
-    *grid(EULER, prediction_type=[EPS, V]),
-    *grid(ANCESTRAL),
-    *grid("FlowMatchEulerDiscrete"),
-    *grid(MULTI, algorithm_type=PLUS, solver_order=[2, 3]),
-]
 
 
 @pytest.mark.parametrize(("scheduler", "eta"), ROUNDING)
@@ -313,15 +296,16 @@ def test_step_says_what_is_missing():
 
 def test_scheduler_and_random_state_are_untouched():
     scheduler = diffusers.UniPCMultistepScheduler()
-    rows = SolverTable.from_scheduler(scheduler, 6).rows
+    rows = SolverTable.from_scheduler(scheduler, 6).to("cpu")
     x = torch.randn(SHAPE)
     scheduler.set_timesteps(9)
     for t in scheduler.timesteps[:4]:
         x = scheduler.step(stand_in(x, 0), t, x).prev_sample
     twin, state = copy.deepcopy(scheduler), torch.get_rng_state()
 
-    assert torch.equal(SolverTable.from_scheduler(scheduler, 6).rows, rows)
-    assert torch.equal(SolverTable.for_calls(scheduler, 6).rows, rows)
+    # In float32: the least squares of LAPACK are not bitwise the same for each run.
+    assert torch.equal(SolverTable.from_scheduler(scheduler, 6).to("cpu"), rows)
+    assert torch.equal(SolverTable.for_calls(scheduler, 6).to("cpu"), rows)
 
     assert torch.equal(torch.get_rng_state(), state)
     assert scheduler.config == twin.config
@@ -329,6 +313,14 @@ def test_scheduler_and_random_state_are_untouched():
         z = stand_in(x, 0)
         x, y = (s.step(z, t, x).prev_sample for s in (scheduler, twin))
         assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize(("scheduler", "eta"), ONE_EACH)
+def test_default_device_does_not_matter(scheduler, eta):
+    with torch.device("meta"):
+        table = SolverTable.for_calls(scheduler, 3, eta=eta)
+    assert table.rows.device == table.timesteps.device == torch.device("cpu")
+    assert torch.equal(table.to("cpu"), SolverTable.for_calls(scheduler, 3, eta=eta).to("cpu"))
 
 
 def test_what_was_changed_after_the_config_counts():
@@ -345,20 +337,15 @@ def test_options_of_another_class_in_the_config_do_not_count():
 
 
 @pytest.mark.parametrize(
-    ("kind", "num_steps", "num_calls"),
-    [
-        ("HeunDiscrete", 5, 9),
-        ("HeunDiscrete", 1, 1),
-        ("PNDM", 10, 11),
-        ("PNDM", 1, 1),
-        (MULTI, 4, 4),
-    ],
+    ("kind", "options", "num_steps", "num_calls"),
+    [("HeunDiscrete", {}, 5, 9), ("HeunDiscrete", {}, 1, 1), (UNIPC, {}, 4, 4)]
+    + [("PNDM", {"skip_prk_steps": True}, n, calls) for n, calls in ((10, 11), (1, 1))],
 )
-def test_for_calls(kind, num_steps, num_calls):
-    ((scheduler, _),) = (case.values for case in grid(kind, skip_prk_steps=True))
-    table = SolverTable.for_calls(scheduler, num_calls)
+def test_for_calls(kind, options, num_steps, num_calls):
+    expected = table_of(kind, num_steps, **options)
+    table = SolverTable.for_calls(grid(kind, **options)[0].values[0], num_calls)
     assert len(table) == len(table.timesteps) == num_calls
-    assert torch.equal(table.rows, SolverTable.from_scheduler(scheduler, num_steps).rows)
+    assert torch.equal(table.to("cpu"), expected.to("cpu"))
 
 
 def test_for_calls_names_the_nearest():
@@ -376,43 +363,39 @@ class Homemade:
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
-        (diffusers.LMSDiscreteScheduler(), "LMSDiscreteSch.* nearest .*EulerDiscreteScheduler"),
+        (diffusers.LMSDiscreteScheduler(), "LMSDiscreteScheduler has .* nearest .*DiscreteSch"),
         (Homemade(), "Homemade has no solver table; the nearest supported one is diffusers'"),
         (None, "NoneType has no solver table.* DDIM"),
-        *(
-            (case.values[0], message)
-            for case, message in [
-                (*grid("DDIM", thresholding=True), "DDIM.*thresholding=True.* thresholding=False"),
-                (*grid("DDPM", variance_type="learned"), "'learned' .*'fixed_small'"),
-                (*grid("DDPM", variance_type="learned_range"), "'learned_range' .*'fixed_small'"),
-                (*grid("DDPM", variance_type="fixed_large_log"), "_log' .*'fixed_large'"),
-                (*grid(MULTI, variance_type="learned_range"), "'learned_range' .*None"),
-                (*grid("PNDM"), "PNDM.*skip_prk_steps=False .*use skip_prk_steps=True"),
-                (
-                    *grid("FlowMatchEulerDiscrete", use_dynamic_shifting=True),
-                    "FlowMatch.*use_dynamic_shifting=True.*a fixed shift",
-                ),
-                (
-                    *grid(SINGLE, algorithm_type="sde-dpmsolver++"),
-                    "DPMSolverSinglestep.*call 1 of 5 is not linear.*use order 1 or a multistep",
-                ),
-                (
-                    *grid(MULTI, algorithm_type="sde-dpmsolver", solver_order=3, **MIN),
-                    "order 3.*own step.. fails in call 2 of 5.* lower order",
-                ),
-                (
-                    *grid(UNIPC, solver_type="bh1"),
-                    "UniPC.*fails in call 4 of 5.*x is not finite.*'sigma_min'",
-                ),
-                (*grid("DDIM", **ZERO_SNR), "fails in call 0 of 5.*estimate is not.*'v_pred"),
-                (*grid(ANCESTRAL, prediction_type=X0), "fails in call 0 .*prediction_type not im"),
-            ]
-        ),
     ],
 )
-def test_refused(scheduler, message):
+def test_refused_objects(scheduler, message):
     with pytest.raises(ValueError, match=message):
         SolverTable.from_scheduler(scheduler, 5)
+
+
+SDE_3 = {"algorithm_type": "sde-dpmsolver", "solver_order": 3, **MIN}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("DDIM", {"thresholding": True}, "DDIM.*thresholding=True.* use thresholding=False"),
+        ("DDPM", {"variance_type": "learned"}, "='learned' has .*'fixed_small'"),
+        ("DDPM", {"variance_type": "learned_range"}, "='learned_range' has .*'fixed_small'"),
+        ("DDPM", {"variance_type": "fixed_large_log"}, "='fixed_large_log' has .*'fixed_large'"),
+        (MULTI, {"variance_type": "learned_range"}, "='learned_range' has .*None"),
+        ("PNDM", {}, "PNDM.*skip_prk_steps=False has .*use skip_prk_steps=True"),
+        ("FlowMatchEulerDiscrete", {"use_dynamic_shifting": True}, "ing=True .*a fixed shift"),
+        (SINGLE, {"algorithm_type": PLUS[1]}, "Singlestep.*call 1 of 5 is not linear.*use order 1"),
+        (MULTI, SDE_3, "order 3.*own step.. fails in call 2 of 5.* lower order"),
+        (UNIPC, {"solver_type": "bh1"}, "fails in call 4 of 5.*x is not finite.*'sigma_min'"),
+        ("DDIM", ZERO_SNR, "DDIM.*fails in call 0 of 5.*estimate is not finite.*'v_prediction'"),
+        (ANCESTRAL, {"prediction_type": X0}, "fails in call 0 .*prediction_type not implemented"),
+    ],
+)
+def test_refused_options(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        table_of(kind, 5, **options)
 
 
 @pytest.mark.parametrize("num_steps", [0, -1, 1001, 2.5, None])

@@ -104,7 +104,7 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path):
         dash_run(tmp_path, num_steps=9)
     with pytest.raises(ValueError, match="another model"):
         train_dash(
-            tiny_unet(block_out_channels=(8, 16)), IMAGES, DDPMScheduler(), tmp_path, num_steps=8
+            tiny_unet(block_out_channels=(8, 8, 16)), IMAGES, DDPMScheduler(), tmp_path, num_steps=8
         )
 
 

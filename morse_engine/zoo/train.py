@@ -13,7 +13,7 @@ import torch
 from . import WEIGHTS, digits, digits_scheduler
 from .classifier import save_classifier, train_classifier
 
-DASH_STEPS, DOT_STEPS = 5200, 9000
+DASH_STEPS, DOT_STEPS = 5200, 3600
 
 
 def new_dash():
@@ -71,6 +71,7 @@ def train(out: Path, *, dash_steps: int = DASH_STEPS, dot_steps: int = DOT_STEPS
         out / "dot",
         schedulers=[digits_scheduler("ddim"), digits_scheduler("dpm")],
         num_steps=dot_steps,
+        checkpoint_every=200,
         held_out=held_out,
     )
     dot.save_pretrained(weights / "dot")
