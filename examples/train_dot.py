@@ -2,7 +2,7 @@
 
     python examples/train_dot.py [STEPS]
 
-The bundled Dot took 9,000 steps; 1,000 show the direction. Stop it at any time: the same command
+The bundled Dot took 3,600 steps; 500 show the direction. Stop it at any time: the same command
 continues. For a model of yours, replace `unet`, `images` and the two kinds of scheduler.
 """
 
@@ -17,7 +17,7 @@ from morse_engine.evaluation import rmse_to_full
 from morse_engine.zoo import digits
 
 
-def main(num_steps: int = 1000) -> None:
+def main(num_steps: int = 500) -> None:
     unet = zoo.digits_dash()
     images, _ = digits.images("train")
     held_out, _ = digits.images("held-out")

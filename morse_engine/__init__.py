@@ -6,12 +6,45 @@
 Source: Morse (ICML 2025, arXiv 2506.18251).
 """
 
-from . import noise
-from .dot import Dot
-from .engine import Sampler, compile
-from .plan import Plan
-from .solver import SolverTable
-from .training import train_dash, train_dot
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import noise, zoo
+    from .dot import Dot
+    from .engine import Sampler, compile
+    from .plan import Plan
+    from .solver import SolverTable
+    from .training import train_dash, train_dot
 
 __version__ = "0.1.0"
-__all__ = ["Dot", "Plan", "Sampler", "SolverTable", "compile", "noise", "train_dash", "train_dot"]
+__all__ = [
+    "Dot",
+    "Plan",
+    "Sampler",
+    "SolverTable",
+    "compile",
+    "noise",
+    "train_dash",
+    "train_dot",
+    "zoo",
+]
+
+_HOME = {
+    "Dot": "dot",
+    "Plan": "plan",
+    "Sampler": "engine",
+    "SolverTable": "solver",
+    "compile": "engine",
+    "train_dash": "training",
+    "train_dot": "training",
+}
+
+
+def __getattr__(name: str):
+    """Import a public name when it is first used: torch takes seconds, and `--help` needs none."""
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    if name in __all__:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -210,7 +210,7 @@ def _train_dash(commands) -> None:
     )
     _data(command)
     command.add_argument(
-        "--size", type=_whole(4), default=32, metavar="PIXELS", help="of the images (default: 32)"
+        "--size", type=_whole(1), default=32, metavar="PIXELS", help="of the images (default: 32)"
     )
     command.add_argument(
         "--grey", action="store_true", help="one channel (default: three, but one for digits)"
@@ -243,9 +243,10 @@ def _train_dot(commands) -> None:
         "--widths",
         type=_whole(1),
         nargs="+",
-        default=[16, 36],
+        default=[16, 32],
         metavar="N",
-        help="channels of Dot's own blocks; each halves height and width (default: 16 36)",
+        help="channels of Dot's own blocks; each halves height and width, and replaces a level of "
+        "Dash (default: 16 32)",
     )
     command.add_argument(
         "--lora-rank",
@@ -254,7 +255,7 @@ def _train_dot(commands) -> None:
         metavar="N",
         help="rank of the change to Dash's layers (default: 1)",
     )
-    _training(command, steps=6000, batch_size=64, lr=2e-3, makes="dot/")
+    _training(command, steps=6000, batch_size=64, lr=3e-3, makes="dot/")
 
 
 def _evaluate(commands) -> None:

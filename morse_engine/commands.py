@@ -192,11 +192,11 @@ def train_dash(
     from accelerate import PartialState
     from diffusers import DDPMScheduler, UNet2DModel
 
-    factor = 4 * 2 ** (len(widths) - 1)
+    factor = 2 ** (len(widths) - 1)
     if size % factor:
         raise ValueError(
-            f"--size {size}: {len(widths)} widths and a Dot need a multiple of {factor}, for "
-            f"instance {max(factor, round(size / factor) * factor)}"
+            f"--size {size}: {len(widths)} widths need a multiple of {factor}, for instance "
+            f"{max(factor, round(size / factor) * factor)}"
         )
     if odd := [width for width in widths if width % 8]:
         raise ValueError(f"--widths {odd[0]}: the normalisation has 8 groups, use multiples of 8")

@@ -3,6 +3,7 @@
 import importlib
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -12,8 +13,12 @@ from .engine import BACKENDS, compile
 from .evaluation import rmse_to_full
 from .machine import cuda_missing, machine
 
-NEEDED = ("torch", "numpy", "diffusers", "peft", "accelerate", "safetensors", "rich", "PIL")
-EXTRAS = ("torchmetrics", "sklearn", "matplotlib")
+# Modules, and the packages that bring them.
+NEEDED = {
+    name: name
+    for name in ("torch", "numpy", "diffusers", "peft", "accelerate", "safetensors", "rich")
+} | {"PIL": "pillow"}
+EXTRAS = {"torchmetrics": "torchmetrics", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 REINSTALL = "install again: pip install --force-reinstall --no-deps morse-engine"
 
 
@@ -40,18 +45,18 @@ def _versions() -> Iterator[str]:
     about = machine()
     yield f"morse-engine {about['morse_engine']}, Python {about['python']}, {about['os']}"
     missing = []
-    for names in (NEEDED, EXTRAS):
+    for packages in (NEEDED, EXTRAS):
         found = []
-        for name in names:
+        for module, package in packages.items():
             try:
-                module = importlib.import_module(name)
-                found.append(f"{name} {getattr(module, '__version__', '')}".strip())
-            except ImportError:
-                missing.append(name)
+                importlib.import_module(module)
+                found.append(f"{package} {metadata.version(package)}")
+            except ImportError:  # PackageNotFoundError is one
+                missing.append(package)
         if found:
             yield ", ".join(found)
-    if needed := [name for name in missing if name in NEEDED]:
-        raise Problem(f"{', '.join(needed)} cannot be imported; pip install morse-engine")
+    if needed := [package for package in missing if package in NEEDED.values()]:
+        raise Problem(f"{', '.join(needed)} cannot be imported: pip install {' '.join(needed)}")
     if missing:
         extra = "pip install 'morse-engine[demo]'"
         yield f"without {', '.join(missing)}, which demo and evaluate need: {extra}"

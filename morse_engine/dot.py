@@ -2,7 +2,7 @@
 
     x0    = Dash's clean image at its last step, from x_s and z_s (scaled to about unit variance)
     miss  = what z would have to be at (x, t) for that clean image, minus z_s
-    trend = (z_s - z_p) (t - t_s) / (t_s - t_p), the line through Dash's last two estimates
+    trend = (z_s - z_p) min((t - t_s) / (t_s - t_p), 2), the line through Dash's last two estimates
     eta   = r (g up(trunk(down(x, x0, z_s, trend))) + a x + b x0 + c z_s) + d miss + e trend,
     r     = (t_s - t) / t_s
 
@@ -214,7 +214,8 @@ class Dot(nn.Module):
 
         x_0, miss = self.levels.coordinates(x, t, x_s, z_s, t_s)
         # A solver of second order may ask Dash twice at one time: no line goes through those two.
-        slope = torch.where(t_p > t_s, (t_s - t) / (t_p - t_s), 0.0)
+        # And two points that are close say little about one that is far.
+        slope = torch.where(t_p > t_s, (t_s - t) / (t_p - t_s), 0.0).clamp(max=2)
         trend = _column(slope, x) * (z_s - z_p)
         h, skips = torch.cat([x, x_0, z_s, trend], dim=1), []
         for down in self.down:

@@ -391,5 +391,5 @@ def _solve(y: Tensor, columns: dict[Column, Tensor]) -> dict[Column, float] | No
     error = (matrix / norms @ solution - y).abs().max()
     if not error <= _TOLERANCE * y.abs().max():
         return None
-    solution[solution.abs() < 1e-13 * y.norm()] = 0  # the rounding of a column that is not used
+    solution[solution.abs() < 1e-11 * y.norm()] = 0  # the rounding of a column that is not used
     return dict(zip(columns, (solution / norms).tolist(), strict=True))

@@ -1,5 +1,6 @@
 """The command line: help, arguments, errors, and what each command writes."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from morse_engine import cli, commands, doctor, images, machine, zoo
+from morse_engine import Dot, cli, commands, doctor, machine, train_dash, train_dot, zoo
 
 COMMANDS = ("demo", "sample", "train-dash", "train-dot", "evaluate", "doctor")
 
@@ -124,6 +125,21 @@ def test_wrong_arguments(words, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_defaults_are_those_of_the_library():
+    """The help shows them, so they are written twice."""
+
+    def default(function, name):
+        return inspect.signature(function).parameters[name].default
+
+    for command, function in (("train-dash", train_dash), ("train-dot", train_dot)):
+        options = cli.parser().parse_args([command, "--out", "out"])
+        assert options.steps == default(function, "num_steps")
+        assert options.batch_size == default(function, "batch_size")
+        assert options.lr == default(function, "lr")
+    assert tuple(options.widths) == default(Dot, "widths")
+    assert options.lora_rank == default(Dot, "lora_rank")
+
+
 @pytest.mark.parametrize("name", ["demo", "sample", "train-dash", "train-dot", "evaluate"])
 def test_out_is_a_file(name, fails, tmp_path):
     (tmp_path / "file").write_text("mine")
@@ -211,59 +227,6 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys, tmp_path):
     assert "the same command continues" in err
 
 
-# -- images ------------------------------------------------------------------------------------
-
-
-def test_load_folder(photos):
-    colour = images.load_folder(photos, 32, 3)
-    assert colour.shape == (12, 3, 32, 32)
-    assert colour.dtype == torch.float32
-    assert -1 <= colour.min() < -0.5
-    assert 0.5 < colour.max() <= 1
-    assert images.load_folder(photos, 16, 1).shape == (12, 1, 16, 16)
-
-
-def test_load_folder_is_sorted_and_cuts_the_centre(tmp_path):
-    wide = np.zeros((4, 12), np.uint8)
-    wide[:, 4:8] = 255
-    Image.fromarray(wide).save(tmp_path / "b.png")
-    Image.fromarray(np.full((4, 4), 51, np.uint8)).save(tmp_path / "a.PNG")
-    found = images.load_folder(tmp_path, 4, 1)
-    assert torch.equal(found[1], torch.ones(1, 4, 4))
-    assert torch.allclose(found[0], torch.full((1, 4, 4), -0.6))
-
-
-def test_load_folder_errors(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
-        images.load_folder(tmp_path / "none", 8, 3)
-    with pytest.raises(ValueError, match=r"holds no images, no file that ends in \.bmp"):
-        images.load_folder(tmp_path, 8, 3)
-    with pytest.raises(ValueError, match="channels=4"):
-        images.load_folder(tmp_path, 8, 4)
-    (tmp_path / "deep.png").unlink(missing_ok=True)
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits"):
-        images.load_folder(tmp_path, 8, 3)
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"broken\.jpg cannot be read .*: repair or remove it"):
-        images.load_folder(tmp_path, 8, 3)
-
-
-def test_save_png(tmp_path):
-    image = torch.tensor([[-1.0, 1.0], [-2.0, 0.0]])[None]
-    images.save_png(image, tmp_path / "a.png", scale=2)
-    expected = np.array([[0, 255], [0, 128]]).repeat(2, axis=0).repeat(2, axis=1)
-    assert np.array_equal(pixels(tmp_path / "a.png"), expected)
-    images.save_png(image.expand(3, 2, 2), tmp_path / "b.png")
-    assert pixels(tmp_path / "b.png").shape == (2, 2, 3)
-
-
-def test_grid():
-    sheet = images.grid(-torch.ones(3, 1, 4, 5), gap=2)
-    assert sheet.shape == (1, 10, 12)
-    assert (sheet == -1).sum() == 3 * 4 * 5
-
-
 # -- the commands ------------------------------------------------------------------------------
 
 
@@ -300,7 +263,7 @@ def test_sample_with_dash_alone(tmp_path, capsys):
 def test_train_both_then_sample(photos, tmp_path, capsys):
     """A folder of pictures, a Dash, its Dot and an image, by the commands that the texts name."""
     small = ["--batch-size", 2, "--data", photos]
-    words = ["train-dash", *small, "--size", 32, "--widths", 8, 8, "--steps", 2]
+    words = ["train-dash", *small, "--size", 32, "--widths", 8, 8, 8, "--steps", 2]
     assert run(*words, "--out", tmp_path / "dash") == 0
     unet = tmp_path / "dash" / "unet"
     assert {"config.json", "scheduler_config.json"} <= {path.name for path in unet.iterdir()}
@@ -342,8 +305,8 @@ def test_a_pipeline_folder(tmp_path):
 
 def test_training_errors(fails, tmp_path, photos):
     out = ["--out", tmp_path / "out"]
-    message = fails("train-dash", "--size", 40, *out)
-    assert message.endswith("a multiple of 32, for instance 32")
+    message = fails("train-dash", "--size", 30, *out)
+    assert message.endswith("4 widths need a multiple of 8, for instance 32")
     assert "multiples of 8" in fails("train-dash", "--widths", 12, 16, *out)
     message = fails("train-dash", "--data", "digits", "--size", 64, *out)
     assert "the digits are grey, 32 x 32" in message

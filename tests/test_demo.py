@@ -251,12 +251,23 @@ def fake_rows(morse: list[float], rival: float = 8.0) -> list[dict]:
 def test_verdict(morse, said):
     text = experiment.verdict(fake_rows(morse))
     assert said in text
-    assert text.endswith("extrapolation, which needs no training, reaches 1.00x.")
+    assert "extrapolation, which needs no training, reaches 1.00x" in text
+    assert ("more than Morse" in text) == (morse == [8.5])
 
 
 def test_verdict_names_the_budgets_without_a_gain():
     assert "with no gain at 4 LSD" in experiment.verdict(fake_rows([4.0, 6.5]))
     assert "no gain" not in experiment.verdict(fake_rows([4.0, 5.0]))
+
+
+def test_a_busy_machine_is_no_clock():
+    found = fake_rows([6.0])
+    assert "2.00x by the clock" in experiment.verdict(found)
+    found[0]["ms_per_image"] *= 3
+    assert experiment.unsteady(found) == pytest.approx(3.0)
+    assert "clock" not in experiment.verdict(found)
+    about = {"batch_size": 1, "lsd_ms": 2.0, "dot_ms": 0.5}
+    assert "busy with other work" in experiment.caption([row | about for row in found])
 
 
 def test_gain_by_the_clock():

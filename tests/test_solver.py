@@ -94,12 +94,8 @@ CASES = [
     *grid("ScoreSdeVe", sigma_max=[50.0, 1348.0]),
 ]
 ONE_EACH = list({type(case.values[0]): case for case in CASES}.values())  # the last of each class
-ROUNDING = [
-    *grid(EULER, prediction_type=[EPS, V]),
-    *grid(ANCESTRAL),
-    *grid("FlowMatchEulerDiscrete"),
-    *grid(MULTI, algorithm_type=PLUS, solver_order=[2, 3]),
-]
+# These cast x to float32 in step(). (So does stochastic flow matching, which then draws float32.)
+CASTING = (MULTI, EULER, ANCESTRAL, "FlowMatchEulerDiscrete")
 
 
 class Exact(torch.Tensor):
@@ -204,7 +200,9 @@ def test_clamp_acts(scheduler, eta):
     assert at_bound.any() or (scheduler.config.prediction_type == X0 and high >= 1)
 
 
-@pytest.mark.parametrize(("scheduler", "eta"), ROUNDING)
+@pytest.mark.parametrize(
+    ("scheduler", "eta"), [case for case in ONE_EACH if case.id.split("(")[0] in CASTING]
+)
 @pytest.mark.parametrize("num_steps", [1, 5, 20])
 def test_table_is_the_scheduler_that_rounds_to_float32(scheduler, eta, num_steps):
     start = torch.randn(SHAPE, dtype=torch.float64)  # not an Exact
@@ -296,16 +294,15 @@ def test_step_says_what_is_missing():
 
 def test_scheduler_and_random_state_are_untouched():
     scheduler = diffusers.UniPCMultistepScheduler()
-    rows = SolverTable.from_scheduler(scheduler, 6).to("cpu")
+    rows = SolverTable.from_scheduler(scheduler, 6).rows
     x = torch.randn(SHAPE)
     scheduler.set_timesteps(9)
     for t in scheduler.timesteps[:4]:
         x = scheduler.step(stand_in(x, 0), t, x).prev_sample
     twin, state = copy.deepcopy(scheduler), torch.get_rng_state()
 
-    # In float32: the least squares of LAPACK are not bitwise the same for each run.
-    assert torch.equal(SolverTable.from_scheduler(scheduler, 6).to("cpu"), rows)
-    assert torch.equal(SolverTable.for_calls(scheduler, 6).to("cpu"), rows)
+    assert_close("solver/repeated", SolverTable.from_scheduler(scheduler, 6).rows, rows)
+    assert_close("solver/repeated", SolverTable.for_calls(scheduler, 6).rows, rows)
 
     assert torch.equal(torch.get_rng_state(), state)
     assert scheduler.config == twin.config
@@ -320,7 +317,8 @@ def test_default_device_does_not_matter(scheduler, eta):
     with torch.device("meta"):
         table = SolverTable.for_calls(scheduler, 3, eta=eta)
     assert table.rows.device == table.timesteps.device == torch.device("cpu")
-    assert torch.equal(table.to("cpu"), SolverTable.for_calls(scheduler, 3, eta=eta).to("cpu"))
+    again = SolverTable.for_calls(scheduler, 3, eta=eta)
+    assert_close("solver/repeated", table.rows, again.rows)
 
 
 def test_what_was_changed_after_the_config_counts():
@@ -345,7 +343,7 @@ def test_for_calls(kind, options, num_steps, num_calls):
     expected = table_of(kind, num_steps, **options)
     table = SolverTable.for_calls(grid(kind, **options)[0].values[0], num_calls)
     assert len(table) == len(table.timesteps) == num_calls
-    assert torch.equal(table.to("cpu"), expected.to("cpu"))
+    assert_close("solver/repeated", table.rows, expected.rows)
 
 
 def test_for_calls_names_the_nearest():
@@ -356,15 +354,11 @@ def test_for_calls_names_the_nearest():
     assert SolverTable.for_calls(diffusers.DDIMScheduler(), 3, eta=1.0).uses_noise
 
 
-class Homemade:
-    config = diffusers.DDIMScheduler().config
-
-
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
         (diffusers.LMSDiscreteScheduler(), "LMSDiscreteScheduler has .* nearest .*DiscreteSch"),
-        (Homemade(), "Homemade has no solver table; the nearest supported one is diffusers'"),
+        (object(), "object has no solver table; the nearest supported one is diffusers'"),
         (None, "NoneType has no solver table.* DDIM"),
     ],
 )
@@ -390,6 +384,8 @@ SDE_3 = {"algorithm_type": "sde-dpmsolver", "solver_order": 3, **MIN}
         (MULTI, SDE_3, "order 3.*own step.. fails in call 2 of 5.* lower order"),
         (UNIPC, {"solver_type": "bh1"}, "fails in call 4 of 5.*x is not finite.*'sigma_min'"),
         ("DDIM", ZERO_SNR, "DDIM.*fails in call 0 of 5.*estimate is not finite.*'v_prediction'"),
+        ("DDPM", {"eta": 0.5}, "DDPM.* with eta=0.5: use DDIMScheduler"),
+        ("DDIM", {"eta": -1.0}, "DDIM.* with eta=-1.0: use DDIMScheduler with an eta from 0"),
         (ANCESTRAL, {"prediction_type": X0}, "fails in call 0 .*prediction_type not implemented"),
     ],
 )
@@ -410,9 +406,3 @@ def test_refused_by_diffusers():
     scheduler = diffusers.DDIMScheduler(timestep_spacing="trailing")
     with pytest.raises(ValueError, match=r"DDIM.* at timestep -1; use 60 or 62 steps"):
         SolverTable.from_scheduler(scheduler, 61)
-
-
-@pytest.mark.parametrize(("kind", "eta"), [("DDPM", 0.5), ("DDIM", -1.0)])
-def test_refused_eta(kind, eta):
-    with pytest.raises(ValueError, match=f"{kind}.* with eta={eta}: use DDIMScheduler"):
-        table_of(kind, eta=eta)
