@@ -6,6 +6,7 @@ The commands themselves are imported when one of them runs: `--help` needs no to
 import argparse
 import dis
 import importlib
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"morse-engine: stopped; {stopped}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # as in `morse-engine doctor | head`: the reader has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
@@ -162,7 +166,7 @@ def _sample(commands) -> None:
         commands,
         "sample",
         "sample images with a Dash, with or without its Dot",
-        "morse-engine sample --plan -....-....-.... --num-images 16 --out out/samples",
+        "morse-engine sample --plan -..-..-..-.. --num-images 16 --out out/samples",
         "commands.sample",
         "the images written so far are whole",
     )

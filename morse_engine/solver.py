@@ -31,6 +31,7 @@ import inspect
 from bisect import bisect_left
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from itertools import product
 from math import inf
 
@@ -151,6 +152,10 @@ class SolverTable:
     def __repr__(self) -> str:
         return f"SolverTable({self.name}, {len(self)} calls)"
 
+    @cached_property
+    def _numbers(self) -> list[list[float]]:
+        return self.rows.tolist()  # reading single elements of a tensor takes longer than the step
+
     @property
     def num_history(self) -> int:
         """How many earlier estimates the rows use, 0 to 3."""
@@ -163,11 +168,12 @@ class SolverTable:
 
     def adds_noise(self, i: int) -> bool:
         """Whether row i adds noise."""
-        return bool(self.rows[i, Column.D])
+        return self._numbers[i][Column.D] != 0
 
     def scale_model_input(self, i: int, x: Tensor) -> Tensor:
         """x * s_i, what the model is given in call i."""
-        return x * self.rows[i, Column.SCALE].item()
+        scale = self._numbers[i][Column.SCALE]
+        return x if scale == 1 else x * scale
 
     def step(
         self, i: int, x: Tensor, z: Tensor, history: list[Tensor], noise: Tensor | None = None
@@ -185,11 +191,15 @@ class SolverTable:
         Raises:
             ValueError: the history is too short, or the noise is missing.
         """
-        row = dict(zip(Column, self.rows[i].tolist(), strict=True))
-        m = (row[Column.P] * x + row[Column.Q] * z).clamp(row[Column.LO], row[Column.HI])
+        row = self._numbers[i]
+        m = row[Column.Q] * z
+        if row[Column.P]:
+            m = row[Column.P] * x + m
+        if row[Column.HI] < inf:
+            m = m.clamp(row[Column.LO], row[Column.HI])
         terms = {Column.A: x, Column.B: z, Column.C0: m, Column.D: noise}
         terms |= dict(zip(HISTORY, history, strict=False))
-        x_next = torch.zeros_like(x)
+        x_next = None
         for column in (Column.A, Column.B, Column.C0, *HISTORY, Column.D):
             if row[column] == 0:
                 continue
@@ -198,7 +208,8 @@ class SolverTable:
                     f"call {i} of {self.name} needs "
                     + ("noise" if column is Column.D else f"{column.name[1]} earlier estimates")
                 )
-            x_next = x_next + row[column] * terms[column]
+            term = row[column] * terms[column]
+            x_next = term if x_next is None else x_next + term
         return x_next, m
 
     def to(self, device: torch.device | str) -> Tensor:
@@ -299,7 +310,9 @@ def _probe(name: str, scheduler, timesteps: Tensor, eta: float) -> Tensor:
         try:
             scale = 1.0
             if hasattr(scheduler, "scale_model_input"):
-                scale = scheduler.scale_model_input(torch.ones(1, dtype=torch.float64), t).item()
+                one = torch.ones(1, dtype=torch.float64)
+                scale = scheduler.scale_model_input(one, t).item()
+                twin.scale_model_input(one, t)  # Euler's step() warns if it was not called
             # Tiny probes of a second scheduler show the estimate below the clamp.
             tiny = {Column.P: 1e-9 * _randn(generator), Column.Q: 1e-9 * _randn(generator)}
             estimate = _solve(_call(twin, i, *tiny.values(), eta, generator)[1], tiny)
