@@ -14,7 +14,9 @@ def main(path: str = "out/digits.png") -> None:
     unet = zoo.digits_dash()
     dot = zoo.digits_dot(unet)
 
-    with_dot = morse_engine.compile(unet, dot, plan=5)
+    # N depends on the batch size, so it is measured at the one in use.
+    speed = morse_engine.compile(unet, dot, plan="-").measure(batch_size=16)
+    with_dot = morse_engine.compile(unet, dot, plan=5, dot_speed=speed.dot_speed)
     alone = morse_engine.compile(unet, plan=5)
     full = morse_engine.compile(unet, plan=50)
 

@@ -37,10 +37,11 @@ def main(num_steps: int = 500) -> None:
     dot.save_pretrained("runs/example-dot")
 
     seeds = range(64)
+    speed = morse_engine.compile(unet, dot, plan="-").measure(batch_size=64)
     full = morse_engine.compile(unet, plan=100)(seed=seeds)
     for name, sampler in {
         "Dash alone": morse_engine.compile(unet, plan=5),
-        "with Dot": morse_engine.compile(unet, dot, plan=5),
+        "with Dot": morse_engine.compile(unet, dot, plan=5, dot_speed=speed.dot_speed),
     }.items():
         error = rmse_to_full(sampler(seed=seeds), full)
         print(f"{name:<12} {sampler.plan!s:<14} {error:.4f} from 100 Dash steps")

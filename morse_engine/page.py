@@ -11,9 +11,9 @@ from morse_engine import zoo
 
 unet = zoo.digits_dash()  # Dash: a diffusers UNet2DModel
 dot = zoo.digits_dot(unet)  # Dot: trained once for this Dash
-sampler = morse_engine.compile(unet, dot, plan=5)  # the time of 5 Dash steps
+sampler = morse_engine.compile(unet, dot, plan="-..-..-..-..")  # 4 Dash, 8 Dot steps
 images = sampler(batch_size=16, seed=0)  # [16, 1, 32, 32] in [-1, 1]
-print(sampler.report(measure=True))
+print(sampler.report(measure=True, batch_size=16))
 """
 
 WHAT = """\
