@@ -342,8 +342,8 @@ def test_for_calls(kind, options, num_steps, num_calls):
 
 
 def test_for_calls_names_the_nearest():
-    with pytest.raises(ValueError, match=r"Heun.* cannot make 10 model calls; nearest: 9 or 11"):
-        SolverTable.for_calls(schedulers.HeunDiscreteScheduler(), 10)
+    with pytest.raises(ValueError, match=r"Heun.* cannot make 14 model calls; nearest: 13 or 15"):
+        SolverTable.for_calls(schedulers.HeunDiscreteScheduler(), 14)
     with pytest.raises(ValueError, match=r"PNDM.* cannot make 2 model calls; nearest: 1 or 3"):
         SolverTable.for_calls(schedulers.PNDMScheduler(skip_prk_steps=True), 2)
     assert SolverTable.for_calls(schedulers.DDIMScheduler(), 3, eta=1.0).uses_noise

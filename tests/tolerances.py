@@ -22,7 +22,7 @@ TOLERANCES = {
         2.0**-23, 0.0, "float64 log and cos differ in the last bit: at most one float32 rounding"
     ),
     "solver/float64": Tolerance(
-        0.0, 1e-8, "of the largest x: a table leaves out terms under 1e-9 of x (DDPM's last noise)"
+        0.0, 1e-8, "of the largest x: the table leaves out the 1e-10 of noise of DDPM's last step"
     ),
     "solver/rounding": Tolerance(
         0.0, 1e-5, "of the largest x: diffusers casts x to float32 in each step, the table does not"

@@ -13,7 +13,7 @@ import torch
 from . import WEIGHTS, digits, digits_scheduler
 from .classifier import save_classifier, train_classifier
 
-DASH_STEPS, DOT_STEPS = 5200, 3600
+DASH_STEPS, DOT_STEPS = 4200, 3600
 
 
 def new_dash():
@@ -25,7 +25,7 @@ def new_dash():
         sample_size=digits.SIZE,
         in_channels=1,
         out_channels=1,
-        block_out_channels=(16, 32, 64, 64),
+        block_out_channels=(32, 64, 64, 64),
         layers_per_block=1,
         norm_num_groups=8,
         down_block_types=("DownBlock2D",) * 4,
@@ -57,6 +57,7 @@ def train(out: Path, *, dash_steps: int = DASH_STEPS, dot_steps: int = DOT_STEPS
             num_steps=dash_steps,
             batch_size=64,
             lr=2e-3,
+            mixed_precision="bf16",
             checkpoint_every=200,
             held_out=held_out,
         )
