@@ -3,6 +3,7 @@
 #   PYTHON       interpreter that the environment is made with (python3, 3.10 or newer)
 #   VENV         folder of the environment (.venv); one that exists is used as it is
 #   OUT          folder of the demo's results (out)
+#   GPU_PYTHON   for make gpu: an interpreter with torch for CUDA, triton and the dev packages (python3)
 #   TORCH_INDEX  package index that torch comes from (pip's own). On Linux the usual torch carries CUDA,
 #                several GB. Without an NVIDIA GPU this is a tenth of it:
 #                    make demo TORCH_INDEX=<the address that PyTorch's install page gives for CPU>
@@ -10,13 +11,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
+GPU_PYTHON ?= python3
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint zoo quality bench clean
+.PHONY: help demo test lint aot gpu zoo quality bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +32,15 @@ test: $(VENV)/.dev ## run the tests; those that need a GPU are skipped where the
 lint: $(VENV)/.dev ## check style and formatting
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+aot: $(VENV)/.dev ## compile every kernel for all architectures, without a GPU; a spill fails
+	$(BIN)/python -m morse_engine.kernels.aot
+
+gpu: ## tests and latencies on a GPU, with the packages that GPU_PYTHON has
+	$(GPU_PYTHON) -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(GPU_PYTHON) -m pytest
+	mkdir -p $(OUT)
+	$(GPU_PYTHON) -m pytest benchmarks --benchmark-only --benchmark-json=$(OUT)/gpu.json
 
 zoo: $(VENV)/.demo ## train the bundled digits models again, from nothing, into runs/zoo
 	$(BIN)/python -m morse_engine.zoo.train --out runs/zoo

@@ -28,12 +28,15 @@ import copy
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from . import kernels
 from .levels import NoiseLevels
 
 FORMAT_VERSION = 1
@@ -61,15 +64,15 @@ def shared_copy(module: nn.Module) -> nn.Module:
 
 
 class TimeSiLU(nn.Module):
-    """`silu((1 + scale(emb)) h + shift(emb))`, scale and shift one number per channel."""
+    """`silu((1 + scale) (h + bias) + shift)`, scale and shift by time, bias of the convolution."""
 
     def __init__(self, channels: int, emb_dim: int):
         super().__init__()
         self.linear = nn.Linear(emb_dim, 2 * channels)
 
-    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
-        scale, shift = self.linear(emb)[:, :, None, None].chunk(2, dim=1)
-        return nn.functional.silu(h + scale * h + shift)
+    def forward(self, conv: nn.Conv2d, h: Tensor, scale_shift: Tensor) -> Tensor:
+        h = nn.functional.conv2d(h, conv.weight, None, conv.stride, conv.padding)
+        return kernels.time_silu(h, conv.bias, scale_shift)
 
 
 class Down(nn.Module):
@@ -80,12 +83,12 @@ class Down(nn.Module):
         self.conv = nn.Conv2d(c_in, c_out, 3, stride=2, padding=1)
         self.act = TimeSiLU(c_out, emb_dim)
 
-    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
-        return self.act(self.conv(h), emb)
+    def forward(self, h: Tensor, scale_shift: Tensor) -> Tensor:
+        return self.act(self.conv, h, scale_shift)
 
 
 class Residual(nn.Module):
-    """`h + conv2(act(conv1(norm(h)), emb))`, one group of the norm for about 8 channels."""
+    """`h + conv2(act(conv1(norm(h))))`, one group of the norm for about 8 channels."""
 
     def __init__(self, channels: int, emb_dim: int):
         super().__init__()
@@ -95,12 +98,15 @@ class Residual(nn.Module):
         self.act = TimeSiLU(channels, emb_dim)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
-        return h + self.conv2(self.act(self.conv1(self.norm(h)), emb))
+    def forward(self, h: Tensor, scale_shift: Tensor) -> Tensor:
+        return h + self.conv2(self.act(self.conv1, self.norm(h), scale_shift))
 
 
 class Up(nn.Module):
-    """Double the resolution: `shuffle(conv2(refine(act(conv1([h, skip]), emb))))`."""
+    """Double the resolution: `shuffle(conv2(refine(act(conv1([h, skip])))))`.
+
+    `features` is all but conv2 and the shuffle, which the last block leaves to the solver's step.
+    """
 
     def __init__(self, c_in: int, c_mid: int, c_out: int, emb_dim: int, *, refine: bool):
         super().__init__()
@@ -109,11 +115,35 @@ class Up(nn.Module):
         self.refine = Residual(c_mid, emb_dim) if refine else None
         self.conv2 = nn.Conv2d(c_mid, 4 * c_out, 3, padding=1)
 
-    def forward(self, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
-        h = self.act(self.conv1(torch.cat([h, skip], dim=1)), emb)
-        if self.refine is not None:
-            h = self.refine(h, emb)
+    def features(self, h: Tensor, skip: Tensor, scale_shifts: Iterator[Tensor]) -> Tensor:
+        h = self.act(self.conv1, torch.cat([h, skip], dim=1), next(scale_shifts))
+        return h if self.refine is None else self.refine(h, next(scale_shifts))
+
+    def shuffle(self, h: Tensor) -> Tensor:
         return nn.functional.pixel_shuffle(self.conv2(h), 2)
+
+
+class When(NamedTuple):
+    """All that Dot computes from the times of a step: R rows, one for all images or one for each.
+
+    A run knows its times beforehand, so it computes the rows of all its Dot steps at once.
+    """
+
+    emb: Tensor  # [R, E], for the trunk
+    scale_shifts: list[Tensor]  # [R, 2 C] for each `TimeSiLU`, in the order of their use
+    look: Tensor  # float32 [R, 4, 4]: what Dot looks at, as sums over (x, x_s, z_s, z_p)
+    mix: Tensor  # float32 [R, 5]: eta, as a sum over (h, x, x_s, z_s, z_p)
+
+    def pack(self) -> Tensor:
+        """All of it as float32 `[R, V]`."""
+        parts = (self.emb, *self.scale_shifts, self.look.flatten(1), self.mix)
+        return torch.cat([part.float() for part in parts], dim=1)
+
+    def unpack(self, rows: Tensor) -> "When":
+        """The inverse of `pack`, with the widths and the dtype of this one."""
+        widths = [self.emb.shape[1], *(s.shape[1] for s in self.scale_shifts), 16, 5]
+        emb, *scale_shifts, look, mix = rows.split(widths, dim=1)
+        return When(emb.to(self.emb.dtype), scale_shifts, look.unflatten(1, (4, 4)), mix)
 
 
 class Dot(nn.Module):
@@ -202,32 +232,57 @@ class Dot(nn.Module):
         if cond:
             raise ValueError(f"this Dot takes no conditioning, got {', '.join(cond)}")
         self._check_size(x)
-        trunk = self.trunk
-        t, t_s, t_p = (
-            torch.as_tensor(value, device=x.device).expand(x.shape[0])
-            for value in (timestep, timestep_s, timestep_p)
-        )
-        emb = trunk.time_embedding(trunk.time_proj(t).to(x.dtype))
-        where = [trunk.time_proj(value) for value in (t_s, t_s - t, t_p - t_s)]
-        where = torch.cat(where, dim=1).to(x.dtype)
-        emb = nn.functional.silu(emb + self.trajectory_embedding(where))
+        when = self.when(timestep, timestep_s, timestep_p)
+        trajectory = [tensor.contiguous() for tensor in (x, x_s, z_s, z_p)]
+        features, conv = self.features(*trajectory, when), self.up[-1].conv2
+        return kernels.residual_up_ref(features, conv.weight, conv.bias, when.mix, *trajectory)
 
-        x_0, miss = self.levels.coordinates(x, t, x_s, z_s, t_s)
+    def when(self, timestep, timestep_s, timestep_p) -> When:
+        """What depends on the times alone; they are numbers or tensors `[]` or `[R]`."""
+        trunk, like = self.trunk, self.gains.weight
+        times = (torch.as_tensor(t, device=like.device) for t in (timestep, timestep_s, timestep_p))
+        t, t_s, t_p = torch.broadcast_tensors(*(time.reshape(-1) for time in times))
+        emb = trunk.time_embedding(trunk.time_proj(t).to(like.dtype))
+        where = [trunk.time_proj(value) for value in (t_s, t_s - t, t_p - t_s)]
+        where = torch.cat(where, dim=1).to(like.dtype)
+        emb = nn.functional.silu(emb + self.trajectory_embedding(where))
+        # In the order in which `features` uses them.
+        acts = [*(down.act for down in self.down), self.refine.act]
+        for up in self.up:
+            acts += [up.act] if up.refine is None else [up.act, up.refine.act]
+
         # A solver of second order may ask Dash twice at one time: no line goes through those two.
         # And two points that are close say little about one that is far.
-        slope = torch.where(t_p > t_s, (t_s - t) / (t_p - t_s), 0.0).clamp(max=2)
-        trend = _column(slope, x) * (z_s - z_p)
-        h, skips = torch.cat([x, x_0, z_s, trend], dim=1), []
-        for down in self.down:
-            h = down(h, emb)
+        slope = torch.where(t_p > t_s, (t_s - t) / (t_p - t_s), 0.0).clamp(max=2).float()
+        r = ((t_s - t) / t_s.clamp(min=1e-3)).float()[:, None]
+        x_0, miss = (nn.functional.pad(c, (0, 1)) for c in self.levels.coordinates(t, t_s))
+        x, _, z_s, z_p = torch.eye(4, device=like.device).expand(len(t), 4, 4).unbind(1)
+        trend = slope[:, None] * (z_s - z_p)
+        g, a, b, c, d, e = self.gains(emb).float()[:, :, None].unbind(1)
+        eta = r * (a * x + b * x_0 + c * z_s) + d * miss + e * trend
+        return When(
+            emb,
+            [act.linear(emb) for act in acts],
+            look=torch.stack((x, x_0, z_s, trend), dim=1),
+            mix=torch.cat((r * g, eta), dim=1),
+        )
+
+    def features(self, x: Tensor, x_s: Tensor, z_s: Tensor, z_p: Tensor, when: When) -> Tensor:
+        """All of Dot up to its last convolution: `[B, widths[0], H / 2, W / 2]`."""
+        self._check_size(x)
+        scale_shifts, first = iter(when.scale_shifts), self.down[0].conv
+        h = kernels.trajectory_down(
+            x, x_s, z_s, z_p, when.look, first.weight, first.bias, next(scale_shifts)
+        )
+        skips = [h]
+        for down in self.down[1:]:
+            h = down(h, next(scale_shifts))
             skips.append(h)
-        skips[-1] = h = self.refine(h, emb)
-        h = self._trunk(self.enter(h), emb)
-        for up in self.up:
-            h = up(h, skips.pop(), emb)
-        g, a, b, c, d, e = self.gains(emb)[:, :, None, None, None].unbind(1)
-        r = _column((t_s - t) / t_s.clamp(min=1e-3), x)
-        return r * (g * h + a * x + b * x_0 + c * z_s) + d * miss + e * trend
+        skips[-1] = h = self.refine(h, next(scale_shifts))
+        h = self._trunk(self.enter(h), when.emb)
+        for up in self.up[:-1]:
+            h = up.shuffle(up.features(h, skips.pop(), scale_shifts))
+        return self.up[-1].features(h, skips.pop(), scale_shifts)
 
     def _cut_trunk(self, m: int) -> tuple[int, int]:
         """Leave of Dash the levels below the first m; returns their channels in and out."""
@@ -361,11 +416,6 @@ class Dot(nn.Module):
             for name, parameter in own.items():
                 parameter.copy_(tensors[name])
         return dot.eval()
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """`[B]` as `[B, 1, 1, 1]` in the dtype of an image."""
-    return values.to(like.dtype)[:, None, None, None]
 
 
 def _check_fingerprint(expected: str, unet: nn.Module) -> None:

@@ -12,10 +12,11 @@ from .plan import Plan
 from .sampler import sample
 from .solver import SolverTable
 from .speed import Speed, measure_speed
+from .steps import Steps
 
 BACKENDS = {
     "eager": None,
-    "host": "captured step graphs are not part of this release",
+    "host": None,
     "device": "the one-launch loop is not part of this release",
 }
 DEFAULT_DASH_STEPS, DEFAULT_BUDGET = 50, 10.0
@@ -42,7 +43,9 @@ def compile(
         scheduler: a diffusers scheduler; default: DDIM with trailing steps on 1,000 linear betas.
         plan: Morse code such as `"-..-..-.."`, a `Plan`, or a budget in LSD (latency of one Dash
             step). Default: a budget of 10 LSD with a Dot, 50 Dash steps without.
-        backend: "eager", or "auto" for the fastest that is available.
+        backend: "eager", the specification in plain PyTorch; "host", the same two steps over static
+            memory with the fused kernels, launched one by one (on a CPU the kernels' references
+            run); "auto" takes "eager" as long as "host" has not been measured on GPUs.
         dot_speed: N, Dot steps that fit in one LSD; only used to spend a budget. Default: measured
             here at batch 1.
         shape: `(C, H, W)` of one sample; default: from the unet's config.
@@ -104,7 +107,8 @@ def compile(
     if plan.num_dot and dot is None:
         raise ValueError(f'plan "{plan}" has {plan.num_dot} Dot steps, but there is no dot')
     table = SolverTable.for_calls(scheduler, len(plan))
-    return Sampler(models, table, plan, tuple(shape) if shape is not None else None)
+    shape = tuple(shape) if shape is not None else None
+    return Sampler(models, table, plan, shape, "eager" if backend == "auto" else backend)
 
 
 class Models:
@@ -131,10 +135,16 @@ class Sampler:
     """A plan, a solver and two models, ready to make images. Made by `compile`."""
 
     def __init__(
-        self, models: Models, table: SolverTable, plan: Plan, shape: tuple[int, ...] | None
+        self,
+        models: Models,
+        table: SolverTable,
+        plan: Plan,
+        shape: tuple[int, ...] | None,
+        backend: str,
     ):
         self.models, self.table, self.plan, self.shape = models, table, plan, shape
-        self.backend = "eager"
+        self.backend = backend
+        self._steps: Steps | None = None
 
     def __call__(
         self,
@@ -171,8 +181,19 @@ class Sampler:
             noise = philox.normal(seeds, philox.INITIAL, self.shape, device=device)
         self._check_noise(noise)
         noise = noise.to(device=device, dtype=torch.float32)
+        if self.backend == "host":
+            return self._host_steps(noise).run(noise, seeds, cond, on_step)
         args = (self.models.dash, self.models.dot, self.plan, self.table, noise, seeds)
         return sample(*args, cond, on_step)
+
+    def _host_steps(self, noise: Tensor) -> Steps:
+        """The steps for batches of this shape; those of the last shape are kept."""
+        if self._steps is None or self._steps.state.x.shape != noise.shape:
+            models = self.models
+            dot = models.dot_model if isinstance(models.dot_model, Dot) else models.dot
+            args = (models.dash, dot, self.plan, self.table, noise.shape)
+            self._steps = Steps(*args, models.dtype, noise.device)
+        return self._steps
 
     def _seeds(self, noise, batch_size, seed) -> list[int]:
         given = None if isinstance(seed, int) else [int(s) for s in seed]

@@ -55,11 +55,15 @@ class NoiseLevels(nn.Module):
 
     def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t, `[B, 1, 1, 1]` float32; t `[B]`, fractions interpolated."""
+        alpha, sigma = self._at(t)
+        return alpha[:, None, None, None], sigma[:, None, None, None]
+
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = t.float().clamp(0, len(self.alphas_cumprod) - 1)
         low = t.floor().long()
         high = (low + 1).clamp(max=len(self.alphas_cumprod) - 1)
         alpha_bar = torch.lerp(self.alphas_cumprod[low], self.alphas_cumprod[high], t - low)
-        return (alpha_bar.sqrt()[:, None, None, None], (1 - alpha_bar).sqrt()[:, None, None, None])
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
     def estimates(self, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(x_0, eps) that the output z at (x, t) stands for; `[B, C, H, W]`, t `[B]`."""
@@ -79,22 +83,31 @@ class NoiseLevels(nn.Module):
         alpha, sigma = self.at(t)
         return alpha * x_0 + sigma * eps
 
-    def coordinates(
-        self, x: Tensor, t: Tensor, x_s: Tensor, z_s: Tensor, t_s: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What a Dot looks at: (x_0 of the last Dash step, miss), in the dtype of x.
+    def coordinates(self, t: Tensor, t_s: Tensor) -> tuple[Tensor, Tensor]:
+        """What a Dot looks at, (x_0 of the last Dash step, miss), as sums over (x, x_s, z_s).
 
         With z(x, x_0, t) the output that stands for x_0 at (x, t), `miss = z(x, x_0, t) - z_s`.
         Both are multiplied by `alpha_s / sqrt(alpha_s^2 + (sigma_s / 10)^2)`: they keep unit
         variance where dividing by a small alpha_s would only blow up Dash's error.
+
+        Args:
+            t, t_s: `[B]`, now and at the last Dash step.
+
+        Returns:
+            float32 `[B, 3]` twice, the coefficients of x, x_s and z_s.
         """
-        x_0, _ = self.estimates(x_s.float(), z_s.float(), t_s)
-        alpha_s, sigma_s = self.at(t_s)
-        alpha, sigma = self.at(t)
+        (alpha_s, sigma_s), (alpha, sigma) = self._at(t_s), self._at(t)
+        none, one = torch.zeros_like(alpha), torch.ones_like(alpha)
         if self.prediction_type == "sample":
-            z = x_0
+            x_0 = (none, none, one)
+        elif self.prediction_type == "epsilon":
+            x_0 = (none, 1 / alpha_s, -sigma_s / alpha_s)
         else:
-            eps = (x - alpha * x_0) / sigma
-            z = eps if self.prediction_type == "epsilon" else alpha * eps - sigma * x_0
-        weight = alpha_s / (alpha_s**2 + sigma_s**2 / 100).sqrt()
-        return (weight * x_0).to(x.dtype), (weight * (z - z_s)).to(x.dtype)
+            x_0 = (none, alpha_s, -sigma_s)
+        x_0, x = torch.stack(x_0, dim=1), torch.stack((one, none, none), dim=1)
+        alpha, sigma = alpha[:, None], sigma[:, None]
+        eps = (x - alpha * x_0) / sigma
+        z = {"sample": x_0, "epsilon": eps, "v_prediction": alpha * eps - sigma * x_0}
+        miss = z[self.prediction_type] - torch.stack((none, none, one), dim=1)
+        weight = (alpha_s / (alpha_s**2 + sigma_s**2 / 100).sqrt())[:, None]
+        return weight * x_0, weight * miss

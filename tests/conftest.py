@@ -1,8 +1,14 @@
 """What every test starts from: a fixed seed, and a reason where a GPU is missing."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():
+    # Read when the kernels are defined: they can then run on CPU tensors.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # The same examples everywhere, so that a failure is everybody's failure; no deadline, because a
 # busy machine is no defect.

@@ -294,7 +294,7 @@ def quality(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "quality", module)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "FULL_STEPS", 8)
+    monkeypatch.setattr(module, "FULL_STEPS", {"ddim": 8, "dpm": 8})
     monkeypatch.setattr(module, "STEPS", {"ddim": (2, 3, 5)})
     return module
 

@@ -38,7 +38,8 @@ def test_miss_is_what_z_has_to_change_by(case):
     x_s = scheduler.add_noise(x_0, eps, T_S)
     fresh = torch.randn(eps.shape, generator=torch.Generator().manual_seed(1))
     x = scheduler.add_noise(x_0, fresh, T)
-    seen, miss = levels.coordinates(x, T, x_s, z_s, T_S)
+    given = torch.stack((x, x_s, z_s), dim=1).flatten(2)
+    seen, miss = ((c[:, None] @ given).view(x.shape) for c in levels.coordinates(T, T_S))
     target = {
         "epsilon": fresh,
         "sample": x_0,

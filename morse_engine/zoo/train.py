@@ -13,7 +13,7 @@ import torch
 from . import WEIGHTS, digits, digits_scheduler
 from .classifier import save_classifier, train_classifier
 
-DASH_STEPS, DOT_STEPS = 4200, 3600
+DASH_STEPS, DOT_STEPS = 4200, 3000
 
 
 def new_dash():

@@ -1,0 +1,162 @@
+"""Each kernel at the shapes of real models, beside its reference and torch.compile of it.
+
+    pytest benchmarks/bench_kernels.py --benchmark-only --benchmark-json=rows.json
+
+Times are those of the GPU alone: repeats in a CUDA graph, the median of many. extra_info of a row
+holds microseconds, GB/s, and its share of the bandwidth that a copy of 1 GiB reaches in this run.
+Goals: 85 % of that where the data exceeds the L2 cache, and never slower than torch.compile.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from morse_engine import kernels
+from morse_engine.solver import Column
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA GPU, torch.cuda.is_available() is False"
+)
+
+# (C, H, W) of digits-like models, SD latents, SDXL latents, pixels
+IMAGES = ((3, 32, 32), (4, 64, 64), (4, 128, 128), (3, 256, 256))
+BATCHES = (1, 8, 64)
+WIDTH = 16  # of Dot's first and last block
+VARIANTS = ("reference", "torch.compile", "ours")
+
+
+def microseconds(function) -> float:
+    from triton.testing import do_bench_cudagraph
+
+    return 1e3 * do_bench_cudagraph(function, return_mode="median")
+
+
+@pytest.fixture(scope="module")
+def copy_bandwidth() -> float:
+    """GB/s of a copy of 1 GiB, read and write counted."""
+    source = torch.empty(2**28, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / microseconds(lambda: target.copy_(source)) / 1e3
+
+
+def randn(*shape: int, dtype=torch.float16) -> Tensor:
+    return torch.randn(shape, device="cuda").to(dtype)
+
+
+def run_state(batch: int, image: tuple[int, int, int], dtype) -> dict[str, Tensor]:
+    row = {"SCALE": 1.0, "P": 1.1, "Q": -0.4, "LO": -1.0, "HI": 1.0, "A": 0.7, "C0": 0.3, "C1": 0.1}
+    row = [row.get(column.name, 0.0) for column in Column]
+    return {
+        "x": randn(batch, *image, dtype=torch.float32),
+        "history": randn(1, batch, *image, dtype=torch.float32),
+        "model_input": randn(batch, *image, dtype=dtype),
+        "timestep": torch.zeros(1, dtype=torch.int64, device="cuda"),
+        "rows": torch.tensor([row, row], device="cuda"),
+        "step": torch.zeros(1, dtype=torch.int32, device="cuda"),
+        "seeds": torch.arange(batch, device="cuda"),
+    }
+
+
+def solver_step(z, x, history, model_input, timestep, rows, step, seeds) -> None:
+    """A row without noise in PyTorch that never waits for the GPU, as torch.compile needs it."""
+    row, following = rows.index_select(0, step)[0], rows.index_select(0, step + 1)[0]
+    m = torch.clamp(row[Column.P] * x + row[Column.Q] * z.float(), row[Column.LO], row[Column.HI])
+    x_next = (
+        row[Column.A] * x + row[Column.B] * z + row[Column.C0] * m + row[Column.C1] * history[0]
+    )
+    history[0].copy_(m)
+    x.copy_(x_next)
+    model_input.copy_(following[Column.SCALE] * x_next)
+    timestep.copy_(following[:1])
+
+
+def dash_update_case(batch, image, dtype):
+    state, z = run_state(batch, image, dtype), randn(batch, *image, dtype=dtype)
+    x_s, z_s, z_p = (torch.zeros_like(z) for _ in range(3))
+
+    def reference():
+        z_p.copy_(z_s)
+        z_s.copy_(z)
+        x_s.copy_(state["model_input"])
+        solver_step(z, **state)
+
+    def ours():
+        kernels.dash_update(z, **state, x_s=x_s, z_s=z_s, z_p=z_p)
+
+    # x, history read and written; z, z_s read; x_s, z_s, z_p, model_input written
+    return reference, ours, z.numel() * (4 * 4 + 6 * z.element_size())
+
+
+def residual_up_update_case(batch, image, dtype):
+    c, height, width = image
+    state = run_state(batch, image, dtype)
+    features = randn(batch, WIDTH, height // 2, width // 2, dtype=dtype)
+    weight, bias = randn(4 * c, WIDTH, 3, 3, dtype=dtype), randn(4 * c, dtype=dtype)
+    mix = randn(1, 5, dtype=torch.float32)
+    x_s, z_s, z_p = (randn(batch, *image, dtype=dtype) for _ in range(3))
+    inputs = (features, weight, bias, mix)
+
+    def reference():
+        x_in = state["model_input"]
+        eta = kernels.residual_up_ref(*inputs, x_in, x_s, z_s, z_p)
+        solver_step(z_s + eta, **state)
+
+    def ours():
+        kernels.residual_up_update(*inputs, x_s, z_s, z_p, **state)
+
+    return reference, ours, features.nbytes + x_s.numel() * (4 * 4 + 4 * x_s.element_size())
+
+
+def trajectory_down_case(batch, image, dtype):
+    trajectory = [randn(batch, *image, dtype=dtype) for _ in range(4)]
+    inputs = (
+        *trajectory,
+        randn(1, 4, 4, dtype=torch.float32),
+        randn(WIDTH, 4 * image[0], 3, 3, dtype=dtype),
+        randn(WIDTH, dtype=dtype),
+        randn(1, 2 * WIDTH, dtype=torch.float32),
+    )
+    out = batch * WIDTH * image[1] * image[2] // 4 * trajectory[0].element_size()
+    return (
+        lambda: kernels.trajectory_down_ref(*inputs),
+        lambda: kernels.trajectory_down(*inputs),
+        4 * trajectory[0].nbytes + out,
+    )
+
+
+def time_silu_case(batch, image, dtype):
+    h = randn(batch, WIDTH, image[1] // 2, image[2] // 2, dtype=dtype)
+    inputs = h, randn(WIDTH, dtype=dtype), randn(1, 2 * WIDTH, dtype=torch.float32)
+    return lambda: kernels.time_silu_ref(*inputs), lambda: kernels.time_silu(*inputs), 2 * h.nbytes
+
+
+CASES = {
+    "dash_update": dash_update_case,
+    "residual_up_update": residual_up_update_case,
+    "trajectory_down": trajectory_down_case,
+    "time_silu": time_silu_case,
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=["fp16", "fp32"])
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: "x".join(map(str, image)))
+@pytest.mark.parametrize("name", CASES)
+def test_kernel(benchmark, copy_bandwidth, name, image, batch, dtype, variant):
+    reference, ours, num_bytes = CASES[name](batch, image, dtype)
+    function = ours if variant == "ours" else reference
+    if variant == "torch.compile":
+        function = torch.compile(reference, fullgraph=True)
+    function()
+    benchmark.pedantic(function, rounds=3)
+    time = microseconds(function)
+    bandwidth = num_bytes / time / 1e3
+    benchmark.extra_info.update(
+        gpu=torch.cuda.get_device_name(),
+        torch=torch.__version__,
+        us=round(time, 2),
+        gb_per_s=round(bandwidth, 1),
+        share_of_copy=round(bandwidth / copy_bandwidth, 3),
+        exceeds_l2=num_bytes > torch.cuda.get_device_properties(0).L2_cache_size,
+    )

@@ -1,0 +1,69 @@
+"""Operations per step that launch a kernel on a GPU: `python benchmarks/launches.py`.
+
+Counted on the CPU from what PyTorch dispatches: views and allocations launch nothing, each other
+operation counts as one. cuDNN may split a convolution or a group norm, so this is a lower bound.
+"""
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import morse_engine
+from morse_engine import Plan, zoo
+from morse_engine.engine import Models
+from morse_engine.solver import SolverTable
+from morse_engine.steps import Steps
+
+
+class Launches(TorchDispatchMode):
+    """Counts by name while it is on."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if is_tensor(t)}
+        views = [t.untyped_storage()._cdata in given for t in tree_leaves(out) if is_tensor(t)]
+        is_view = bool(views) and all(views) and not func._schema.is_mutable
+        if not is_view and "empty" not in func.name():
+            self.names[func.name().partition("::")[2].partition(".")[0]] += 1
+        return out
+
+
+def is_tensor(value) -> bool:
+    return isinstance(value, Tensor)
+
+
+def counts() -> dict[str, Counter]:
+    """By name of step: one Dash and one Dot step of the bundled digits models, DPM-Solver++ 2M."""
+    unet = zoo.digits_dash()
+    dot = zoo.digits_dot(unet).merged()
+    plan = Plan("-.-.")
+    table = SolverTable.for_calls(zoo.digits_scheduler("dpm"), len(plan))
+    models = Models(unet, dot)
+    result = {}
+
+    sampler = morse_engine.compile(unet, dot, plan=plan, scheduler=zoo.digits_scheduler("dpm"))
+    seen: list[Counter] = [Counter()]
+    with torch.no_grad(), Launches() as launches:
+        sampler(on_step=lambda i, n: seen.append(Counter(launches.names)))
+    result["eager Dash"], result["eager Dot"] = seen[3] - seen[2], seen[4] - seen[3]
+
+    steps = Steps(models.dash, dot, plan, table, (1, 1, 32, 32), torch.float32, "cpu")
+    steps.start(torch.randn(1, 1, 32, 32), [0])
+    for name, step in (("host Dash", steps.dash_step), ("host Dot", steps.dot_step)):
+        with torch.no_grad(), Launches() as launches:
+            step({})
+        result[name] = launches.names
+    return result
+
+
+if __name__ == "__main__":
+    for name, counter in counts().items():
+        most = ", ".join(f"{op} {n}" for op, n in counter.most_common(12))
+        print(f"{name}: {counter.total()} operations ({most})")

@@ -1,0 +1,29 @@
+"""Fused kernels in Triton, registered as `torch.ops.morse_engine.*`.
+
+Each op is one file: its reference in plain PyTorch (`*_ref`), its kernel, and its launcher. On CUDA
+tensors an op launches its kernel, on others it runs its reference. Importing this package needs no
+Triton and no GPU.
+"""
+
+from .checks import interpreter, is_channels_last
+from .dash_update import dash_update, dash_update_ref
+from .philox_normal import philox_normal, philox_normal_ref
+from .residual_up_update import residual_up_ref, residual_up_update, residual_up_update_ref
+from .time_silu import time_silu, time_silu_ref
+from .trajectory_down import trajectory_down, trajectory_down_ref
+
+__all__ = [
+    "dash_update",
+    "dash_update_ref",
+    "interpreter",
+    "is_channels_last",
+    "philox_normal",
+    "philox_normal_ref",
+    "residual_up_ref",
+    "residual_up_update",
+    "residual_up_update_ref",
+    "time_silu",
+    "time_silu_ref",
+    "trajectory_down",
+    "trajectory_down_ref",
+]

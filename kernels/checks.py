@@ -1,0 +1,111 @@
+"""What the launchers share: which device runs a kernel, and checks that name the argument."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from .triton_or_stub import jit, triton
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+INTS = (torch.int32, torch.int64)
+# Positions within an image are counted in int32 with room for a block; images in int64.
+MAX_ELEMENTS = (1 << 31) - (1 << 16)
+
+_interpreting: ContextVar[bool] = ContextVar("interpreting", default=False)
+
+
+@contextmanager
+def interpreter() -> Iterator[None]:
+    """Within it the ops run their kernels on CPU tensors too, in Triton's interpreter.
+
+    For tests and for debugging with `print`; it is slow.
+
+    Raises:
+        RuntimeError: Triton is missing, or was imported without TRITON_INTERPRET=1.
+    """
+    if triton is None or isinstance(_nothing, triton.JITFunction):
+        raise RuntimeError(
+            "kernels run on the CPU only in Triton's interpreter: install triton, and set "
+            "TRITON_INTERPRET=1 before Python starts"
+        )
+    token = _interpreting.set(True)
+    try:
+        yield
+    finally:
+        _interpreting.reset(token)
+
+
+@jit
+def _nothing():
+    pass
+
+
+def runs_kernel(tensor: Tensor) -> bool:
+    """Whether an op on this tensor launches its kernel; its reference runs otherwise."""
+    if tensor.is_cuda and triton is None:
+        raise RuntimeError("the kernels need Triton, which is not installed: pip install triton")
+    return tensor.is_cuda or _interpreting.get()
+
+
+def check(
+    name: str,
+    tensor: Tensor,
+    shape: Sequence[int | None],
+    device: torch.device,
+    dtypes: Sequence[torch.dtype] = FLOATS,
+    *,
+    channels_last: bool = False,
+) -> None:
+    """Refuse a tensor that a kernel would misread.
+
+    Args:
+        shape: the sizes it has to have; None for any.
+        channels_last: whether a channels-last `[B, C, H, W]` is as good as a contiguous one.
+
+    Raises:
+        ValueError: shape, dtype, device or memory layout is wrong; the message names the argument.
+    """
+    fits = tensor.ndim == len(shape) and all(
+        wanted in (None, size) for wanted, size in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} has shape {list(tensor.shape)}: has to be [{wanted}]")
+    if tensor.dtype not in dtypes:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise ValueError(f"{name} is {tensor.dtype}: has to be {names}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}: the other arguments are on {device}")
+    if not tensor.is_contiguous() and not (channels_last and is_channels_last(tensor)):
+        layouts = "contiguous or channels-last" if channels_last else "contiguous"
+        raise ValueError(f"{name} has strides {tensor.stride()}: has to be {layouts}")
+
+
+def check_image(name: str, tensor: Tensor) -> None:
+    """Refuse what is no batch of images, or has images too large to be counted in 32 bits."""
+    if tensor.ndim != 4 or 0 in tensor.shape:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}: has to be [B, C, H, W]")
+    if tensor[0].numel() > MAX_ELEMENTS:
+        raise ValueError(f"{name} has {tensor[0].numel()} elements an image: at most 2^31 - 2^16")
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def plane_strides(tensor: Tensor) -> tuple[int, int]:
+    """Elements from one channel to the next and from one pixel to the next."""
+    _, channels, height, width = tensor.shape
+    return (height * width, 1) if tensor.is_contiguous() else (1, channels)
+
+
+def tap_strides(weight: Tensor) -> tuple[int, int]:
+    """Elements from one input channel to the next and from one tap of 3 x 3 to the next."""
+    return (9, 1) if weight.is_contiguous() else (1, weight.shape[1])
+
+
+def power_of_2(n: int, least: int = 1) -> int:
+    return max(least, 1 << (n - 1).bit_length())

@@ -1,0 +1,119 @@
+"""Whole runs with the kernels equal the specification."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from diffusers import schedulers
+
+import morse_engine
+from models import randomised, tiny_unet
+from morse_engine import Dot, kernels
+from tolerances import assert_close
+
+pytest.importorskip("triton", reason="the kernels are written in Triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FAMILIES = {
+    "ddpm": schedulers.DDPMScheduler(),
+    "ddim, clipped": schedulers.DDIMScheduler(timestep_spacing="trailing"),
+    "ddim, v": schedulers.DDIMScheduler(prediction_type="v_prediction", clip_sample=False),
+    "dpm 2m": schedulers.DPMSolverMultistepScheduler(solver_order=2),
+    "dpm 2m sde": schedulers.DPMSolverMultistepScheduler(
+        solver_order=2, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True
+    ),
+    "dpm single": schedulers.DPMSolverSinglestepScheduler(),
+    "euler": schedulers.EulerDiscreteScheduler(),
+    "euler ancestral": schedulers.EulerAncestralDiscreteScheduler(),
+    "lcm": schedulers.LCMScheduler(),
+    "deis": schedulers.DEISMultistepScheduler(),
+    "unipc": schedulers.UniPCMultistepScheduler(),
+    "pndm": schedulers.PNDMScheduler(skip_prk_steps=True),
+    "heun": schedulers.HeunDiscreteScheduler(),
+    "flow": schedulers.FlowMatchEulerDiscreteScheduler(),
+    "vp sde": schedulers.ScoreSdeVpScheduler(),
+    "ve sde": schedulers.ScoreSdeVeScheduler(sigma_max=20.0),
+}
+
+
+@pytest.fixture(autouse=True)
+def _kernels_run():
+    with nullcontext() if DEVICE == "cuda" else kernels.interpreter():
+        yield
+
+
+@pytest.fixture(scope="module")
+def models():
+    unet = tiny_unet(in_channels=3, out_channels=3, sample_size=8).to(DEVICE)
+    return unet, randomised(Dot(unet))
+
+
+def pair(unet, dot, **options):
+    return [
+        morse_engine.compile(unet, dot, backend=backend, **options) for backend in ("eager", "host")
+    ]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_solver_family(name, models):
+    eager, host = pair(*models, scheduler=FAMILIES[name], plan="-..-.")
+    expected = eager(batch_size=2, seed=11)
+    scale = expected.abs().max()
+    assert_close("steps", host(batch_size=2, seed=11) / scale, expected / scale)
+
+
+@pytest.mark.parametrize("plan", ["-...-...", "-.-.-.-", "-....", "----"])
+def test_plans_of_the_digits(plan):
+    unet = morse_engine.zoo.digits_dash().to(DEVICE)
+    eager, host = pair(unet, morse_engine.zoo.digits_dot(unet), plan=plan)
+    assert_close("steps", host(seed=3), eager(seed=3))
+
+
+def test_any_callable_is_a_dot(models):
+    unet, _ = models
+
+    def plain(x, t, x_s, z_s, t_s, z_p, t_p):
+        return 0.1 * (x - x_s) + 0.2 * (z_s - z_p) * (t_s - t) / t_p
+
+    eager, host = pair(unet, plain, plan="-..-.")
+    assert_close("steps", host(batch_size=2), eager(batch_size=2))
+
+
+def test_a_run_leaves_nothing_behind(models):
+    _, host = pair(*models, scheduler=FAMILIES["dpm 2m"], plan="-.-.")
+    first = host(batch_size=2, seed=5)
+    host._steps.state.history.fill_(torch.nan)
+    host(batch_size=1, seed=99)
+    host(batch_size=2, seed=99)
+    assert torch.equal(host(batch_size=2, seed=5), first)
+
+
+def test_weights_changed_in_place_are_used():
+    unet = tiny_unet().to(DEVICE)
+    dot = randomised(Dot(unet))
+    host = morse_engine.compile(unet, dot, plan="-.-.", backend="host", merge_dot=False)
+    before = host(seed=1)
+    with torch.no_grad():
+        dot.gains.bias.add_(0.5)
+    eager = morse_engine.compile(unet, dot, plan="-.-.", backend="eager", merge_dot=False)
+    assert_close("steps", host(seed=1), eager(seed=1))
+    assert (host(seed=1) - before).abs().max() > 1e-2
+
+
+def test_seeds_up_to_64_bits(models):
+    eager, host = pair(*models, scheduler=FAMILIES["ddpm"], plan="-.-")
+    seeds = [2**64 - 1, 2**63]
+    assert_close("steps", host(seed=seeds), eager(seed=seeds))
+
+
+def test_conditioning_that_dot_does_not_take(models):
+    class Conditioned(torch.nn.Module):
+        def forward(self, x, t, label=None):
+            return x
+
+    host = morse_engine.compile(
+        models[0], models[1], plan="-.", backend="host", scheduler=FAMILIES["euler"]
+    )
+    host.models.unet = Conditioned()
+    with pytest.raises(ValueError, match="takes no conditioning, got label"):
+        host(label=torch.zeros(1))
