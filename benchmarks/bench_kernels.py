@@ -48,21 +48,22 @@ def run_state(batch: int, image: tuple[int, int, int], dtype) -> dict[str, Tenso
     row = [row.get(column.name, 0.0) for column in Column]
     return {
         "x": randn(batch, *image, dtype=torch.float32),
-        "history": randn(1, batch, *image, dtype=torch.float32),
+        "history": randn(2, batch, *image, dtype=torch.float32),
         "model_input": randn(batch, *image, dtype=dtype),
         "timestep": torch.zeros(1, dtype=torch.int64, device="cuda"),
         "rows": torch.tensor([row, row], device="cuda"),
         "step": torch.zeros(1, dtype=torch.int32, device="cuda"),
         "seeds": torch.arange(batch, device="cuda"),
+        "guidance": None,
     }
 
 
-def solver_step(z, x, history, model_input, timestep, rows, step, seeds) -> None:
+def solver_step(z, x, history, model_input, timestep, rows, step, seeds, guidance) -> None:
     """A row without noise in PyTorch that never waits for the GPU, as torch.compile needs it."""
     row, following = rows.index_select(0, step)[0], rows.index_select(0, step + 1)[0]
     m = torch.clamp(row[Column.P] * x + row[Column.Q] * z.float(), row[Column.LO], row[Column.HI])
     x_next = (
-        row[Column.A] * x + row[Column.B] * z + row[Column.C0] * m + row[Column.C1] * history[0]
+        row[Column.A] * x + row[Column.B] * z + row[Column.C0] * m + row[Column.C1] * history[1]
     )
     history[0].copy_(m)
     x.copy_(x_next)

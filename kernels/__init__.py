@@ -5,7 +5,7 @@ tensors an op launches its kernel, on others it runs its reference. Importing th
 Triton and no GPU.
 """
 
-from .checks import interpreter, is_channels_last
+from .checks import available, interpreter, is_channels_last, references
 from .dash_update import dash_update, dash_update_ref
 from .philox_normal import philox_normal, philox_normal_ref
 from .residual_up_update import residual_up_ref, residual_up_update, residual_up_update_ref
@@ -13,12 +13,14 @@ from .time_silu import time_silu, time_silu_ref
 from .trajectory_down import trajectory_down, trajectory_down_ref
 
 __all__ = [
+    "available",
     "dash_update",
     "dash_update_ref",
     "interpreter",
     "is_channels_last",
     "philox_normal",
     "philox_normal_ref",
+    "references",
     "residual_up_ref",
     "residual_up_update",
     "residual_up_update_ref",

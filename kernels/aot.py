@@ -67,7 +67,11 @@ def compile_all() -> Iterator[dict]:
         raise RuntimeError("TRITON_INTERPRET=1 is set: nothing would be compiled; unset it")
     for op in OPS:
         for kernel, types, constants in import_module(f"morse_engine.kernels.{op}").variants():
-            source = ASTSource(kernel, signature(kernel, types, constants), constexprs=constants)
+            kinds = signature(kernel, types, constants)
+            # PyTorch's allocations are aligned, and Triton compiles another kernel for that.
+            aligned = [i for i, kind in enumerate(kinds.values()) if kind.startswith("*")]
+            attrs = {(i,): [["tt.divisibility", 16]] for i in aligned}
+            source = ASTSource(kernel, kinds, constexprs=constants, attrs=attrs)
             for architecture in ARCHITECTURES:
                 compiled = triton.compile(
                     source, target=GPUTarget("cuda", architecture, 32), options={"num_stages": 1}

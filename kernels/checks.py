@@ -1,7 +1,7 @@
 """What the launchers share: which device runs a kernel, and checks that name the argument."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
@@ -14,7 +14,8 @@ INTS = (torch.int32, torch.int64)
 # Positions within an image are counted in int32 with room for a block; images in int64.
 MAX_ELEMENTS = (1 << 31) - (1 << 16)
 
-_interpreting: ContextVar[bool] = ContextVar("interpreting", default=False)
+# Which code the ops run: "auto", "kernels" (on CPU tensors too) or "references".
+_mode: ContextVar[str] = ContextVar("mode", default="auto")
 
 
 @contextmanager
@@ -31,11 +32,22 @@ def interpreter() -> Iterator[None]:
             "kernels run on the CPU only in Triton's interpreter: install triton, and set "
             "TRITON_INTERPRET=1 before Python starts"
         )
-    token = _interpreting.set(True)
+    with _in_mode("kernels"):
+        yield
+
+
+def references() -> AbstractContextManager[None]:
+    """Within it the ops run their references, on every device: the specification does."""
+    return _in_mode("references")
+
+
+@contextmanager
+def _in_mode(mode: str) -> Iterator[None]:
+    token = _mode.set(mode)
     try:
         yield
     finally:
-        _interpreting.reset(token)
+        _mode.reset(token)
 
 
 @jit
@@ -45,9 +57,23 @@ def _nothing():
 
 def runs_kernel(tensor: Tensor) -> bool:
     """Whether an op on this tensor launches its kernel; its reference runs otherwise."""
-    if tensor.is_cuda and triton is None:
-        raise RuntimeError("the kernels need Triton, which is not installed: pip install triton")
-    return tensor.is_cuda or _interpreting.get()
+    mode = _mode.get()
+    return mode == "kernels" or (mode == "auto" and tensor.is_cuda and triton is not None)
+
+
+def available() -> bool:
+    """Whether Triton is installed, without which only the references run."""
+    return triton is not None
+
+
+def on_device(tensor: Tensor) -> AbstractContextManager:
+    """The tensor's GPU as the current one, which is where Triton launches."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def leading(tensor: Tensor) -> int:
+    """The first size; 0 for a number."""
+    return tensor.shape[0] if tensor.ndim else 0
 
 
 def check(

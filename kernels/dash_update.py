@@ -6,16 +6,28 @@
     x           = solver row i of (x, z, history, noise)
     model_input = scale_(i+1) x
 
-Bytes per element without guidance and history: 3 loads (x, z, z_s) and 6 stores (x, m, model_input,
-x_s, z_s, z_p).
+Per element, without guidance and with a solver of first order: 3 loads (x, z, z_s) and 5 stores (x,
+model_input, x_s, z_s, z_p).
 """
 
 import torch
 from torch import Tensor
 
-from .checks import check, plane_strides, runs_kernel
+from morse_engine.solver import Column
+
+from .checks import check, leading, on_device, plane_strides, runs_kernel
 from .philox_normal import normal_block
-from .solver_step import ROW, SCALE, D, State, check_state, guided, solver_step, solver_step_ref
+from .solver_step import (
+    ROW,
+    SCALE,
+    STATE_TYPES,
+    D,
+    State,
+    check_state,
+    guided,
+    solver_step,
+    solver_step_ref,
+)
 from .triton_or_stub import jit, tl, triton
 
 BLOCK = 512
@@ -29,7 +41,7 @@ def dash_update_ref(z: Tensor, trajectory: tuple[Tensor, Tensor, Tensor] | None,
         kept = z if len(z_s) == len(z) else z_guided
         z_p.copy_(kept if int(state.step) == 0 else z_s)
         z_s.copy_(kept)
-        x_s.copy_(state.rows[int(state.step), 1] * state.x.float())
+        x_s.copy_(state.rows[int(state.step), Column.SCALE] * state.x.float())
     solver_step_ref(state, z_guided)
 
 
@@ -38,6 +50,7 @@ def _keep(z_s_ptr, z_p_ptr, z, mask, i):
     before = z
     if i > 0:
         before = tl.load(z_s_ptr, mask, other=0).to(tl.float32)
+    tl.debug_barrier()  # the thread that stores an element need not be the one that loaded it
     tl.store(z_p_ptr, before, mask)
     tl.store(z_s_ptr, z, mask)
 
@@ -46,10 +59,10 @@ def _keep(z_s_ptr, z_p_ptr, z, mask, i):
 def _dash_update_kernel(
     z_ptr,  # [B or 2 B, C, H, W], any dtype and plane strides
     x_s_ptr,  # [B, C, H, W]
-    z_s_ptr,  # as z with KEEP == 2, [B, C, H, W] with KEEP == 1
+    z_s_ptr,  # as z with KEEP == 2; the guided estimate [B, C, H, W] with KEEP == 1
     z_p_ptr,  # likewise
     x_ptr,  # [B, C, H, W]
-    history_ptr,  # [NUM_HISTORY, B, C, H, W]
+    history_ptr,  # [SLOTS, B, C, H, W]
     model_input_ptr,  # as z
     timestep_ptr,  # [1]
     rows_ptr,  # [n, 13] float32
@@ -65,8 +78,8 @@ def _dash_update_kernel(
     input_stride_pixel,
     last_row,
     GUIDANCE: tl.constexpr,
-    KEEP: tl.constexpr,  # 0: no trajectory, 1: of the guided estimate, 2: of both branches
-    NUM_HISTORY: tl.constexpr,
+    KEEP: tl.constexpr,  # 0: no trajectory, 1: of the guided estimate, 2: of z as it is
+    SLOTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     blocks = tl.cdiv(numel, BLOCK)
@@ -75,7 +88,7 @@ def _dash_update_kernel(
     position = first + tl.arange(0, BLOCK)
     mask = position < numel
     i = tl.load(step_ptr).to(tl.int32)
-    row = rows_ptr + i * ROW
+    row = rows_ptr + tl.minimum(i, last_row) * ROW
     start = image * numel
     at = start + position
     channel, pixel = position // pixels, position % pixels
@@ -114,7 +127,7 @@ def _dash_update_kernel(
         rows_ptr,
         last_row,
         total,
-        NUM_HISTORY,
+        SLOTS,
         2 if GUIDANCE else 1,
     )
 
@@ -132,10 +145,10 @@ def dash_update(
     rows: Tensor,
     step: Tensor,
     seeds: Tensor,
-    guidance: Tensor | None = None,
-    x_s: Tensor | None = None,
-    z_s: Tensor | None = None,
-    z_p: Tensor | None = None,
+    guidance: Tensor | None,
+    x_s: Tensor | None,
+    z_s: Tensor | None,
+    z_p: Tensor | None,
 ) -> None:
     """What follows a model's output: guidance, the trajectory, the solver's row, the next input.
 
@@ -163,45 +176,35 @@ def dash_update(
         raise ValueError("x_s, z_s and z_p are kept together: give all three or none")
     keep = 0
     if x_s is not None:
-        keep = 2 if len(z_s) == len(z) else 1
+        keep = 2 if leading(z_s) == len(z) else 1
         check("x_s", x_s, x.shape, x.device)
-        check("z_s", z_s, (len(z_s) if keep == 2 else len(x), *x.shape[1:]), x.device)
+        check("z_s", z_s, (len(z) if keep == 2 else len(x), *x.shape[1:]), x.device)
         check("z_p", z_p, z_s.shape, x.device)
     if not runs_kernel(x):
         return dash_update_ref(z, trajectory if keep else None, state)
     numel = x[0].numel()
-    _dash_update_kernel[(triton.cdiv(numel, BLOCK) * len(x),)](
-        z,
-        *(x if t is None else t for t in trajectory),
-        *state[:-1],
-        x if guidance is None else guidance,
-        x.numel(),
-        numel,
-        x.shape[2] * x.shape[3],
-        *plane_strides(z),
-        *plane_strides(model_input),
-        len(rows) - 1,
-        GUIDANCE=guidance is not None,
-        KEEP=keep,
-        NUM_HISTORY=len(history),
-        BLOCK=BLOCK,
-    )
+    with on_device(x):
+        _dash_update_kernel[(triton.cdiv(numel, BLOCK) * len(x),)](
+            z,
+            *(x if t is None else t for t in trajectory),
+            *state[:-1],
+            x if guidance is None else guidance,
+            x.numel(),
+            numel,
+            x.shape[2] * x.shape[3],
+            *plane_strides(z),
+            *plane_strides(model_input),
+            len(rows) - 1,
+            GUIDANCE=guidance is not None,
+            KEEP=keep,
+            SLOTS=len(history),
+            BLOCK=BLOCK,
+        )
 
 
 @dash_update.register_fake
-def _(z, x, history, model_input, timestep, rows, step, seeds, guidance=None, *trajectory):
+def _(z, x, history, model_input, timestep, rows, step, seeds, guidance, x_s, z_s, z_p):
     return None
-
-
-STATE_TYPES = {
-    "x_ptr": "*fp32",
-    "history_ptr": "*fp32",
-    "timestep_ptr": "*fp32",
-    "rows_ptr": "*fp32",
-    "step_ptr": "*i32",
-    "seeds_ptr": "*i64",
-    "guidance_ptr": "*fp32",
-}
 
 
 def variants():
@@ -209,6 +212,6 @@ def variants():
     for dtype in ("fp32", "fp16", "bf16"):
         names = ("z_ptr", "x_s_ptr", "z_s_ptr", "z_p_ptr", "model_input_ptr")
         types = STATE_TYPES | {name: f"*{dtype}" for name in names}
-        for guidance, keep, num_history in ((False, 1, 1), (True, 2, 3)):
-            constants = {"GUIDANCE": guidance, "KEEP": keep, "NUM_HISTORY": num_history}
+        for guidance, keep, slots in ((False, 2, 1), (False, 2, 2), (True, 2, 4)):
+            constants = {"GUIDANCE": guidance, "KEEP": keep, "SLOTS": slots}
             yield _dash_update_kernel, types, constants | {"BLOCK": BLOCK}

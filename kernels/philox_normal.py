@@ -8,12 +8,14 @@
 float32 here, in float64 there.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from morse_engine import noise
 
-from .checks import INTS, MAX_ELEMENTS, check, runs_kernel
+from .checks import INTS, MAX_ELEMENTS, check, on_device, runs_kernel
 from .triton_or_stub import constexpr, jit, tl, triton
 
 BLOCK = 512
@@ -121,14 +123,16 @@ def philox_normal(seeds: Tensor, step: Tensor, shape: list[int]) -> Tensor:
     """
     check("seeds", seeds, (None,), seeds.device, (torch.int64,))
     check("step", step, (1,), seeds.device, INTS)
+    numel = math.prod(shape)
+    if not 0 < numel <= MAX_ELEMENTS:
+        raise ValueError(f"shape={shape}: has to have 1 to 2^31 - 2^16 elements")
     if not runs_kernel(seeds):
         return philox_normal_ref(seeds, step, shape)
     out = _philox_normal_fake(seeds, step, shape)
-    numel = out[0].numel() if len(seeds) else 0
-    if not 0 < numel <= MAX_ELEMENTS:
-        raise ValueError(f"shape={shape}: has to have 1 to 2^31 - 2^16 elements")
-    grid = (triton.cdiv(numel, BLOCK) * len(seeds),)
-    _philox_normal_kernel[grid](out, seeds, step, numel, BLOCK=BLOCK)
+    if len(seeds):
+        with on_device(seeds):
+            grid = (triton.cdiv(numel, BLOCK) * len(seeds),)
+            _philox_normal_kernel[grid](out, seeds, step, numel, BLOCK=BLOCK)
     return out
 
 

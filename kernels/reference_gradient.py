@@ -9,7 +9,8 @@ from torch import Tensor
 def reference_gradient(op, reference: Callable[..., Tensor]) -> None:
     """Register the backward of `op`: that of its reference, computed again from the inputs.
 
-    Training is bound by the models' convolutions; these ops only have to be right there.
+    Training is bound by the models' convolutions; these ops only have to be right there. First
+    derivatives only.
     """
 
     def setup(ctx, inputs, output):

@@ -13,26 +13,47 @@ products and never writes h, eta or z. x_s, z_s and z_p stay as Dash left them.
 import torch
 from torch import Tensor, nn
 
-from .checks import check, plane_strides, power_of_2, runs_kernel, tap_strides
-from .dash_update import STATE_TYPES
+from morse_engine.solver import Column
+
+from .checks import (
+    check,
+    check_image,
+    leading,
+    on_device,
+    plane_strides,
+    power_of_2,
+    runs_kernel,
+    tap_strides,
+)
 from .philox_normal import normal_at
-from .solver_step import ROW, SCALE, D, State, check_state, guided, solver_step, solver_step_ref
+from .solver_step import (
+    ROW,
+    SCALE,
+    STATE_TYPES,
+    D,
+    State,
+    check_state,
+    guided,
+    solver_step,
+    solver_step_ref,
+)
 from .triton_or_stub import jit, tl, triton
 
 BLOCK, BLOCK_K = 64, 32
 
 
 def residual_up_ref(features, weight, bias, mix, x_in, x_s, z_s, z_p) -> Tensor:
-    """eta in plain PyTorch, `[B, C, H, W]` in the dtype of the features; mix `[1 or B, 5]`."""
+    """eta in plain PyTorch, `[B, C, H, W]` in the dtype of x_in; mix float32 `[1 or B, 5]`."""
     h = nn.functional.pixel_shuffle(nn.functional.conv2d(features, weight, bias, padding=1), 2)
-    terms = torch.stack((h, x_in, x_s, z_s, z_p), dim=1).float().flatten(2)
-    return (mix.float()[:, None] @ terms).view(h.shape).to(features.dtype)
+    # Large terms cancel in this sum, so no matrix product, which autocast or TF32 would round.
+    terms = torch.stack([t.float() for t in (h, x_in, x_s, z_s, z_p)], dim=1)
+    return (mix.float()[:, :, None, None, None] * terms).sum(1).to(x_in.dtype)
 
 
 def residual_up_update_ref(features, weight, bias, mix, x_s, z_s, z_p, state: State) -> None:
     """The op in plain PyTorch."""
     copies = len(z_s) // len(x_s)
-    x_in = (state.rows[int(state.step), 1] * state.x.float()).to(state.model_input.dtype)
+    x_in = (state.rows[int(state.step), Column.SCALE] * state.x.float()).to(state.model_input.dtype)
     x_in, x_s = (tensor.float().repeat(copies, 1, 1, 1) for tensor in (x_in, x_s))
     args = (features, weight, bias, mix, x_in, x_s, z_s.float(), z_p.float())
     args = (tensor.float() for tensor in args)
@@ -100,7 +121,7 @@ def _residual_up_update_kernel(
     z_s_ptr,  # [B or 2 B, C, H, W]
     z_p_ptr,  # as z_s
     x_ptr,  # [B, C, H, W]
-    history_ptr,  # [NUM_HISTORY, B, C, H, W]
+    history_ptr,  # [SLOTS, B, C, H, W]
     model_input_ptr,  # [B or 2 B, C, H, W]
     timestep_ptr,  # [1]
     rows_ptr,  # [n, 13] float32
@@ -123,7 +144,7 @@ def _residual_up_update_kernel(
     last_row,
     BRANCHES: tl.constexpr,
     COPIES: tl.constexpr,
-    NUM_HISTORY: tl.constexpr,
+    SLOTS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -145,7 +166,7 @@ def _residual_up_update_kernel(
     input_at = start + n[None, :] // 4 * input_stride_c + shuffled * input_stride_pixel
 
     i = tl.load(step_ptr).to(tl.int32)
-    row = rows_ptr + i * ROW
+    row = rows_ptr + tl.minimum(i, last_row) * ROW
     x = tl.load(x_ptr + at, mask, other=0).to(tl.float32)
     x_in = (x * tl.load(row + SCALE)).to(model_input_ptr.dtype.element_ty).to(tl.float32)
     x_s = tl.load(x_s_ptr + at, mask, other=0).to(tl.float32)
@@ -199,7 +220,7 @@ def _residual_up_update_kernel(
         rows_ptr,
         last_row,
         total,
-        NUM_HISTORY,
+        SLOTS,
         COPIES,
     )
 
@@ -223,7 +244,7 @@ def residual_up_update(
     rows: Tensor,
     step: Tensor,
     seeds: Tensor,
-    guidance: Tensor | None = None,
+    guidance: Tensor | None,
 ) -> None:
     """The end of a Dot step: up-sampling, the residual on z_s, guidance, the solver's row.
 
@@ -244,52 +265,54 @@ def residual_up_update(
     state = State(x, history, model_input, timestep, rows, step, seeds, guidance)
     check_state(state)
     batch, c, height, width = x.shape
-    branches = 2 if guidance is not None and len(z_s) == 2 * batch else 1
+    branches = 2 if guidance is not None and leading(z_s) == 2 * batch else 1
     if height % 2 or width % 2:
         raise ValueError(f"x has shape {list(x.shape)}: height and width have to be even")
     low = (branches * batch, None, height // 2, width // 2)
+    check_image("features", features)
     check("features", features, low, x.device, channels_last=True)
     shape = (4 * c, features.shape[1], 3, 3)
     check("weight", weight, shape, x.device, (features.dtype,), channels_last=True)
     check("bias", bias, (4 * c,), x.device, (features.dtype,))
-    rows_of_mix = len(mix) if len(mix) in (1, branches * batch) else branches * batch
+    rows_of_mix = 1 if leading(mix) == 1 else branches * batch
     check("mix", mix, (rows_of_mix, 5), x.device, (torch.float32,))
     check("x_s", x_s, x.shape, x.device)
     check("z_s", z_s, (branches * batch, *x.shape[1:]), x.device)
     check("z_p", z_p, z_s.shape, x.device)
     if not runs_kernel(x):
         return residual_up_update_ref(features, weight, bias, mix, x_s, z_s, z_p, state)
-    _residual_up_update_kernel[(triton.cdiv(height // 2 * (width // 2), BLOCK) * batch,)](
-        features,
-        weight,
-        bias,
-        mix,
-        x_s,
-        z_s,
-        z_p,
-        *state[:-1],
-        x if guidance is None else guidance,
-        x.numel(),
-        batch,
-        features.shape[1],
-        4 * c,
-        height // 2,
-        width // 2,
-        *plane_strides(features),
-        *tap_strides(weight),
-        *plane_strides(model_input),
-        5 if len(mix) > 1 else 0,
-        len(rows) - 1,
-        BRANCHES=branches,
-        COPIES=len(model_input) // batch,
-        NUM_HISTORY=len(history),
-        BLOCK=BLOCK,
-        BLOCK_K=BLOCK_K if features.shape[1] > 16 else 16,
-        BLOCK_N=power_of_2(4 * c, 16),
-        # Triton's interpreter multiplies the bits of bfloat16 as if they were integers.
-        WIDEN=features.dtype == torch.bfloat16 and not features.is_cuda,
-        num_stages=1,
-    )
+    with on_device(x):
+        _residual_up_update_kernel[(triton.cdiv(height // 2 * (width // 2), BLOCK) * batch,)](
+            features,
+            weight,
+            bias,
+            mix,
+            x_s,
+            z_s,
+            z_p,
+            *state[:-1],
+            x if guidance is None else guidance,
+            x.numel(),
+            batch,
+            features.shape[1],
+            4 * c,
+            height // 2,
+            width // 2,
+            *plane_strides(features),
+            *tap_strides(weight),
+            *plane_strides(model_input),
+            5 if len(mix) > 1 else 0,
+            len(rows) - 1,
+            BRANCHES=branches,
+            COPIES=len(model_input) // batch,
+            SLOTS=len(history),
+            BLOCK=BLOCK,
+            BLOCK_K=BLOCK_K if features.shape[1] > 16 else 16,
+            BLOCK_N=power_of_2(4 * c, 16),
+            # Triton's interpreter multiplies the bits of bfloat16 as if they were integers.
+            WIDEN=features.dtype == torch.bfloat16 and not features.is_cuda,
+            num_stages=1,
+        )
 
 
 @residual_up_update.register_fake
@@ -303,7 +326,7 @@ def variants():
         names = ("features_ptr", "weight_ptr", "bias_ptr", "x_s_ptr", "z_s_ptr", "z_p_ptr")
         types = {name: f"*{dtype}" for name in (*names, "model_input_ptr")}
         types |= STATE_TYPES | {"mix_ptr": "*fp32"}
-        for branches, num_history, block_k, block_n in ((1, 1, 16, 16), (2, 3, 32, 16)):
-            constants = {"BRANCHES": branches, "COPIES": branches, "NUM_HISTORY": num_history}
+        for branches, slots, block_k, block_n in ((1, 2, 16, 16), (2, 4, 32, 16)):
+            constants = {"BRANCHES": branches, "COPIES": branches, "SLOTS": slots}
             constants |= {"BLOCK": BLOCK, "BLOCK_K": block_k, "BLOCK_N": block_n, "WIDEN": False}
             yield _residual_up_update_kernel, types, constants

@@ -8,8 +8,8 @@ captured launch stays valid: the table and the step number, the seeds, the guida
 of a run, which the updates change in place:
 
     x            [B, C, H, W]        the sample
-    history      [h, B, C, H, W]     the last h estimates m, that of step i in slot i mod h; finite
-                                     before the first step, for instance zero
+    history      [h + 1, B, C, H, W] estimates m, that of step i in slot i mod (h + 1), for a solver
+                                     that reads h earlier ones; finite at the start, e.g. zero
     model_input  [B or 2 B, ...]     scale_(i+1) x_next, what the model is given next; twice (2 B)
                                      for classifier-free guidance
     timestep     [1]                 the model's next timestep
@@ -30,6 +30,17 @@ from .triton_or_stub import constexpr, jit, tl
 
 ROW = constexpr(len(Column))
 TIMESTEP, SCALE, P, Q, LO, HI, A, B, C0, C1, C2, C3, D = (constexpr(int(c)) for c in Column)
+
+# For `aot.py`: the types of the state's pointers where the models' dtype does not matter.
+STATE_TYPES = {
+    "x_ptr": "*fp32",
+    "history_ptr": "*fp32",
+    "timestep_ptr": "*i64",
+    "rows_ptr": "*fp32",
+    "step_ptr": "*i32",
+    "seeds_ptr": "*i64",
+    "guidance_ptr": "*fp32",
+}
 
 
 class State(NamedTuple):
@@ -53,11 +64,13 @@ def check_state(state: State) -> None:
     doubled = 2 * batch if state.guidance is not None else batch
     check("x", state.x, state.x.shape, device)
     check("history", state.history, (None, batch, *image), device)
-    if not 1 <= len(state.history) <= len(HISTORY):
-        raise ValueError(f"history has {len(state.history)} slots: 1 to {len(HISTORY)}")
+    if not 1 <= len(state.history) <= len(HISTORY) + 1:
+        raise ValueError(f"history has {len(state.history)} slots: 1 to {len(HISTORY) + 1}")
     check("model_input", state.model_input, (doubled, *image), device, channels_last=True)
     check("timestep", state.timestep, (1,), device, (*FLOATS, *INTS))
     check("rows", state.rows, (None, len(Column)), device, (torch.float32,))
+    if not len(state.rows):
+        raise ValueError("rows has shape [0, 13]: has to have a row")
     check("step", state.step, (1,), device, INTS)
     check("seeds", state.seeds, (batch,), device, (torch.int64,))
     if state.guidance is not None:
@@ -79,13 +92,16 @@ def solver_step_ref(state: State, z: Tensor) -> None:
     row = state.rows[i].tolist()
     x = state.x.float()
     m = (row[Column.P] * x + row[Column.Q] * z).clamp(row[Column.LO], row[Column.HI])
-    x_next = row[Column.A] * x + row[Column.B] * z + row[Column.C0] * m
-    for k, column in enumerate(HISTORY[:size], 1):
+    x_next = row[Column.A] * x + row[Column.C0] * m
+    if row[Column.B]:  # z may be infinite where the clamp keeps m finite
+        x_next = x_next + row[Column.B] * z
+    for k, column in enumerate(HISTORY[: size - 1], 1):
         x_next = x_next + row[column] * state.history[(i - k) % size].float()
     if row[Column.D]:
         words = [seed % (1 << 64) for seed in state.seeds.tolist()]
         x_next = x_next + row[Column.D] * noise.normal(words, i, x.shape[1:], device=x.device)
-    state.history[i % size] = m
+    if size > 1:
+        state.history[i % size] = m
     state.x.copy_(x_next)
     following = state.rows[min(i + 1, len(state.rows) - 1)]
     copies = len(state.model_input) // len(x)
@@ -109,21 +125,27 @@ def solver_step(
     rows_ptr,  # [n, 13] float32
     last_row,  # n - 1
     total,  # elements of x
-    NUM_HISTORY: tl.constexpr,
+    SLOTS: tl.constexpr,
     COPIES: tl.constexpr,
 ):
-    row = rows_ptr + i * ROW
+    row = rows_ptr + tl.minimum(i, last_row) * ROW
     m = tl.load(row + P) * x + tl.load(row + Q) * z
     # Not clamp(): a NaN has to stay one, as in PyTorch.
     m = tl.maximum(m, tl.load(row + LO), propagate_nan=tl.PropagateNan.ALL)
     m = tl.minimum(m, tl.load(row + HI), propagate_nan=tl.PropagateNan.ALL)
-    x_next = tl.load(row + A) * x + tl.load(row + B) * z + tl.load(row + C0) * m
-    for k in tl.static_range(1, NUM_HISTORY + 1):
+    x_next = tl.load(row + A) * x + tl.load(row + C0) * m
+    b = tl.load(row + B)
+    if b != 0:  # z may be infinite where the clamp keeps m finite
+        x_next += b * z
+    # The slot that this step writes is not among those that it reads: the threads that load an
+    # element need not be those that store it.
+    for k in tl.static_range(1, SLOTS):
         c = tl.load(row + C0 + k)
-        slot = ((i + NUM_HISTORY - k) % NUM_HISTORY).to(tl.int64)
+        slot = ((i + SLOTS - k) % SLOTS).to(tl.int64)
         x_next += c * tl.load(history_ptr + slot * total + at, mask, other=0).to(tl.float32)
     x_next += noise
-    tl.store(history_ptr + (i % NUM_HISTORY).to(tl.int64) * total + at, m, mask)
+    if SLOTS > 1:
+        tl.store(history_ptr + (i % SLOTS).to(tl.int64) * total + at, m, mask)
     x_next = x_next.to(x_ptr.dtype.element_ty)
     tl.store(x_ptr + at, x_next, mask)
     following = rows_ptr + tl.minimum(i + 1, last_row) * ROW

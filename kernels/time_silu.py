@@ -8,7 +8,7 @@ bias is the one of the convolution that made h. 1 load and 1 store per element.
 import torch
 from torch import Tensor, nn
 
-from .checks import check, check_image, runs_kernel
+from .checks import check, check_image, leading, on_device, runs_kernel
 from .reference_gradient import reference_gradient
 from .triton_or_stub import jit, tl, triton
 
@@ -71,23 +71,24 @@ def time_silu(h: Tensor, bias: Tensor, scale_shift: Tensor) -> Tensor:
     batch, channels = h.shape[:2]
     check("h", h, h.shape, h.device, channels_last=True)
     check("bias", bias, (channels,), h.device)
-    rows = len(scale_shift) if len(scale_shift) == 1 else batch
+    rows = 1 if leading(scale_shift) == 1 else batch
     check("scale_shift", scale_shift, (rows, 2 * channels), h.device)
     if not runs_kernel(h):
         return time_silu_ref(h, bias, scale_shift)
     out, numel = torch.empty_like(h), h[0].numel()
-    _time_silu_kernel[(triton.cdiv(numel, BLOCK) * batch,)](
-        out,
-        h,
-        bias,
-        scale_shift,
-        channels,
-        numel,
-        numel // channels,
-        2 * channels if len(scale_shift) > 1 else 0,
-        CHANNELS_LAST=not h.is_contiguous(),
-        BLOCK=BLOCK,
-    )
+    with on_device(h):
+        _time_silu_kernel[(triton.cdiv(numel, BLOCK) * batch,)](
+            out,
+            h,
+            bias,
+            scale_shift,
+            channels,
+            numel,
+            numel // channels,
+            2 * channels if len(scale_shift) > 1 else 0,
+            CHANNELS_LAST=not h.is_contiguous(),
+            BLOCK=BLOCK,
+        )
     return out
 
 

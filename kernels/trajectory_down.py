@@ -14,6 +14,8 @@ from .checks import (
     check,
     check_image,
     is_channels_last,
+    leading,
+    on_device,
     plane_strides,
     power_of_2,
     runs_kernel,
@@ -27,9 +29,10 @@ TILE = 2048  # numbers that one program makes: pixels times outputs
 
 def trajectory_down_ref(x, x_s, z_s, z_p, mix, weight, bias, scale_shift) -> Tensor:
     """The op in plain PyTorch."""
-    trajectory = torch.stack((x, x_s, z_s, z_p), dim=1).float()
-    f = mix.float() @ trajectory.flatten(2)
-    f = f.view(len(x), -1, *x.shape[2:]).to(weight.dtype)
+    # Large terms cancel in these sums, so no matrix product, which autocast or TF32 would round.
+    trajectory = torch.stack([t.float() for t in (x, x_s, z_s, z_p)], dim=1)
+    mix = mix.float()[:, :, :, None, None, None]
+    f = torch.cat([(mix[:, j] * trajectory).sum(1) for j in range(4)], dim=1).to(weight.dtype)
     h = nn.functional.conv2d(f, weight, bias, stride=2, padding=1)
     scale, shift = scale_shift.float()[:, :, None, None].chunk(2, dim=1)
     return nn.functional.silu(torch.addcmul(shift, h.float(), 1 + scale)).to(weight.dtype)
@@ -124,42 +127,44 @@ def trajectory_down(
     """
     check_image("x", x)
     batch, channels, height, width = x.shape
-    device, c_out = x.device, weight.shape[0]
+    device, c_out = x.device, leading(weight)
     for name, tensor in (("x", x), ("x_s", x_s), ("z_s", z_s), ("z_p", z_p)):
         check(name, tensor, x.shape, device)
-    check("mix", mix, (len(mix) if len(mix) == 1 else batch, 4, 4), device, (torch.float32,))
+    check("mix", mix, (1 if leading(mix) == 1 else batch, 4, 4), device, (torch.float32,))
     check("weight", weight, (c_out, 4 * channels, 3, 3), device, channels_last=True)
     check("bias", bias, (c_out,), device)
-    rows = len(scale_shift) if len(scale_shift) == 1 else batch
+    rows = 1 if leading(scale_shift) == 1 else batch
     check("scale_shift", scale_shift, (rows, 2 * c_out), device)
     if not runs_kernel(x):
         return trajectory_down_ref(x, x_s, z_s, z_p, mix, weight, bias, scale_shift)
     out = _trajectory_down_fake(x, x_s, z_s, z_p, mix, weight, bias, scale_shift)
+    check_image("the result", out)
     pixels, block_n = out.shape[2] * out.shape[3], power_of_2(c_out)
     block = max(16, TILE // block_n)
-    _trajectory_down_kernel[(triton.cdiv(pixels, block) * batch,)](
-        out,
-        x,
-        x_s,
-        z_s,
-        z_p,
-        mix,
-        weight,
-        bias,
-        scale_shift,
-        channels,
-        c_out,
-        height,
-        width,
-        *out.shape[2:],
-        *plane_strides(out),
-        *tap_strides(weight),
-        16 if len(mix) > 1 else 0,
-        2 * c_out if len(scale_shift) > 1 else 0,
-        BLOCK=block,
-        BLOCK_N=block_n,
-        num_stages=1,
-    )
+    with on_device(x):
+        _trajectory_down_kernel[(triton.cdiv(pixels, block) * batch,)](
+            out,
+            x,
+            x_s,
+            z_s,
+            z_p,
+            mix,
+            weight,
+            bias,
+            scale_shift,
+            channels,
+            c_out,
+            height,
+            width,
+            *out.shape[2:],
+            *plane_strides(out),
+            *tap_strides(weight),
+            16 if len(mix) > 1 else 0,
+            2 * c_out if len(scale_shift) > 1 else 0,
+            BLOCK=block,
+            BLOCK_N=block_n,
+            num_stages=1,
+        )
     return out
 
 

@@ -153,10 +153,10 @@ def _demo(commands) -> None:
     command.add_argument(
         "--images",
         type=_whole(65),
-        default=400,
+        default=300,
         metavar="N",
-        help="images per point of the curves; the time grows with it (default: 400, about 100 s on "
-        "two cores)",
+        help="images per point of the curves; the time grows with it (default: 300, about two "
+        "minutes on two cores)",
     )
     _device(command, dest="device_name")
 

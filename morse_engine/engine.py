@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from . import kernels
 from . import noise as philox
 from .dot import Dot
 from .plan import Plan
@@ -63,6 +64,8 @@ def compile(
         raise ValueError(f"backend={backend!r}: choose auto, {', '.join(BACKENDS)}")
     if backend != "auto" and BACKENDS[backend]:
         raise RuntimeError(f'backend "{backend}": {BACKENDS[backend]}; use "eager" or "auto"')
+    if backend == "host" and _on_cuda(unet) and not kernels.available():
+        raise RuntimeError('backend "host" needs Triton: pip install triton, or use "eager"')
     if not callable(unet):
         raise ValueError(f"unet is a {type(unet).__name__}, not a model or callable")
     config = getattr(unet, "config", None)
@@ -184,7 +187,8 @@ class Sampler:
         if self.backend == "host":
             return self._host_steps(noise).run(noise, seeds, cond, on_step)
         args = (self.models.dash, self.models.dot, self.plan, self.table, noise, seeds)
-        return sample(*args, cond, on_step)
+        with kernels.references():
+            return sample(*args, cond, on_step)
 
     def _host_steps(self, noise: Tensor) -> Steps:
         """The steps for batches of this shape; those of the last shape are kept."""
@@ -308,6 +312,10 @@ class Report:
                     f"at most {gain:.2f}x against Dash alone"
                 )
         return "\n".join(lines)
+
+
+def _on_cuda(model) -> bool:
+    return isinstance(model, nn.Module) and any(p.is_cuda for p in model.parameters())
 
 
 def _bytes(model, beside=None) -> int:

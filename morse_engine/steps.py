@@ -42,13 +42,18 @@ class Steps:
         device: torch.device | str,
     ):
         self.dash, self.dot, self.plan, self.table = dash, dot, plan, table
+        with torch.inference_mode(False):  # the memory serves runs within it and outside
+            self._allocate(shape, dtype, device)
+
+    def _allocate(self, shape: Sequence[int], dtype: torch.dtype, device) -> None:
+        plan, table = self.plan, self.table
 
         def empty(*size: int, dtype: torch.dtype) -> Tensor:
             return torch.empty(size, dtype=dtype, device=device)
 
         self.state = State(
             x=empty(*shape, dtype=torch.float32),
-            history=empty(max(1, table.num_history), *shape, dtype=torch.float32),
+            history=empty(1 + table.num_history, *shape, dtype=torch.float32),
             model_input=empty(*shape, dtype=dtype),
             timestep=empty(1, dtype=table.timesteps.dtype),
             rows=table.to(device),
@@ -60,8 +65,11 @@ class Steps:
         if plan.num_dot:
             self.trajectory = [empty(*shape, dtype=dtype) for _ in range(3)]
         self.times = _times(plan, table).to(device)
-        self.when: When | None = None
+        self.when: When | None = None  # of all steps; its rows also lie in `packed`
         self.packed: Tensor | None = None
+        if isinstance(self.dot, Dot):
+            self.when = self.dot.when(*self.times.unbind(1))
+            self.packed = torch.empty_like(self.when.pack())
 
     @torch.no_grad()
     def run(
@@ -91,14 +99,13 @@ class Steps:
         signed = [seed - (1 << 64) if seed >> 63 else seed for seed in seeds]
         state.seeds.copy_(torch.tensor(signed, dtype=torch.int64))
         if isinstance(self.dot, Dot):  # each time: its weights may have changed
-            self.when = self.dot.when(*self.times.unbind(1))
-            self.packed = self.when.pack()
+            self.packed.copy_(self.dot.when(*self.times.unbind(1)).pack())
 
     def dash_step(self, cond: dict) -> None:
         """One step of Dash."""
         state = self.state
         z = self.dash(state.model_input, state.timestep[0], **cond)
-        kernels.dash_update(_plain(z), *state, *self.trajectory)
+        kernels.dash_update(_plain(z), *state, *(self.trajectory or (None, None, None)))
         state.step.add_(1)
 
     def dot_step(self, cond: dict) -> None:
@@ -117,7 +124,7 @@ class Steps:
         else:
             t, t_s, t_p = self.times.index_select(0, state.step)[0].unbind()
             eta = self.dot(state.model_input, t, x_s, z_s, t_s, z_p, t_p, **cond)
-            kernels.dash_update(_plain(z_s + eta), *state)
+            kernels.dash_update(_plain(z_s.float() + eta), *state, None, None, None)
         state.step.add_(1)
 
 

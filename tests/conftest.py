@@ -10,6 +10,9 @@ if not torch.cuda.is_available():
     # Read when the kernels are defined: they can then run on CPU tensors.
     os.environ["TRITON_INTERPRET"] = "1"
 
+# On a GPU the references are float32 through and through.
+torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
 # The same examples everywhere, so that a failure is everybody's failure; no deadline, because a
 # busy machine is no defect.
 settings.register_profile("morse", deadline=None, derandomize=True, database=None)

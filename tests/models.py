@@ -27,7 +27,7 @@ def randomised(dot: Dot, seed: int = 1) -> Dot:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in dot.trained_parameters().values():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+            p.add_(0.1 * torch.randn(p.shape, generator=generator).to(p))
     return dot.eval()
 
 

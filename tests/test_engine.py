@@ -103,7 +103,7 @@ def test_report(models):
     report = sampler.report(measure=True, batch_size=2)
     assert report.cost_lsd == pytest.approx(2 + 4 / report.dot_speed)
     assert report.dot_speed == pytest.approx(report.lsd_ms / report.dot_ms)
-    for word in ("-..-..", "DDIM", "eager", "LSD", "host", "device"):
+    for word in ("-..-..", "DDIM", "eager", "LSD", "device"):
         assert word in str(report)
 
 
@@ -159,10 +159,16 @@ def test_wrong_options(models, options, message):
         morse_engine.compile(*models, **options)
 
 
-@pytest.mark.parametrize("backend", ["host", "device"])
-def test_a_backend_that_is_not_there(models, backend):
-    with pytest.raises(RuntimeError, match=f'"{backend}".*eager'):
-        morse_engine.compile(*models, backend=backend)
+def test_a_backend_that_is_not_there(models):
+    with pytest.raises(RuntimeError, match=r'"device".*eager'):
+        morse_engine.compile(*models, backend="device")
+
+
+def test_auto_is_eager_and_host_is_on_request(models):
+    reports = [
+        morse_engine.compile(*models, plan="-.", backend=name).report() for name in ("auto", "host")
+    ]
+    assert [report.backend for report in reports] == ["eager", "host"]
 
 
 def test_models_that_do_not_fit():

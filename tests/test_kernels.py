@@ -55,7 +55,7 @@ ROWS = {
 }
 
 
-def state(shape, dtype=torch.float32, rows="first order", step=0, guidance=None, slots=3):
+def state(shape, dtype=torch.float32, rows="first order", step=0, guidance=None, slots=4):
     """The state of a run of four calls, at one of them; the next call has another scale."""
     batch, *image = shape
     following = row(TIMESTEP=321.0, SCALE=0.83)
@@ -141,7 +141,7 @@ def test_normals_of_words_everywhere():
 # -- updates -------------------------------------------------------------------------------------
 
 
-def check_dash_update(shape, dtype, *, rows, step, guidance, keep, slots=3, channels_last=False):
+def check_dash_update(shape, dtype, *, rows, step, guidance, keep, slots=4, channels_last=False):
     st = state(shape, dtype, rows, step, guidance, slots)
     z = randn(*st.model_input.shape, dtype=dtype)
     if channels_last:
@@ -190,11 +190,46 @@ def test_dash_update_of_channels_last_models():
     check_dash_update((2, 3, 4, 6), torch.float16, channels_last=True, **options)
 
 
+def test_dash_update_with_other_dtypes_of_the_state():
+    st = state((2, 1, 6, 6), rows="third order", step=3)
+    st = st._replace(
+        x=st.x.half(),
+        history=st.history.half(),
+        timestep=torch.zeros(1, device=DEVICE),
+        step=st.step.long(),
+    )
+    z, expected = randn(2, 1, 6, 6), solver_step.State(*clone(st))
+    kernels.dash_update_ref(z, None, expected)
+    kernels.dash_update(z, *st, None, None, None)
+    check_all(torch.float16, st, expected)
+
+
+def test_a_table_of_one_row():
+    st = state((1, 1, 4, 4))
+    st = st._replace(rows=st.rows[:1].clone())
+    z, expected = randn(1, 1, 4, 4), solver_step.State(*clone(st))
+    kernels.dash_update_ref(z, None, expected)
+    kernels.dash_update(z, *st, None, None, None)
+    check_all(torch.float32, st, expected)
+
+
+def test_an_overflow_of_the_model_is_clamped_as_in_the_specification():
+    st = state((1, 1, 4, 4), rows="first order")
+    st.rows[0, Column.LO], st.rows[0, Column.HI] = -1.0, 1.0
+    z = randn(1, 1, 4, 4)
+    z[0, 0, 1, 2] = torch.inf
+    expected = solver_step.State(*clone(st))
+    kernels.dash_update_ref(z, None, expected)
+    kernels.dash_update(z, *st, None, None, None)
+    assert expected.x.isfinite().all()
+    check_all(torch.float32, st, expected)
+
+
 def test_nan_stays_nan_through_the_clamp():
     st = state((1, 1, 4, 4), rows="clamped")
     z = randn(1, 1, 4, 4)
     z[0, 0, 1, 2] = torch.nan
-    kernels.dash_update(z, *st)
+    kernels.dash_update(z, *st, None, None, None)
     assert st.x.isnan().sum() == 1
     assert st.x[0, 0, 1, 2].isnan()
 
@@ -238,8 +273,9 @@ def test_residual_up_update(rows, guidance, copies):
 
 
 def test_residual_up_update_of_channels_last_models():
-    inputs = residual_inputs((2, 3, 6, 4), torch.float16, 24, channels_last=True)
-    check_residual_up_update((2, 3, 6, 4), torch.float16, inputs, rows="noisy", step=2)
+    for shape, width in (((2, 3, 6, 4), 24), ((1, 5, 20, 16), 16)):  # the second: two blocks
+        inputs = residual_inputs(shape, torch.float16, width, channels_last=True)
+        check_residual_up_update(shape, torch.float16, inputs, rows="noisy", step=2)
 
 
 # -- Dot's blocks --------------------------------------------------------------------------------
@@ -330,7 +366,7 @@ def op_examples():
     ops = torch.ops.morse_engine
     yield ops.philox_normal, (st.seeds, st.step, [1, 4, 4])
     yield ops.dash_update, (z, *st, st.x.clone(), z.clone(), z.clone())
-    yield ops.dash_update, (z, *st)
+    yield ops.dash_update, (z, *st, None, None, None)
     yield ops.residual_up_update, (*residual_inputs(shape, torch.float32, 16, 2), *st)
     grad = [t.requires_grad_() for t in down_inputs(shape, torch.float32, 4)]
     yield ops.trajectory_down, tuple(grad)
@@ -345,7 +381,7 @@ def test_opcheck(index):
     op, args = list(op_examples())[index]
     if DEVICE == "cpu":  # compiled code does not run in the interpreter's context: the references
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checks, "_interpreting", checks.ContextVar("off", default=False))
+            patch.setattr(checks, "_mode", checks.ContextVar("off", default="auto"))
             torch.library.opcheck(op.default, args)
     else:
         torch.library.opcheck(op.default, args)
@@ -444,7 +480,7 @@ def test_images_of_two_to_the_31_elements_are_refused():
 def test_without_the_interpreter_cpu_tensors_run_the_reference(monkeypatch):
     if DEVICE == "cuda":
         pytest.skip("kernels run on this device")
-    monkeypatch.setattr(checks, "_interpreting", checks.ContextVar("off", default=False))
+    monkeypatch.setattr(checks, "_mode", checks.ContextVar("off", default="auto"))
     called = []
     module = sys.modules["morse_engine.kernels.time_silu"]
     monkeypatch.setattr(module, "time_silu_ref", lambda *a: called.append(a) or a[0].clone())

@@ -88,6 +88,22 @@ def test_a_run_leaves_nothing_behind(models):
     assert torch.equal(host(batch_size=2, seed=5), first)
 
 
+def test_runs_inside_and_outside_inference_mode_share_their_memory(models):
+    _, host = pair(*models, plan="-.-.")
+    with torch.inference_mode():
+        first = host(batch_size=1, seed=5)
+    addresses = [t.data_ptr() for t in (host._steps.packed, *host._steps.state[:-1])]
+    assert torch.equal(host(batch_size=1, seed=5), first)
+    assert [t.data_ptr() for t in (host._steps.packed, *host._steps.state[:-1])] == addresses
+
+
+def test_half_precision_models(models):
+    unet = tiny_unet(sample_size=8).to(DEVICE, torch.bfloat16)
+    eager, host = pair(unet, randomised(Dot(unet)), plan="-.-.")
+    expected = eager(batch_size=2)
+    assert (host(batch_size=2) - expected).abs().max() < 0.05 * expected.abs().max()
+
+
 def test_weights_changed_in_place_are_used():
     unet = tiny_unet().to(DEVICE)
     dot = randomised(Dot(unet))

@@ -13,7 +13,8 @@ import torch
 from . import WEIGHTS, digits, digits_scheduler
 from .classifier import save_classifier, train_classifier
 
-DASH_STEPS, DOT_STEPS = 4200, 3000
+DASH_STEPS = 4200
+DOT_STAGES = (3000, 3e-3), (1700, 1.5e-3)  # (steps, peak rate): a cosine each
 
 
 def new_dash():
@@ -34,7 +35,7 @@ def new_dash():
     )
 
 
-def train(out: Path, *, dash_steps: int = DASH_STEPS, dot_steps: int = DOT_STEPS) -> Path:
+def train(out: Path) -> Path:
     """Train classifier, Dash and Dot into `out`; returns the folder with the three of them."""
     from diffusers import DDPMScheduler, UNet2DModel
 
@@ -54,7 +55,7 @@ def train(out: Path, *, dash_steps: int = DASH_STEPS, dot_steps: int = DOT_STEPS
             images,
             noise_scheduler,
             out / "dash",
-            num_steps=dash_steps,
+            num_steps=DASH_STEPS,
             batch_size=64,
             lr=2e-3,
             mixed_precision="bf16",
@@ -64,17 +65,22 @@ def train(out: Path, *, dash_steps: int = DASH_STEPS, dot_steps: int = DOT_STEPS
         unet.save_pretrained(weights / "dash")
     unet = UNet2DModel.from_pretrained(weights / "dash", low_cpu_mem_usage=False).eval()
     torch.manual_seed(0)
-    dot = train_dot(
-        Dot(unet),
-        unet,
-        images,
-        noise_scheduler,
-        out / "dot",
-        schedulers=[digits_scheduler("ddim"), digits_scheduler("dpm")],
-        num_steps=dot_steps,
-        checkpoint_every=200,
-        held_out=held_out,
-    )
+    dot = Dot(unet)
+    for stage, (num_steps, lr) in enumerate(DOT_STAGES):
+        dot = train_dot(
+            dot,
+            unet,
+            images,
+            noise_scheduler,
+            out / f"dot-{stage}",
+            schedulers=[digits_scheduler("ddim"), digits_scheduler("dpm")],
+            num_steps=num_steps,
+            lr=lr,
+            own_way_from=0.0 if stage else 0.08,  # only a new Dot has to be led
+            seed=stage,
+            checkpoint_every=200,
+            held_out=held_out,
+        )
     dot.save_pretrained(weights / "dot")
     return weights
 
