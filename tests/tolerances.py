@@ -64,6 +64,9 @@ TOLERANCES = {
     "kernel/bfloat16": Tolerance(
         2e-2, 2e-2, "Triton's interpreter truncates to bfloat16 where others round, also on the way"
     ),
+    "steps/float16": Tolerance(
+        0.0, 1e-2, "of the largest x: the models round to 11 bits, at other places in the two runs"
+    ),
     "steps": Tolerance(
         1e-3, 1e-4, "kernel/float32 in each of 7 steps, whose rows may amplify x: as run_batch"
     ),
