@@ -40,7 +40,7 @@ STEPS = {name: (3, 4, 5, 6, 8, 10, 12, 20) for name in ("ddim", "dpm")}
 # Dot steps per Dash step from a budget in LSD on; chosen on 200 images of seeds not measured here.
 # Near the best that a solver can do, more Dot steps bring nothing, but their errors add up.
 DOTS_PER_DASH = {"ddim": {0: 2.5, 6: 4.0, 8: 7.5, 10: 1.5, 20: 0.75}, "dpm": {0: 1.0}}
-RIVALS_UP_TO = 8  # LSD; at larger budgets all variants are close to the full-step images
+RIVALS_UP_TO = 6  # LSD; at larger budgets all variants are close to the full-step images
 OUT = Path("benchmarks/results/quality.json")
 RIVALS = ("morse", "extrapolation", "reuse")
 
