@@ -153,9 +153,9 @@ def _demo(commands) -> None:
     command.add_argument(
         "--images",
         type=_whole(65),
-        default=300,
+        default=200,
         metavar="N",
-        help="images per point of the curves; the time grows with it (default: 300, about two "
+        help="images per point of the curves; the time grows with it (default: 200, about two "
         "minutes on two cores)",
     )
     _device(command, dest="device_name")

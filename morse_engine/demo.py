@@ -21,7 +21,7 @@ def run_demo(
     out: str | Path,
     *,
     seed: int = 0,
-    images: int = 300,
+    images: int = 200,
     budgets: Sequence[int] = (4, 5, 8),
     steps: Sequence[int] = (3, 4, 5, 6, 8, 12, 16),
     full_steps: int = 100,
@@ -34,7 +34,7 @@ def run_demo(
     """Measure Morse against fewer steps of the same sampler, and write a page about it.
 
     Writes `side_by_side.png`, `quality.png`, `rows.json` and `index.html` into `out`, each of them
-    whole or not at all, and prints the table. With the defaults about 90 LSD x 300 images: some
+    whole or not at all, and prints the table. With the defaults about 90 LSD x 200 images: some
     two minutes on two cores.
 
     Args:
