@@ -42,7 +42,8 @@ class Steps:
         device: torch.device | str,
     ):
         self.dash, self.dot, self.plan, self.table = dash, dot, plan, table
-        with torch.inference_mode(False):  # the memory serves runs within it and outside
+        # The memory serves runs within inference_mode and outside, and never training.
+        with torch.inference_mode(False), torch.no_grad():
             self._allocate(shape, dtype, device)
 
     def _allocate(self, shape: Sequence[int], dtype: torch.dtype, device) -> None:
@@ -88,6 +89,7 @@ class Steps:
                 on_step(i, len(self.plan))
         return self.state.x.clone()
 
+    @torch.no_grad()
     def start(self, noise: Tensor, seeds: Sequence[int]) -> None:
         """Fill the memory for a run."""
         state = self.state
