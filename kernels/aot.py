@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
@@ -53,38 +55,47 @@ def resources(ptx: str, architecture: int) -> dict:
     }
 
 
-def compile_all() -> Iterator[dict]:
-    """One row for each kernel, variant and architecture.
-
-    Raises:
-        RuntimeError: Triton was imported for its interpreter, which compiles nothing.
-    """
+def compile_variant(op: str, index: int) -> list[dict]:
+    """One variant of an op for every architecture: a row each."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    variants = import_module(f"morse_engine.kernels.{op}").variants()
+    kernel, types, constants = list(variants)[index]
+    kinds = signature(kernel, types, constants)
+    # PyTorch's allocations are aligned, and Triton compiles another kernel for that.
+    aligned = [i for i, kind in enumerate(kinds.values()) if kind.startswith("*")]
+    attrs = {(i,): [["tt.divisibility", 16]] for i in aligned}
+    source = ASTSource(kernel, kinds, constexprs=constants, attrs=attrs)
+    dtype = types.get("z_ptr") or types.get("features_ptr") or types["out_ptr"]
+    shown = " ".join(f"{name}={value}" for name, value in constants.items() if name != "WIDEN")
+    row = {"kernel": op, "dtype": dtype.removeprefix("*"), "constants": shown}
+    rows = []
+    for architecture in ARCHITECTURES:
+        target = GPUTarget("cuda", architecture, 32)
+        compiled = triton.compile(source, target=target, options={"num_stages": 1})
+        used = resources(compiled.asm["ptx"], architecture)
+        rows.append(row | {"shared": compiled.metadata.shared} | used)
+    return rows
+
+
+def compile_all() -> Iterator[dict]:
+    """One row for each kernel, variant and architecture, on all cores.
+
+    Raises:
+        RuntimeError: Triton was imported for its interpreter, which compiles nothing.
+    """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("TRITON_INTERPRET=1 is set: nothing would be compiled; unset it")
-    for op in OPS:
-        for kernel, types, constants in import_module(f"morse_engine.kernels.{op}").variants():
-            kinds = signature(kernel, types, constants)
-            # PyTorch's allocations are aligned, and Triton compiles another kernel for that.
-            aligned = [i for i, kind in enumerate(kinds.values()) if kind.startswith("*")]
-            attrs = {(i,): [["tt.divisibility", 16]] for i in aligned}
-            source = ASTSource(kernel, kinds, constexprs=constants, attrs=attrs)
-            for architecture in ARCHITECTURES:
-                compiled = triton.compile(
-                    source, target=GPUTarget("cuda", architecture, 32), options={"num_stages": 1}
-                )
-                dtype = types.get("z_ptr") or types.get("features_ptr") or types["out_ptr"]
-                blocks = {k: v for k, v in constants.items() if k != "WIDEN"}
-                yield {
-                    "kernel": op,
-                    "dtype": dtype.removeprefix("*"),
-                    "constants": " ".join(f"{name}={value}" for name, value in blocks.items()),
-                    "shared": compiled.metadata.shared,
-                    **resources(compiled.asm["ptx"], architecture),
-                }
+    jobs = [
+        (op, index)
+        for op in OPS
+        for index in range(len(list(import_module(f"morse_engine.kernels.{op}").variants())))
+    ]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for rows in pool.map(compile_variant, *zip(*jobs, strict=True)):
+            yield from rows
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ from .solver_step import (
 )
 from .triton_or_stub import jit, tl, triton
 
-BLOCK, BLOCK_K = 64, 32
+BLOCK, BLOCK_K = 32, 32
 
 
 def residual_up_ref(features, weight, bias, mix, x_in, x_s, z_s, z_p) -> Tensor:
