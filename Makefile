@@ -3,7 +3,11 @@
 #   PYTHON       interpreter that the environment is made with (python3, 3.10 or newer)
 #   VENV         folder of the environment (.venv); one that exists is used as it is
 #   OUT          folder of the demo's results (out)
-#   GPU_PYTHON   for make gpu: an interpreter with torch for CUDA, triton and the dev packages (python3)
+#   GPU_PYTHON   for make gpu: an interpreter with torch for CUDA, triton, pybind11, cmake, ninja,
+#                diffusers, peft and the dev packages (python3); nothing is downloaded
+#   GPU_ROWS     the file that make gpu writes (benchmarks/results/gpu.json)
+#   GPU_MINUTES  for the benchmarks of make gpu, without its tests (5.5: 9 minutes in all)
+#   COMMIT       of the code, for the rows of make gpu where this is no git checkout
 #   TORCH_INDEX  package index that torch comes from (pip's own). On Linux the usual torch carries CUDA,
 #                several GB. Without an NVIDIA GPU this is a tenth of it:
 #                    make demo TORCH_INDEX=<the address that PyTorch's install page gives for CPU>
@@ -12,16 +16,18 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
 GPU_PYTHON ?= python3
+GPU_ROWS ?= benchmarks/results/gpu.json
+GPU_MINUTES ?= 5.5
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint aot gpu zoo quality bench clean
+.PHONY: help demo test lint aot gpu gpu-smoke zoo quality bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## sample digits with and without Dot and write a report to OUT
 	$(BIN)/morse-engine demo --out $(OUT)
@@ -36,11 +42,27 @@ lint: $(VENV)/.dev ## check style and formatting
 aot: $(VENV)/.dev ## compile every kernel for all architectures, without a GPU; a spill fails
 	$(BIN)/python -m morse_engine.kernels.aot
 
-gpu: ## tests and latencies on a GPU, with the packages that GPU_PYTHON has
-	$(GPU_PYTHON) -m pip install --quiet --no-deps --no-build-isolation -e .
-	$(GPU_PYTHON) -m pytest
-	mkdir -p $(OUT)
-	$(GPU_PYTHON) -m pytest benchmarks --benchmark-only --benchmark-json=$(OUT)/gpu.json
+# A test that never ends is stopped; the rest goes on without it.
+GPU_INSTALL = MORSE_ENGINE_NATIVE=$(1) $(GPU_PYTHON) -m pip install --quiet --no-deps --no-build-isolation -e .
+GPU_TEST = timeout -k 5 $(1) $(GPU_PYTHON) -m pytest -q --tb=short
+
+gpu: ## tests and benchmarks on a GPU, 9 minutes, with the packages that GPU_PYTHON has
+	@status=0; \
+	$(call GPU_INSTALL,1) || { \
+		status=1; echo "==> without the C++ extension"; $(call GPU_INSTALL,0) || exit 1; }; \
+	$(call GPU_TEST,100) -m gpu || status=$$?; \
+	$(call GPU_TEST,60) tests/test_kernels.py || status=$$?; \
+	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(GPU_MINUTES) --out $(GPU_ROWS) --tests $$status \
+		$(if $(COMMIT),--commit $(COMMIT))
+
+gpu-smoke: ## the riskiest facts on a GPU: the one-launch loop, captured steps, kernels; 2 minutes
+	@$(call GPU_INSTALL,1) || exit 1; \
+	$(call GPU_TEST,35) -m gpu tests/test_native.py; native=$$?; \
+	$(call GPU_TEST,40) -m gpu $(wildcard tests/test_graphs*.py); graphs=$$?; \
+	$(call GPU_TEST,25) tests/test_kernels.py -k "shape3 or words or channels_last"; kernels=$$?; \
+	echo "== native $$native, graphs $$graphs, kernels $$kernels" \
+		"(0 passed, 1 failed, 5 no tests, 124 stopped at the time limit)"; \
+	[ "$$native$$graphs$$kernels" = 000 ]
 
 zoo: $(VENV)/.demo ## train the bundled digits models again, from nothing, into runs/zoo
 	$(BIN)/python -m morse_engine.zoo.train --out runs/zoo
@@ -81,7 +103,9 @@ $(VENV)/.torch: $(VENV)/.made constraints.txt
 	@$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml constraints.txt
+NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.h csrc/include/*/*.h)
+
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml constraints.txt $(NATIVE)
 	@echo "==> morse-engine[$*] and what it needs"
 	@$(PIP) install -c constraints.txt -e '.[$*]'
 	@touch $@

@@ -8,8 +8,8 @@ captured launch stays valid: the table and the step number, the seeds, the guida
 of a run, which the updates change in place:
 
     x            [B, C, H, W]        the sample
-    history      [h + 1, B, C, H, W] estimates m, that of step i in slot i mod (h + 1), for a solver
-                                     that reads h earlier ones; finite at the start, e.g. zero
+    history      [h + 1, B, C, H, W] estimates m, that of step i in slot i mod (h + 1), for solvers
+                                     that read up to h earlier ones
     model_input  [B or 2 B, ...]     scale_(i+1) x_next, what the model is given next; twice (2 B)
                                      for classifier-free guidance
     timestep     [1]                 the model's next timestep
@@ -96,7 +96,8 @@ def solver_step_ref(state: State, z: Tensor) -> None:
     if row[Column.B]:  # z may be infinite where the clamp keeps m finite
         x_next = x_next + row[Column.B] * z
     for k, column in enumerate(HISTORY[: size - 1], 1):
-        x_next = x_next + row[column] * state.history[(i - k) % size].float()
+        if row[column]:
+            x_next = x_next + row[column] * state.history[(i - k) % size].float()
     if row[Column.D]:
         words = [seed % (1 << 64) for seed in state.seeds.tolist()]
         x_next = x_next + row[Column.D] * noise.normal(words, i, x.shape[1:], device=x.device)
@@ -141,8 +142,9 @@ def solver_step(
     # element need not be those that store it.
     for k in tl.static_range(1, SLOTS):
         c = tl.load(row + C0 + k)
-        slot = ((i + SLOTS - k) % SLOTS).to(tl.int64)
-        x_next += c * tl.load(history_ptr + slot * total + at, mask, other=0).to(tl.float32)
+        if c != 0:
+            slot = ((i + SLOTS - k) % SLOTS).to(tl.int64)
+            x_next += c * tl.load(history_ptr + slot * total + at, mask, other=0).to(tl.float32)
     x_next += noise
     if SLOTS > 1:
         tl.store(history_ptr + (i % SLOTS).to(tl.int64) * total + at, m, mask)

@@ -10,9 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import noise, zoo
+    from . import native, noise, zoo
     from .dot import Dot
     from .engine import Sampler, compile
+    from .native import get_include
     from .plan import Plan
     from .solver import SolverTable
     from .training import train_dash, train_dot
@@ -24,6 +25,8 @@ __all__ = [
     "Sampler",
     "SolverTable",
     "compile",
+    "get_include",
+    "native",
     "noise",
     "train_dash",
     "train_dot",
@@ -36,6 +39,7 @@ _HOME = {
     "Sampler": "engine",
     "SolverTable": "solver",
     "compile": "engine",
+    "get_include": "native",
     "train_dash": "training",
     "train_dot": "training",
 }

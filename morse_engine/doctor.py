@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from . import zoo
-from .engine import BACKENDS, compile
+from .engine import BACKENDS, compile, unavailable
 from .evaluation import rmse_to_full
-from .machine import cuda_missing, machine
+from .machine import cuda_missing, device, machine
 
 # Modules, and the packages that bring them.
 NEEDED = {
@@ -82,7 +82,8 @@ def _hardware() -> Iterator[str]:
 
 
 def _backends() -> Iterator[str]:
-    for name, why_not in BACKENDS.items():
+    for name in BACKENDS:
+        why_not = unavailable(name, device("auto"))
         yield f"{name}, not available: {why_not}" if why_not else f"{name}, available"
 
 

@@ -1,26 +1,31 @@
 """`compile(unet, dot)`: from two models, a scheduler and a plan to a sampler that makes images."""
 
+import threading
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import kernels
+from . import graphs, kernels, native
 from . import noise as philox
 from .dot import Dot
+from .graphs import GraphCache, StepGraphs
+from .models import Models, weight_bytes
 from .plan import Plan
-from .sampler import sample
+from .report import Report
+from .request import Request
+from .run import EagerRun, FusedRun, GraphRun, Run
+from .sampler import walk
 from .solver import SolverTable
-from .speed import Speed, measure_speed
-from .steps import Steps
+from .speed import Speed, measure_speed, measure_steps
+from .steps import Layout, Steps, cond_layout
+from .weights import Weights
 
-BACKENDS = {
-    "eager": None,
-    "host": None,
-    "device": "the one-launch loop is not part of this release",
-}
+BACKENDS = ("eager", "host", "device")
 DEFAULT_DASH_STEPS, DEFAULT_BUDGET = 50, 10.0
+CAPACITY = 1024  # steps that captured memory has room for; longer plans double it
 
 
 def compile(
@@ -33,6 +38,8 @@ def compile(
     dot_speed: float | None = None,
     shape: Sequence[int] | None = None,
     merge_dot: bool = True,
+    inductor: bool = False,
+    graph_memory: int | None = None,
 ) -> "Sampler":
     """Make a sampler that runs `plan` with Dash `unet` and the residual model `dot`.
 
@@ -44,14 +51,19 @@ def compile(
         scheduler: a diffusers scheduler; default: DDIM with trailing steps on 1,000 linear betas.
         plan: Morse code such as `"-..-..-.."`, a `Plan`, or a budget in LSD (latency of one Dash
             step). Default: a budget of 10 LSD with a Dot, 50 Dash steps without.
-        backend: "eager", the specification in plain PyTorch; "host", the same two steps over static
-            memory with the fused kernels, launched one by one (on a CPU the kernels' references
-            run); "auto" takes "eager" as long as "host" has not been measured on GPUs.
+        backend: "eager", the specification in plain PyTorch; "host", the same two steps with fused
+            kernels over static memory, on a GPU each captured once as a CUDA graph and launched in
+            the order of the plan (on a CPU the kernels' references run, nothing is captured);
+            "device", one launch for the whole run. "auto" is eager on a CPU; on a GPU it measures
+            host and device at the first run of each batch size and takes the faster one.
         dot_speed: N, Dot steps that fit in one LSD; only used to spend a budget. Default: measured
-            here at batch 1.
+            here at batch 1, with this backend.
         shape: `(C, H, W)` of one sample; default: from the unet's config.
         merge_dot: add Dot's LoRA into a private copy of its trunk: faster, and the trunk's weights
             are in memory once more. The copy is made here: a Dot changed later needs a new compile.
+        inductor: run both models through torch.compile (minutes at the first run of a shape).
+        graph_memory: bytes that the captured graphs of all shapes may take on a GPU, least recently
+            used dropped first. Default: a quarter of the GPU's memory.
 
     Returns:
         a `Sampler`.
@@ -60,12 +72,8 @@ def compile(
         ValueError: plan, scheduler, unet and dot do not fit each other.
         RuntimeError: the backend is not available; the message says why.
     """
-    if backend != "auto" and backend not in BACKENDS:
+    if backend not in ("auto", *BACKENDS):
         raise ValueError(f"backend={backend!r}: choose auto, {', '.join(BACKENDS)}")
-    if backend != "auto" and BACKENDS[backend]:
-        raise RuntimeError(f'backend "{backend}": {BACKENDS[backend]}; use "eager" or "auto"')
-    if backend == "host" and _on_cuda(unet) and not kernels.available():
-        raise RuntimeError('backend "host" needs Triton: pip install triton, or use "eager"')
     if not callable(unet):
         raise ValueError(f"unet is a {type(unet).__name__}, not a model or callable")
     config = getattr(unet, "config", None)
@@ -84,12 +92,18 @@ def compile(
         size = config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         shape = (config.in_channels, height, width)
+    shape = tuple(shape) if shape is not None else None
 
-    models = Models(unet, dot)
+    models = Models(unet, dot, inductor=inductor)
+    if why := backend != "auto" and unavailable(backend, models.device):
+        raise RuntimeError(f'backend "{backend}": {why}; use "eager" or "auto"')
+    if backend == "auto" and not _captures_by_itself(models.device):
+        backend = "eager"
     if scheduler is None:
         from diffusers import DDIMScheduler
 
         scheduler = DDIMScheduler(timestep_spacing="trailing")
+    cache = GraphCache(graph_memory)
     if plan is None:
         plan = DEFAULT_BUDGET if dot is not None else "-" * DEFAULT_DASH_STEPS
     if isinstance(plan, (int, float)):
@@ -101,53 +115,67 @@ def compile(
                     raise ValueError(
                         "a budget in LSD needs dot_speed=, or shape=(C, H, W) to measure it"
                     )
-                dot_speed = measure_speed(
-                    models.dash, models.dot, shape, device=models.device
-                ).dot_speed
+                probe = Sampler(models, scheduler, Plan("-.-."), shape, backend, cache)
+                dot_speed = probe.measure().dot_speed
             plan = Plan.from_budget(plan, dot_speed)
     elif isinstance(plan, str):
         plan = Plan(plan)
-    if plan.num_dot and dot is None:
-        raise ValueError(f'plan "{plan}" has {plan.num_dot} Dot steps, but there is no dot')
-    table = SolverTable.for_calls(scheduler, len(plan))
-    shape = tuple(shape) if shape is not None else None
-    return Sampler(models, table, plan, shape, "eager" if backend == "auto" else backend)
+    return Sampler(models, scheduler, plan, shape, backend, cache)
 
 
-class Models:
-    """Dash and Dot as plain functions of float32 samples, whatever they are and compute in."""
+def _captures_by_itself(device: torch.device | None) -> bool:
+    """Whether "auto" captures: not plain functions, whose weights cannot be watched."""
+    return device is not None and device.type == "cuda"
 
-    def __init__(self, unet, dot):
-        self.unet, self.dot_model = unet, dot
-        first = next(unet.parameters(), None) if isinstance(unet, nn.Module) else None
-        self.device = first.device if first is not None else None
-        self.dtype = first.dtype if first is not None else torch.float32
-        self.dot = self._dot if dot is not None else None
 
-    def dash(self, x: Tensor, timestep: Tensor, **cond) -> Tensor:
-        z = self.unet(x.to(self.dtype), timestep, **cond)
-        return getattr(z, "sample", z).to(x.dtype)
-
-    def _dot(self, x: Tensor, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond) -> Tensor:
-        x_, x_s, z_s, z_p = (tensor.to(self.dtype) for tensor in (x, x_s, z_s, z_p))
-        eta = self.dot_model(x_, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond)
-        return eta.to(x.dtype)
+def unavailable(backend: str, device: torch.device | None) -> str:
+    """Why a backend cannot run models on this device; "" if it can."""
+    if backend == "eager":
+        return ""
+    if backend == "device" and device is not None and (why := graphs.reason(device)):
+        return why
+    if backend == "device":
+        return native.reason()
+    if device is not None and device.type == "cuda" and not kernels.available():
+        return "the kernels need Triton: pip install triton"
+    return ""
 
 
 class Sampler:
-    """A plan, a solver and two models, ready to make images. Made by `compile`."""
+    """A plan, a solver and two models, ready to make images. Made by `compile`.
+
+    Captured steps, and the memory that they work on, belong to a sampler and to all that
+    `with_plan` makes from it. Runs on one memory take turns, from several threads too. Samplers of
+    two calls of `compile` have nothing in common but the weights of Dash.
+    """
 
     def __init__(
         self,
         models: Models,
-        table: SolverTable,
+        scheduler,
         plan: Plan,
         shape: tuple[int, ...] | None,
         backend: str,
+        cache: GraphCache,
+        shared: "_Shared | None" = None,
     ):
-        self.models, self.table, self.plan, self.shape = models, table, plan, shape
+        if plan.num_dot and models.dot is None:
+            raise ValueError(f'plan "{plan}" has {plan.num_dot} Dot steps, but there is no dot')
+        self.models, self.scheduler, self.plan, self.shape = models, scheduler, plan, shape
+        self.table = SolverTable.for_calls(scheduler, len(plan))
         self.backend = backend
-        self._steps: Steps | None = None
+        self._shared = shared or _Shared(cache)
+
+    def with_plan(self, plan: "Plan | str", scheduler=None) -> "Sampler":
+        """The same models with another plan and, if given, another solver, on the same captures.
+
+        Raises:
+            ValueError: as `compile`.
+        """
+        plan = Plan(plan) if isinstance(plan, str) else plan
+        scheduler = scheduler if scheduler is not None else self.scheduler
+        cache = self._shared.cache
+        return Sampler(self.models, scheduler, plan, self.shape, self.backend, cache, self._shared)
 
     def __call__(
         self,
@@ -155,8 +183,9 @@ class Sampler:
         *,
         batch_size: int | None = None,
         seed: int | Sequence[int] = 0,
+        guidance_scale: float | None = None,
         on_step: Callable[[int, int], None] | None = None,
-        **cond: Tensor,
+        **cond,
     ) -> Tensor:
         """Sample images; the image of a seed is the same in every batch.
 
@@ -165,166 +194,211 @@ class Sampler:
                 default: drawn from the seeds.
             batch_size: number of images; default: that of `noise`, of the list of seeds, or 1.
             seed: of the first image (the next ones count up), or one int per image.
-            on_step: called as `on_step(i, n)` after step i of n.
-            cond: tensors that both models are given by keyword, e.g. `encoder_hidden_states`.
+            guidance_scale: for classifier-free guidance; tensors in `cond` then have 2 B rows,
+                those without the condition first.
+            on_step: called as `on_step(i, n)` when step i of n has been made. What it raises
+                cancels the run within one step.
+            cond: what both models are given by keyword, e.g. `encoder_hidden_states`.
 
         Returns:
-            `[B, C, H, W]` float32 in the range of the training data, not clamped.
+            `[B, C, H, W]` float32 in the range of the training data, not clamped. On a GPU it may
+            still be computed when this returns, as with every PyTorch operation.
 
         Raises:
             ValueError: shapes, batch size and seeds do not agree, or the noise is not finite.
         """
-        seeds = self._seeds(noise, batch_size, seed)
-        device = self.models.device
+        # Runs on shared memory take turns; eager ones have theirs to themselves.
+        with nullcontext() if self.backend == "eager" else self._shared.lock:
+            run = self.start(
+                noise, batch_size=batch_size, seed=seed, guidance_scale=guidance_scale, **cond
+            )
+            if on_step is None:
+                run.segment()
+            else:
+                run.watch(on_step)
+            return run.x
+
+    def start(
+        self,
+        noise: Tensor | None = None,
+        *,
+        batch_size: int | None = None,
+        seed: int | Sequence[int] = 0,
+        guidance_scale: float | None = None,
+        **cond,
+    ) -> Run:
+        """Begin a run that the caller takes through its steps; arguments as for a whole run.
+
+        With the backends "host" and "device" it uses the memory of the run before it, which is lost
+        to that one; and a weight that moves is noticed here, not between the steps of a run.
+
+        Returns:
+            a `Run`: `step()`, `segment(k)`, `watch(on_step)`, `cancel()` and `x`.
+        """
+        models = self.models
+        models.check()
+        request = Request.make(
+            noise, batch_size, seed, guidance_scale, cond, shape=self.shape, device=models.device
+        )
+        if self.backend == "eager" or self._shared.eager_because:
+            return self._eager(request)
+        with self._shared.lock:
+            try:
+                if graphs.reason(request.device):
+                    return self._fused(request)
+                return self._captured(request)
+            except _NotCaptured as error:
+                if self.backend != "auto":
+                    raise RuntimeError(str(error)) from error
+                self._shared.eager_because = str(error)
+        because = self._shared.eager_because
+        warnings.warn(f"morse_engine runs eagerly, which is slower: {because}", stacklevel=2)
+        return self._eager(request)
+
+    def _eager(self, request: Request) -> EagerRun:
+        noise, seeds, shape, guidance_scale, cond, device = request
         if noise is None:
-            if self.shape is None:
-                raise ValueError(
-                    "pass noise=, or shape=(C, H, W) to compile(): the model has no config"
-                )
-            noise = philox.normal(seeds, philox.INITIAL, self.shape, device=device)
-        self._check_noise(noise)
-        noise = noise.to(device=device, dtype=torch.float32)
-        if self.backend == "host":
-            return self._host_steps(noise).run(noise, seeds, cond, on_step)
-        args = (self.models.dash, self.models.dot, self.plan, self.table, noise, seeds)
-        with kernels.references():
-            return sample(*args, cond, on_step)
+            noise = philox.normal(seeds, philox.INITIAL, shape[1:], device=device)
+        models, table = self.models, self.table
+        steps = walk(models.dash, models.dot, self.plan, table, noise, seeds, cond, guidance_scale)
+        return EagerRun(self.plan, threading.RLock(), table.init_noise_sigma * noise, steps)
 
-    def _host_steps(self, noise: Tensor) -> Steps:
-        """The steps for batches of this shape; those of the last shape are kept."""
-        if self._steps is None or self._steps.state.x.shape != noise.shape:
-            models = self.models
-            dot = models.dot_model if isinstance(models.dot_model, Dot) else models.dot
-            args = (models.dash, dot, self.plan, self.table, noise.shape)
-            self._steps = Steps(*args, models.dtype, noise.device)
-        return self._steps
+    def _layout(self, request: Request, capacity: int) -> Layout:
+        return Layout(
+            request.shape,
+            self.models.dtype,
+            self.table.timesteps.dtype,
+            request.device,
+            request.guidance_scale is not None,
+            self.models.dot is not None,
+            cond_layout(request.cond),
+            capacity,
+        )
 
-    def _seeds(self, noise, batch_size, seed) -> list[int]:
-        given = None if isinstance(seed, int) else [int(s) for s in seed]
-        if noise is not None and not isinstance(noise, Tensor):
-            raise ValueError(f"noise is a {type(noise).__name__}: pass a tensor [B, C, H, W]")
-        counts = {
-            "noise": None if noise is None else noise.shape[0] if noise.ndim else 0,
-            "batch_size": batch_size,
-            "seed": None if given is None else len(given),
-        }
-        known = {name: n for name, n in counts.items() if n is not None}
-        if len(set(known.values())) > 1:
-            said = ", ".join(f"{name}: {n}" for name, n in known.items())
-            raise ValueError(f"the number of images is not one number ({said})")
-        count = next(iter(known.values()), 1)
-        if count < 1:
-            raise ValueError(f"{next(iter(known))} asks for {count} images: at least 1")
-        return given if given is not None else [seed + i for i in range(count)]
+    def _fused(self, request: Request) -> FusedRun:
+        """A run with fused steps that are not captured; the memory of the last layout is kept."""
+        shared, layout = self._shared, self._layout(request, len(self.plan))
+        if shared.steps is None or shared.steps.layout != layout:
+            shared.steps = self._make_steps(layout, request.cond)
+        shared.steps.load(self.plan, self.table)
+        shared.steps.start(request)
+        shared.steps.prepare()
+        return FusedRun(shared.steps, shared.lock)
 
-    def _check_noise(self, noise: Tensor) -> None:
-        if noise.ndim != 4 or not noise.is_floating_point():
-            raise ValueError(
-                f"noise is {tuple(noise.shape)} {noise.dtype}: pass floats [B, C, H, W]"
-            )
-        if self.shape is not None and tuple(noise.shape[1:]) != self.shape:
-            raise ValueError(
-                f"noise has images of {tuple(noise.shape[1:])}, the model of {self.shape}: "
-                "another size needs shape= in compile()"
-            )
-        if not torch.isfinite(noise).all():
-            raise ValueError("noise holds NaN or infinite values")
+    def _captured(self, request: Request) -> GraphRun:
+        shared, capacity = self._shared, CAPACITY
+        while capacity < len(self.plan):
+            capacity *= 2
+        if shared.weights is not None and (changed := shared.weights.changed()):
+            shared.cache.clear()
+            shared.weights, shared.recaptured_because = None, changed
+        layout = self._layout(request, capacity)
+        made = shared.cache.get(layout, lambda: self._capture(layout, request.cond))
+        if shared.weights is None:
+            shared.weights = Weights([self.models.unet, self.models.dot_model])
 
-    def measure(self, batch_size: int = 1) -> Speed:
-        """Measure LSD, Dot's latency and N at a batch size (some seconds)."""
+        def fill() -> None:
+            made.steps.load(self.plan, self.table)
+            made.start(request)
+
+        with made.turn():
+            if self.backend == "auto" and made.loop is not None and not made.why:
+                made.choose(fill)
+            fill()
+        shared.last = made
+        backend = made.choice if self.backend == "auto" else self.backend
+        return GraphRun(made, backend, shared.lock)
+
+    def _make_steps(self, layout: Layout, cond: dict) -> Steps:
+        steps = Steps(self.models.dash, self.models.dot_for_steps, layout, cond)
+        steps.load(self.plan, self.table)
+        return steps
+
+    def _capture(self, layout: Layout, cond: dict) -> StepGraphs:
+        self._shared.captures += 1
+        try:
+            made = StepGraphs(self._make_steps(layout, cond))
+            if self.backend == "device":
+                made.compose()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise _NotCaptured(str(error)) from error
+        if self.backend == "auto":
+            try:
+                made.compose()
+            except RuntimeError as error:
+                made.why = f"no one-launch loop: {error}"
+        return made
+
+    def free(self) -> None:
+        """Give back all memory of captured steps; the next run captures again."""
+        with self._shared.lock:
+            self._shared.cache.clear()
+            self._shared.steps = self._shared.last = None
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def measure(self, batch_size: int = 1, *, guidance_scale: float | None = None, **cond) -> Speed:
+        """Measure LSD, Dot's latency and N at a batch size, as this backend runs them (seconds)."""
         if self.shape is None:
             raise ValueError(
                 "measuring needs shape=(C, H, W) in compile(): the model has no config"
             )
-        device = self.models.device
-        return measure_speed(
-            self.models.dash, self.models.dot, self.shape, batch_size=batch_size, device=device
-        )
+        with self._shared.lock:
+            run = self.start(batch_size=batch_size, guidance_scale=guidance_scale, **cond)
+            if isinstance(run, EagerRun):
+                models, size = self.models, batch_size * (2 if guidance_scale is not None else 1)
+                return measure_speed(
+                    models.dash, models.dot, self.shape,
+                    batch_size=size, device=models.device, cond=cond,
+                )  # fmt: skip
+            return measure_steps(*run.both_steps(), device=run.device)
 
-    def report(self, *, measure: bool = False, batch_size: int = 1) -> "Report":
+    def report(self, *, measure: bool = False, batch_size: int = 1, **cond) -> Report:
         """What runs and why; with `measure=True` also the latencies at `batch_size`."""
+        speed = self.measure(batch_size, **cond) if measure else None
+        shared, device = self._shared, self.models.device
+        backend, why = self.backend, ""
+        if shared.eager_because:
+            backend, why = "eager", shared.eager_because
+        elif self.backend == "auto" and shared.last is not None:
+            backend, why = shared.last.choice, shared.last.why
+        reasons = {name: unavailable(name, device) for name in BACKENDS}
         return Report(
-            backend=self.backend,
-            not_available=[f"{name}: {why}" for name, why in BACKENDS.items() if why],
+            backend=backend,
+            why=why,
+            not_available=[f"{name}: {reason}" for name, reason in reasons.items() if reason],
             plan=self.plan,
             solver=self.table.name,
-            device=str(self.models.device or "cpu"),
-            dash_bytes=_bytes(self.models.unet),
-            dot_bytes=_bytes(self.models.dot_model, beside=self.models.unet),
+            device=str(device or "cpu"),
+            dash_bytes=weight_bytes(self.models.unet),
+            dot_bytes=weight_bytes(self.models.dot_model, beside=self.models.unet),
             batch_size=batch_size,
-            speed=self.measure(batch_size) if measure else None,
+            speed=speed,
+            launches=shared.last.launches if shared.last else None,
+            replays=shared.last.replays if shared.last else 0,
+            capture_s=shared.last.capture_s if shared.last else None,
+            graph_bytes=shared.cache.num_bytes,
+            captures=shared.captures,
+            recaptured_because=shared.recaptured_because,
+            evicted=shared.cache.evicted,
         )
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a sampler runs: backend, plan, memory, and latencies when they were measured.
-
-    `lsd_ms` and `dot_ms` are ms per step of a batch, `dot_speed` is N, `cost_lsd` the plan's price.
-    """
-
-    backend: str
-    not_available: list[str]
-    plan: Plan
-    solver: str
-    device: str
-    dash_bytes: int
-    dot_bytes: int
-    batch_size: int
-    speed: Speed | None
-
-    @property
-    def lsd_ms(self) -> float | None:
-        return self.speed.lsd_ms if self.speed else None
-
-    @property
-    def dot_ms(self) -> float | None:
-        return self.speed.dot_ms if self.speed else None
-
-    @property
-    def dot_speed(self) -> float | None:
-        return self.speed.dot_speed if self.speed else None
-
-    @property
-    def cost_lsd(self) -> float | None:
-        if not self.plan.num_dot:
-            return float(self.plan.num_dash)
-        return self.plan.lsd(self.dot_speed) if self.dot_speed else None
-
-    def __str__(self) -> str:
-        lines = [
-            f"plan      {self.plan}   ({self.plan.num_dash} Dash, {self.plan.num_dot} Dot)",
-            f"solver    {self.solver}",
-            f"backend   {self.backend} on {self.device}"
-            + "".join(f"\n          not {reason}" for reason in self.not_available),
-            f"memory    Dash {self.dash_bytes / 2**20:.1f} MiB, "
-            f"Dot {self.dot_bytes / 2**20:.1f} MiB more",
-        ]
-        if self.speed is None:
-            lines.append("latency   not measured: report(measure=True)")
-        else:
-            lines.append(f"latency   LSD {self.lsd_ms:.2f} ms at batch {self.batch_size}")
-            if self.dot_ms:
-                lines[-1] += f", Dot {self.dot_ms:.2f} ms, N = {self.dot_speed:.1f}"
-                gain = self.plan.gain(self.dot_speed)
-                lines.append(
-                    f"cost      {self.cost_lsd:.2f} LSD for {len(self.plan)} steps: "
-                    f"at most {gain:.2f}x against Dash alone"
-                )
-        return "\n".join(lines)
+class _NotCaptured(RuntimeError):
+    """The steps cannot be captured or composed."""
 
 
-def _on_cuda(model) -> bool:
-    return isinstance(model, nn.Module) and any(p.is_cuda for p in model.parameters())
+class _Shared:
+    """What a sampler and those made from it by `with_plan` have in common."""
 
-
-def _bytes(model, beside=None) -> int:
-    """Bytes of the parameters of `model`, those that `beside` holds too left out."""
-
-    def storages(module) -> dict[int, int]:
-        if not isinstance(module, nn.Module):
-            return {}
-        return {p.data_ptr(): p.numel() * p.element_size() for p in module.parameters()}
-
-    shared = storages(beside)
-    return sum(size for at, size in storages(model).items() if at not in shared)
+    def __init__(self, cache: GraphCache):
+        self.cache = cache
+        self.lock = threading.RLock()
+        self.steps: Steps | None = None  # of the last layout, where nothing is captured
+        self.last: StepGraphs | None = None
+        self.weights: Weights | None = None
+        self.captures = 0
+        self.recaptured_because: str | None = None
+        self.eager_because: str | None = None

@@ -118,7 +118,7 @@ class Experiment:
 
             began = time.perf_counter()
             start = noise.normal(seeds, noise.INITIAL, self.shape, device=self.models.device)
-            x = sample(dash, dot, point.plan, table, start, seeds, None, on_step)
+            x = sample(dash, dot, point.plan, table, start, seeds, on_step=on_step)
             images.append(x.cpu())  # waits for the GPU
             seconds += time.perf_counter() - began
         return torch.cat(images), seconds

@@ -8,10 +8,16 @@ z_p, t_p: Dash's estimate before the last, (z_s, t_s) as long as there is none; 
 Dash's estimates are heading. The rows are explained in `solver.py`, the noise in `noise.py`. x and
 x_s reach both models as the solver scales its model input.
 
-Source: Morse (arXiv 2506.18251), section 3; z_p and t_p are ours.
+With classifier-free guidance both models are given every image twice, without the condition first,
+each half has its own trajectory and residual, and the solver is given
+
+    z_u + guidance_scale (z_c - z_u)
+
+Source: Morse (arXiv 2506.18251), section 3; z_p and t_p are ours. Guidance: Ho & Salimans 2022
+(arXiv 2207.12598).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +27,6 @@ from .plan import Plan
 from .solver import SolverTable
 
 
-@torch.no_grad()
 def sample(
     dash: Callable[..., Tensor],
     dot: Callable[..., Tensor] | None,
@@ -30,6 +35,8 @@ def sample(
     start: Tensor,
     seeds: Sequence[int],
     cond: dict | None = None,
+    guidance_scale: float | None = None,
+    *,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Run the plan from noise to images.
@@ -43,11 +50,33 @@ def sample(
         start: `[B, C, H, W]`, unit normal noise; its dtype and device are those of the run.
         seeds: one int per image, the key of the noise that stochastic solvers add on the way.
         cond: further tensors that both models are given by keyword.
+        guidance_scale: if given, both models see 2 B images, those without the condition first;
+            tensors in `cond` have to be doubled likewise.
         on_step: called as `on_step(i, len(plan))` after step i.
 
     Returns:
         `[B, C, H, W]`, the solver's last x, not clamped.
     """
+    x = start
+    steps = walk(dash, dot, plan, table, start, seeds, cond, guidance_scale)
+    for i, x in enumerate(steps):  # noqa: B007 - the last x is the result
+        if on_step is not None:
+            on_step(i, len(plan))
+    return x
+
+
+@torch.no_grad()
+def walk(
+    dash: Callable[..., Tensor],
+    dot: Callable[..., Tensor] | None,
+    plan: Plan,
+    table: SolverTable,
+    start: Tensor,
+    seeds: Sequence[int],
+    cond: dict | None = None,
+    guidance_scale: float | None = None,
+) -> Iterator[Tensor]:
+    """The run of `sample`, step by step: x after each step."""
     cond = cond or {}
     x = table.init_noise_sigma * start
     history: list[Tensor] = []  # estimates m, newest first
@@ -57,17 +86,20 @@ def sample(
     for i, symbol in enumerate(plan):
         t = timesteps[i]
         scaled = table.scale_model_input(i, x)
+        if guidance_scale is not None:
+            scaled = torch.cat([scaled, scaled])
         if symbol == "-":
             z = dash(scaled, t, **cond)
             z_p, t_p = (z, t) if z_s is None else (z_s, t_s)
             x_s, z_s, t_s = scaled, z, t
         else:
             z = z_s + dot(scaled, t, x_s, z_s, t_s, z_p, t_p, **cond)
+        if guidance_scale is not None:
+            unconditional, conditional = z.chunk(2)
+            z = unconditional + guidance_scale * (conditional - unconditional)
         fresh = None
         if table.adds_noise(i):
             fresh = noise.normal(seeds, i, x.shape[1:], device=x.device).to(x.dtype)
         x, m = table.step(i, x, z, history, fresh)
         history = [m, *history][:num_history]
-        if on_step is not None:
-            on_step(i, len(plan))
-    return x
+        yield x

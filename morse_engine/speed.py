@@ -32,40 +32,69 @@ def measure_speed(
     batch_size: int = 1,
     repeats: int = 20,
     device: torch.device | str | None = None,
+    cond: dict | None = None,
 ) -> Speed:
-    """Time Dash and Dot steps in turns, so that a change of clock or load meets both.
+    """Time calls of Dash and Dot in turns.
 
     Args:
         dash, dot: the callables of `morse_engine.sampler.sample`, on `device`.
         shape: `(C, H, W)` of an image.
+        repeats: as in `measure_steps`.
+        cond: what both are given by keyword.
+
+    Raises:
+        ValueError: repeats is below 3.
+    """
+    cond = cond or {}
+    x = torch.randn((batch_size, *shape), generator=torch.Generator().manual_seed(0)).to(device)
+    t, t_s = torch.tensor(500, device=device), torch.tensor(600, device=device)
+    z = dash(x, t_s, **cond)
+    dot_step = None if dot is None else lambda: dot(x, t, x, z, t_s, z, t_s, **cond)
+    return measure_steps(lambda: dash(x, t_s, **cond), dot_step, device=x.device, repeats=repeats)
+
+
+def measure_steps(
+    dash_step: Callable[[], object],
+    dot_step: Callable[[], object] | None,
+    *,
+    device: torch.device,
+    repeats: int = 20,
+    in_a_row: int = 1,
+) -> Speed:
+    """Time two steps in turns, so that a change of clock or load meets both.
+
+    Args:
         repeats: timed pairs, after three untimed ones.
+        in_a_row: calls of a step between two looks at the clock, for steps so short that waiting
+            for the device would count.
 
     Raises:
         ValueError: repeats is below 3.
     """
     if repeats < 3:
         raise ValueError(f"repeats={repeats}: a median with a spread needs at least 3")
-    x = torch.randn((batch_size, *shape), generator=torch.Generator().manual_seed(0)).to(device)
-    t, t_s = torch.tensor(500, device=device), torch.tensor(600, device=device)
-    z = dash(x, t_s)
-    synchronize = torch.cuda.synchronize if x.is_cuda else lambda: None
 
-    def timed(step: Callable[[], Tensor]) -> float:
+    def synchronize() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def timed(step: Callable[[], object]) -> float:
         synchronize()
         start = time.perf_counter()
-        step()
+        for _ in range(in_a_row):
+            step()
         synchronize()
-        return 1e3 * (time.perf_counter() - start)
+        return 1e3 * (time.perf_counter() - start) / in_a_row
 
     times: dict[str, list[float]] = {"lsd_ms": [], "dot_ms": []}
     for i in range(repeats + 3):
-        row = {"lsd_ms": timed(lambda: dash(x, t_s))}
-        if dot is not None:
-            row["dot_ms"] = timed(lambda: dot(x, t, x, z, t_s, z, t_s))
+        row = {"lsd_ms": timed(dash_step)}
+        if dot_step is not None:
+            row["dot_ms"] = timed(dot_step)
         if i >= 3:
             for name, value in row.items():
                 times[name].append(value)
-    if dot is None:
+    if dot_step is None:
         del times["dot_ms"]
     else:
         times["dot_speed"] = [a / b for a, b in zip(*times.values(), strict=True)]
@@ -75,6 +104,6 @@ def measure_speed(
         return fifths[0], fifths[-1]
 
     lsd_ms = statistics.median(times["lsd_ms"])
-    dot_ms = statistics.median(times["dot_ms"]) if dot is not None else None
+    dot_ms = statistics.median(times["dot_ms"]) if dot_step is not None else None
     spreads = {name: band(values) for name, values in times.items()}
     return Speed(lsd_ms, dot_ms, lsd_ms / dot_ms if dot_ms else None, spreads)

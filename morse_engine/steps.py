@@ -3,120 +3,184 @@
     Dash step:  unet(model_input, timestep)      -> dash_update
     Dot step:   the row of `When` for this step  -> Dot's blocks -> residual_up_update
 
-Where a run is, which row of the table it needs, its seeds: all of it lies in device memory. So the
-same two sequences of launches serve every step of every run of a shape. The specification is
-`sampler.sample`; the state is described in `kernels/solver_step.py`.
+Where a run is, which row of the table it needs, its seeds, the guidance scale: all of it lies in
+device memory. So the same two sequences of launches serve every step of every run of a shape,
+whatever its plan and its solver. The specification is `sampler.sample`; the state is described in
+`kernels/solver_step.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
 
-from . import kernels
+from . import kernels, noise
 from .dot import Dot, When
 from .kernels.solver_step import State
 from .plan import Plan
-from .solver import Column, SolverTable
+from .request import Request
+from .solver import HISTORY, Column, SolverTable
+
+
+class Layout(NamedTuple):
+    """All that the memory of `Steps` depends on.
+
+    Attributes:
+        shape: `(B, C, H, W)`.
+        dtype: of the models' inputs and outputs; x and the estimates are float32.
+        timestep_dtype: of the models' timestep: int64, or float32 for solvers between timesteps.
+        device: of everything.
+        guidance: whether each image is given to the models twice.
+        with_dot: whether there are Dot steps.
+        cond: structure of the conditioning, `cond_layout`.
+        capacity: the most steps of a plan.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    timestep_dtype: torch.dtype
+    device: torch.device
+    guidance: bool
+    with_dot: bool
+    cond: tuple
+    capacity: int
+
+
+def cond_layout(cond: dict) -> tuple:
+    """What of the conditioning is fixed with the memory: shapes, dtypes, and all but tensors."""
+    leaves, structure = tree_flatten(cond)
+    return structure, tuple(
+        (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves
+    )
 
 
 class Steps:
-    """The steps of one plan with one solver for batches of one shape.
+    """The two steps for batches of one layout, and the memory that they work on.
 
     Args:
-        dash: `dash(x, timestep, **cond) -> z` on samples of `dtype`.
+        dash: `dash(x, timestep, **cond) -> z` on samples of the layout's dtype.
         dot: a `Dot`, whose last block is fused with the solver's step; or any callable as in
             `sampler.sample`; None if no step is Dot's.
-        shape: `(B, C, H, W)`.
-        dtype: of the models' inputs and outputs; x and the estimates are float32.
+        cond: an example of the conditioning; nested dicts and lists of tensors, whose memory is
+            copied, and other values, which are fixed.
     """
 
     def __init__(
         self,
         dash: Callable[..., Tensor],
         dot: Callable[..., Tensor] | None,
-        plan: Plan,
-        table: SolverTable,
-        shape: Sequence[int],
-        dtype: torch.dtype,
-        device: torch.device | str,
+        layout: Layout,
+        cond: dict | None = None,
     ):
-        self.dash, self.dot, self.plan, self.table = dash, dot, plan, table
+        self.dash, self.dot, self.layout = dash, dot, layout
+        self.plan: Plan | None = None
+        self.table: SolverTable | None = None
+        self.owner: object = None  # token of the run that uses the memory
         # The memory serves runs within inference_mode and outside, and never training.
         with torch.inference_mode(False), torch.no_grad():
-            self._allocate(shape, dtype, device)
+            self._allocate(cond or {})
 
-    def _allocate(self, shape: Sequence[int], dtype: torch.dtype, device) -> None:
-        plan, table = self.plan, self.table
+    def _allocate(self, cond: dict) -> None:
+        shape, dtype, timestep_dtype, device = self.layout[:4]
+        capacity = self.layout.capacity
 
-        def empty(*size: int, dtype: torch.dtype) -> Tensor:
-            return torch.empty(size, dtype=dtype, device=device)
+        def zeros(*size: int, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(size, dtype=dtype, device=device)
 
+        doubled = (2 * shape[0] if self.layout.guidance else shape[0], *shape[1:])
         self.state = State(
-            x=empty(*shape, dtype=torch.float32),
-            history=empty(1 + table.num_history, *shape, dtype=torch.float32),
-            model_input=empty(*shape, dtype=dtype),
-            timestep=empty(1, dtype=table.timesteps.dtype),
-            rows=table.to(device),
-            step=empty(1, dtype=torch.int32),
-            seeds=empty(shape[0], dtype=torch.int64),
-            guidance=None,
+            x=zeros(*shape, dtype=torch.float32),
+            history=zeros(1 + len(HISTORY), *shape, dtype=torch.float32),
+            model_input=zeros(*doubled, dtype=dtype),
+            timestep=zeros(1, dtype=timestep_dtype),
+            rows=zeros(capacity, len(Column), dtype=torch.float32),
+            step=zeros(1, dtype=torch.int32),
+            seeds=zeros(shape[0], dtype=torch.int64),
+            guidance=zeros(1, dtype=torch.float32) if self.layout.guidance else None,
         )
+        self._initial = torch.full((1,), noise.INITIAL, dtype=torch.int64, device=device)
+        self.cond = tree_map(lambda v: v.to(device, copy=True) if is_tensor(v) else v, cond)
         self.trajectory: list[Tensor] = []  # x_s, z_s, z_p
-        if plan.num_dot:
-            self.trajectory = [empty(*shape, dtype=dtype) for _ in range(3)]
-        self.times = _times(plan, table).to(device)
+        # (t, t_s, t_p) of each step; the rows behind the plan's are computed with, never used
+        self.times = torch.ones(capacity, 3, dtype=timestep_dtype, device=device)
         self.when: When | None = None  # of all steps; its rows also lie in `packed`
         self.packed: Tensor | None = None
-        if isinstance(self.dot, Dot):
-            self.when = self.dot.when(*self.times.unbind(1))
-            self.packed = torch.empty_like(self.when.pack())
+        if self.layout.with_dot:
+            self.trajectory = [zeros(*size, dtype=dtype) for size in (shape, doubled, doubled)]
+            if isinstance(self.dot, Dot):
+                if cond:
+                    raise ValueError(f"this Dot takes no conditioning, got {', '.join(cond)}")
+                self.when = self.dot.when(*self.times.unbind(1))
+                self.packed = self.when.pack()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the memory that this object holds, without the models'."""
+        leaves = tree_flatten((self.state, self.trajectory, self.times, self.packed, self.cond))[0]
+        return sum(t.numel() * t.element_size() for t in leaves if is_tensor(t))
+
+    def load(self, plan: Plan, table: SolverTable) -> bool:
+        """Make `plan` with `table` the one of the next runs; returns whether it was another one."""
+        if plan == self.plan and table is self.table:
+            return False
+        n = len(plan)
+        self.state.rows[:n].copy_(table.rows.float())
+        self.times[:n].copy_(_times(plan, table))
+        self.plan, self.table = plan, table
+        return True
 
     @torch.no_grad()
-    def run(
-        self,
-        noise: Tensor,
-        seeds: Sequence[int],
-        cond: dict | None = None,
-        on_step: Callable[[int, int], None] | None = None,
-    ) -> Tensor:
-        """As `sampler.sample`: from unit noise `[B, C, H, W]` to the last x, a new tensor."""
-        self.start(noise, seeds)
-        for i, symbol in enumerate(self.plan):
-            step = self.dash_step if symbol == "-" else self.dot_step
-            step(cond or {})
-            if on_step is not None:
-                on_step(i, len(self.plan))
-        return self.state.x.clone()
+    def start(self, request: Request) -> None:
+        """Fill the memory for a run of the loaded plan; no wait for the device.
 
-    @torch.no_grad()
-    def start(self, noise: Tensor, seeds: Sequence[int]) -> None:
-        """Fill the memory for a run."""
-        state = self.state
-        state.x.copy_(self.table.init_noise_sigma * noise.float())
-        state.history.zero_()
-        state.model_input.copy_(state.rows[0, Column.SCALE] * state.x)
-        state.timestep.copy_(self.table.timesteps[:1])
-        state.step.zero_()
+        The request has to be of the layout.
+        """
+        noise, seeds, _, guidance_scale, cond, _ = request
+        state, device = self.state, self.layout.device
         signed = [seed - (1 << 64) if seed >> 63 else seed for seed in seeds]
-        state.seeds.copy_(torch.tensor(signed, dtype=torch.int64))
-        if isinstance(self.dot, Dot):  # each time: its weights may have changed
+        seeds = torch.tensor(signed, dtype=torch.int64)
+        if device.type == "cuda":
+            seeds = seeds.pin_memory()
+        state.seeds.copy_(seeds, non_blocking=True)
+        if noise is None:
+            noise = kernels.philox_normal(state.seeds, self._initial, list(state.x.shape[1:]))
+        state.x.copy_(noise).mul_(self.table.init_noise_sigma)
+        # Both halves with guidance.
+        halves = state.model_input.view(-1, *state.x.shape)
+        halves.copy_(state.rows[0, Column.SCALE] * state.x)
+        state.timestep.copy_(self.times[0, :1])
+        state.step.zero_()
+        if state.guidance is not None:
+            state.guidance.fill_(guidance_scale)
+        pairs = zip(*(tree_flatten(c)[0] for c in (self.cond, cond)), strict=True)
+        for mine, given in pairs:
+            if is_tensor(mine):
+                mine.copy_(given, non_blocking=True)
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Compute what Dot needs to know of all times; once a run: its weights may have changed."""
+        if self.when is not None:
             self.packed.copy_(self.dot.when(*self.times.unbind(1)).pack())
 
-    def dash_step(self, cond: dict) -> None:
+    @torch.no_grad()
+    def dash_step(self) -> None:
         """One step of Dash."""
         state = self.state
-        z = self.dash(state.model_input, state.timestep[0], **cond)
+        z = self.dash(state.model_input, state.timestep[0], **self.cond)
         kernels.dash_update(_plain(z), *state, *(self.trajectory or (None, None, None)))
         state.step.add_(1)
 
-    def dot_step(self, cond: dict) -> None:
+    @torch.no_grad()
+    def dot_step(self) -> None:
         """One step of Dot."""
         state = self.state
         x_s, z_s, z_p = self.trajectory
-        if isinstance(self.dot, Dot):
-            if cond:
-                raise ValueError(f"this Dot takes no conditioning, got {', '.join(cond)}")
+        if self.layout.guidance:
+            x_s = torch.cat([x_s, x_s])
+        if self.when is not None:
             when = self.when.unpack(self.packed.index_select(0, state.step))
             h = self.dot.features(state.model_input, x_s, z_s, z_p, when)
             conv = self.dot.up[-1].conv2
@@ -125,9 +189,13 @@ class Steps:
             )
         else:
             t, t_s, t_p = self.times.index_select(0, state.step)[0].unbind()
-            eta = self.dot(state.model_input, t, x_s, z_s, t_s, z_p, t_p, **cond)
+            eta = self.dot(state.model_input, t, x_s, z_s, t_s, z_p, t_p, **self.cond)
             kernels.dash_update(_plain(z_s.float() + eta), *state, None, None, None)
         state.step.add_(1)
+
+
+def is_tensor(value) -> bool:
+    return isinstance(value, Tensor)
 
 
 def _plain(z: Tensor) -> Tensor:

@@ -31,3 +31,14 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def fake():
+    """The fake CUDA driver, in its first state."""
+    import fake_driver
+    from morse_engine import native
+
+    if native._native is None:
+        pytest.skip(native.reason())
+    return fake_driver.load()

@@ -128,5 +128,30 @@ def test_progress_and_conditioning_reach_the_models():
 
     table = SolverTable.from_scheduler(DDIMScheduler(), 3)
     plan = Plan("-.-")
-    sample(dash, dot, plan, table, start(), [0, 1], {"label": 3}, lambda i, n: seen.append((i, n)))
+    sample(
+        dash, dot, plan, table, start(), [0, 1], {"label": 3}, on_step=lambda *at: seen.append(at)
+    )
     assert seen == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_guidance_is_the_line_through_two_estimates():
+    """A run with guidance equals one whose Dash and Dot are the guided models themselves."""
+
+    def dash(x, t, *, label):
+        return model(x, t) + label[:, None, None, None] * x
+
+    def dot(x, t, x_s, z_s, t_s, z_p, t_p, *, label):
+        return 0.1 * (z_s - z_p) + label[:, None, None, None] * (x - x_s)
+
+    def guided_dash(x, t):
+        return model(x, t) + 3.0 * x
+
+    def guided_dot(x, t, x_s, z_s, t_s, z_p, t_p):
+        return 0.1 * (z_s - z_p) + 3.0 * (x - x_s)
+
+    plan = Plan("-.-..")
+    table = SolverTable.from_scheduler(DPMSolverMultistepScheduler(), 5)
+    label = torch.tensor([0.0, 0.0, 0.4, 0.4])  # 0 + 7.5 (0.4 - 0) = 3
+    ours = sample(dash, dot, plan, table, start(), [0, 1], {"label": label}, 7.5)
+    expected = sample(guided_dash, guided_dot, plan, table, start(), [0, 1])
+    assert_close("run_batch", ours, expected)

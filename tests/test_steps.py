@@ -4,36 +4,16 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from diffusers import schedulers
 
 import morse_engine
 from models import randomised, tiny_unet
 from morse_engine import Dot, kernels
+from solvers import FAMILIES
 from tolerances import assert_close
 
 pytest.importorskip("triton", reason="the kernels are written in Triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-FAMILIES = {
-    "ddpm": schedulers.DDPMScheduler(),
-    "ddim, clipped": schedulers.DDIMScheduler(timestep_spacing="trailing"),
-    "ddim, v": schedulers.DDIMScheduler(prediction_type="v_prediction", clip_sample=False),
-    "dpm 2m": schedulers.DPMSolverMultistepScheduler(solver_order=2),
-    "dpm 2m sde": schedulers.DPMSolverMultistepScheduler(
-        solver_order=2, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True
-    ),
-    "dpm single": schedulers.DPMSolverSinglestepScheduler(),
-    "euler": schedulers.EulerDiscreteScheduler(),
-    "euler ancestral": schedulers.EulerAncestralDiscreteScheduler(),
-    "lcm": schedulers.LCMScheduler(),
-    "deis": schedulers.DEISMultistepScheduler(),
-    "unipc": schedulers.UniPCMultistepScheduler(),
-    "pndm": schedulers.PNDMScheduler(skip_prk_steps=True),
-    "heun": schedulers.HeunDiscreteScheduler(),
-    "flow": schedulers.FlowMatchEulerDiscreteScheduler(),
-    "vp sde": schedulers.ScoreSdeVpScheduler(),
-    "ve sde": schedulers.ScoreSdeVeScheduler(sigma_max=20.0),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -79,10 +59,37 @@ def test_any_callable_is_a_dot(models):
     assert_close("steps", host(batch_size=2), eager(batch_size=2))
 
 
+def test_guidance(models):
+    unet, _ = models
+
+    def dash(x, t, *, shift):
+        return unet(x, t).sample + shift[:, None, None, None] * x
+
+    def dot(x, t, x_s, z_s, t_s, z_p, t_p, *, shift):
+        return 0.1 * (x - x_s) + 0.2 * shift[:, None, None, None] * (z_s - z_p)
+
+    options = {"scheduler": FAMILIES["dpm 2m sde"], "plan": "-..-.", "shape": (3, 8, 8)}
+    eager, host = pair(dash, dot, **options)
+    call = {"batch_size": 3, "guidance_scale": 2.5}
+    call["shift"] = torch.tensor([0.0, 0.0, 0.0, 0.1, 0.2, 0.3], device=DEVICE)
+    noise = morse_engine.noise.normal(range(3), -1, (3, 8, 8), device=DEVICE)
+    expected = eager(noise, **call)
+    assert_close("steps", host(noise, **call), expected)
+    assert (expected - eager(noise, **call | {"guidance_scale": 1.0})).abs().max() > 1e-2
+
+
+def test_guidance_through_a_dot(models):
+    """Both branches have the same condition here, none: guidance changes nothing then."""
+    eager, host = pair(*models, plan="-.-..")
+    expected = eager(batch_size=2, seed=3)
+    for sampler in (eager, host):
+        assert_close("steps", sampler(batch_size=2, seed=3, guidance_scale=3.0), expected)
+
+
 def test_a_run_leaves_nothing_behind(models):
     _, host = pair(*models, scheduler=FAMILIES["dpm 2m"], plan="-.-.")
     first = host(batch_size=2, seed=5)
-    host._steps.state.history.fill_(torch.nan)
+    host._shared.steps.state.history.fill_(torch.nan)
     host(batch_size=1, seed=99)
     host(batch_size=2, seed=99)
     assert torch.equal(host(batch_size=2, seed=5), first)
@@ -92,9 +99,11 @@ def test_runs_inside_and_outside_inference_mode_share_their_memory(models):
     _, host = pair(*models, plan="-.-.")
     with torch.inference_mode():
         first = host(batch_size=1, seed=5)
-    addresses = [t.data_ptr() for t in (host._steps.packed, *host._steps.state[:-1])]
+    addresses = [t.data_ptr() for t in (host._shared.steps.packed, *host._shared.steps.state[:-1])]
     assert torch.equal(host(batch_size=1, seed=5), first)
-    assert [t.data_ptr() for t in (host._steps.packed, *host._steps.state[:-1])] == addresses
+    assert [
+        t.data_ptr() for t in (host._shared.steps.packed, *host._shared.steps.state[:-1])
+    ] == addresses
 
 
 def test_half_precision_models():

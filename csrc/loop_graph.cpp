@@ -1,0 +1,304 @@
+#include "morse_engine/loop_graph.h"
+
+#include <atomic>
+#include <climits>
+#include <new>
+#include <stdexcept>
+#include <utility>
+
+#include "compose.h"
+#include "loop_kernels.ptx.h"
+#include "loop_state.h"
+#include "morse_engine/driver.h"
+
+namespace morse_engine {
+namespace {
+
+using namespace cuda;
+
+constexpr std::pair<Layout, const char*> layout_names[] = {
+    {Layout::switch_node, "switch"},
+    {Layout::two_ifs, "two_ifs"},
+    {Layout::nested_loops, "nested"},
+    {Layout::unrolled, "unrolled"},
+};
+
+void require_version(const Driver& driver, Layout layout) {
+    int needed = layout == Layout::switch_node ? 12080 : 12040;
+    if (driver.version() >= needed) return;
+    throw std::runtime_error(std::string("layout \"") + name(layout) +
+                             "\" needs a driver for CUDA " + version_text(needed) +
+                             ", this one is for " + version_text(driver.version()) +
+                             (driver.version() >= 12040
+                                  ? "; use layout \"two_ifs\""
+                                  : "; update it, or use backend=\"host\", which needs no "
+                                    "conditional nodes"));
+}
+
+// One line for each node of a step that cannot be in the loop.
+std::string refusals(const char* step, const std::vector<Node>& nodes) {
+    std::string lines;
+    if (nodes.empty()) lines += std::string("\n  ") + step + ": the graph is empty";
+    for (const Node& node : nodes) {
+        if (node.refusal.empty()) continue;
+        lines += std::string("\n  ") + step + ": node " + std::to_string(node.index) + " of " +
+                 std::to_string(nodes.size()) + ", " + node.type;
+        if (!node.kernel.empty()) lines += " " + node.kernel;
+        lines += ": " + node.refusal;
+    }
+    return lines;
+}
+
+// The words are written on one side and read on the other: no lock, no tearing.
+int load(const int& word) { return __atomic_load_n(&word, __ATOMIC_ACQUIRE); }
+
+}  // namespace
+
+const char* name(Layout layout) {
+    for (auto [value, text] : layout_names)
+        if (value == layout) return text;
+    throw std::invalid_argument("unknown layout " + std::to_string(static_cast<int>(layout)));
+}
+
+Layout layout_of(std::string_view text) {
+    std::string names;
+    for (auto [value, known] : layout_names) {
+        if (text == known) return value;
+        names += (names.empty() ? "\"" : ", \"") + std::string(known) + "\"";
+    }
+    throw std::invalid_argument("unknown layout \"" + std::string(text) + "\"; use one of " + names);
+}
+
+Layout default_layout(const Driver& driver) {
+    if (driver.version() >= 12080) return Layout::switch_node;
+    require_version(driver, Layout::two_ifs);
+    return Layout::two_ifs;
+}
+
+// What a LoopGraph owns. Members that are not null are freed, so it may be destroyed half made.
+struct LoopGraph::Parts {
+    Driver driver;
+    const Api& api;
+    Layout layout;
+    int capacity;
+    std::vector<Node> dash_nodes, dot_nodes;
+
+    CUcontext context = nullptr;
+    CUmodule kernels = nullptr;
+    DevicePointer memory = 0;  // LoopState and the kinds
+    LoopWords* words = nullptr;
+    LoopArgs args = {};
+    Steps steps = {};  // own copies, for Layout::unrolled
+    Composition composition = {};
+    CUgraphExec exec = nullptr;
+    std::string plan;
+    std::atomic<int> launches{0};
+
+    Parts(const Driver& driver, Layout layout, int capacity)
+        : driver(driver), api(this->driver.api()), layout(layout), capacity(capacity) {}
+
+    ~Parts() {
+        // Nothing can be reported from here: errors, as at the end of a process whose driver is gone
+        // already, are left alone.
+        if (context == nullptr) return;
+        bool pushed = api.cuCtxPushCurrent.result(context) == success;
+        if (words != nullptr && !done()) api.cuCtxSynchronize.result();
+        discard_graph();
+        if (steps.dash != nullptr) api.cuGraphDestroy.result(steps.dash);
+        if (steps.dot != nullptr) api.cuGraphDestroy.result(steps.dot);
+        if (words != nullptr) api.cuMemFreeHost.result(words);
+        if (memory != 0) api.cuMemFree.result(memory);
+        if (kernels != nullptr) api.cuModuleUnload.result(kernels);
+        if (pushed) api.cuCtxPopCurrent.result(&context);
+    }
+
+    std::size_t bytes() const { return sizeof(LoopState) + static_cast<std::size_t>(capacity); }
+
+    bool done() const { return load(words->finished) == launches.load(); }
+
+    void allocate(std::int32_t* step) {
+        api.cuModuleLoadData(&kernels, loop_kernels_ptx);
+        api.cuMemAlloc(&memory, bytes());
+        api.cuMemsetD32Async(memory, 0, sizeof(LoopState) / 4, nullptr);
+
+        void* host = nullptr;
+        api.cuMemHostAlloc(&host, sizeof(LoopWords), host_alloc_portable | host_alloc_devicemap);
+        words = new (host) LoopWords{};
+        DevicePointer device_words = 0;
+        api.cuMemHostGetDevicePointer(&device_words, host, 0);
+
+        args.state = reinterpret_cast<LoopState*>(memory);
+        args.kinds = reinterpret_cast<const unsigned char*>(memory + sizeof(LoopState));
+        args.words = reinterpret_cast<LoopWords*>(device_words);
+        args.step = step;
+        args.capacity = capacity;
+        // Launches come on other streams, which do not wait for this one.
+        api.cuStreamSynchronize(nullptr);
+    }
+
+    void build(Steps of, std::string_view of_plan) {
+        composition = compose({api, context, kernels, args}, of, layout, of_plan);
+        InstantiateParams params = {};
+        params.flags = instantiate_node_priority;
+        Result code = api.cuGraphInstantiateWithParams.result(&exec, composition.root, &params);
+        if (code != success || params.result != InstantiateResult::success)
+            throw std::runtime_error(instantiate_error(code, params));
+        api.cuGraphUpload(exec, nullptr);
+    }
+
+    std::string instantiate_error(Result code, const InstantiateParams& params) const {
+        constexpr const char* reasons[] = {"",
+                                           "see the error",
+                                           "invalid structure",
+                                           "operation not supported",
+                                           "several contexts",
+                                           "a conditional handle has no node"};
+        auto reason = static_cast<std::size_t>(params.result);
+        std::string text = "cuGraphInstantiateWithParams: " + api.error_text(code) + ", result " +
+                           std::to_string(reason);
+        if (reason > 0 && reason < std::size(reasons)) text += std::string(" (") + reasons[reason] + ")";
+        NodeType type = NodeType::empty;
+        if (params.error_node != nullptr &&
+            api.cuGraphNodeGetType.result(params.error_node, &type) == success)
+            text += ", at a node of type " + std::to_string(static_cast<int>(type));
+        return text + ". With CUDA_LOG_FILE=stderr in the environment, recent drivers say why; "
+                      "backend=\"host\" needs no conditional nodes";
+    }
+
+    void discard_graph() {
+        if (exec != nullptr) api.cuGraphExecDestroy.result(exec);
+        if (composition.root != nullptr) api.cuGraphDestroy.result(composition.root);
+        exec = nullptr;
+        composition = {};
+    }
+};
+
+LoopGraph::LoopGraph(const Driver& driver, CUgraph dash, CUgraph dot, std::int32_t* step,
+                     int capacity, Layout layout) {
+    if (dash == nullptr) throw std::invalid_argument("dash is null: pass a captured graph");
+    if (step == nullptr)
+        throw std::invalid_argument("step is null: pass the device address of the step number");
+    if (capacity < 1)
+        throw std::invalid_argument("capacity is " + std::to_string(capacity) +
+                                    ": a plan has at least one step");
+    require_version(driver, layout);
+    CUcontext context = driver.api().current_context();
+
+    parts_ = std::make_unique<Parts>(driver, layout, capacity);
+    Parts& p = *parts_;
+    p.dash_nodes = census(driver, dash);
+    std::string refused = refusals("Dash", p.dash_nodes);
+    if (dot != nullptr) {
+        p.dot_nodes = census(driver, dot);
+        refused += refusals("Dot", p.dot_nodes);
+    }
+    if (!refused.empty())
+        throw std::runtime_error("these captured nodes cannot be in a loop on the device:" + refused +
+                                 "\nUse backend=\"host\", or move what makes them out of the step");
+
+    p.context = context;
+    p.allocate(step);
+    if (layout == Layout::unrolled) {
+        p.api.cuGraphClone(&p.steps.dash, dash);
+        if (dot != nullptr) p.api.cuGraphClone(&p.steps.dot, dot);
+    } else {
+        p.build({dash, dot}, "");
+    }
+}
+
+LoopGraph::~LoopGraph() = default;
+
+void LoopGraph::set_plan(std::string_view morse_code, CUstream stream) {
+    Parts& p = *parts_;
+    if (morse_code.empty() || morse_code.size() > static_cast<std::size_t>(p.capacity))
+        throw std::invalid_argument("a plan of " + std::to_string(morse_code.size()) +
+                                    " steps: this loop holds 1 to " + std::to_string(p.capacity));
+    std::vector<unsigned char> kinds;
+    for (char symbol : morse_code) {
+        if (symbol != '-' && symbol != '.')
+            throw std::invalid_argument(std::string("'") + symbol + "' at step " +
+                                        std::to_string(kinds.size()) +
+                                        " of the plan: use '-' for Dash and '.' for Dot");
+        if (symbol == '.' && p.dot_nodes.empty())
+            throw std::invalid_argument("step " + std::to_string(kinds.size()) +
+                                        " of the plan is a Dot step, but this loop was made "
+                                        "without a Dot graph");
+        kinds.push_back(symbol == '.');
+    }
+    if (p.layout == Layout::unrolled && (p.exec == nullptr || p.plan != morse_code)) {
+        if (!p.done()) p.api.cuCtxSynchronize();
+        p.discard_graph();
+        p.plan.clear();
+        p.build(p.steps, morse_code);
+    }
+    // The source is pageable memory: the driver has read it when the call returns.
+    p.api.cuMemcpyHtoDAsync(p.memory + sizeof(LoopState), kinds.data(), kinds.size(), stream);
+    p.api.cuMemsetD32Async(p.memory + offsetof(LoopState, num_steps),
+                           static_cast<unsigned>(kinds.size()), 1, stream);
+    p.plan = morse_code;
+}
+
+void LoopGraph::launch(CUstream stream, int until) {
+    Parts& p = *parts_;
+    if (p.plan.empty()) throw std::invalid_argument("there is no plan: call set_plan() first");
+    if (until < -1)
+        throw std::invalid_argument("until is " + std::to_string(until) +
+                                    ": use a step number, or -1 for the plan's end");
+    if (p.layout == Layout::unrolled && until != -1)
+        throw std::invalid_argument("until is " + std::to_string(until) +
+                                    ": layout \"unrolled\" makes all steps of the plan; use -1");
+    int end = until == -1 ? INT_MAX : until;
+    p.api.cuMemsetD32Async(p.memory + offsetof(LoopState, until), static_cast<unsigned>(end), 1,
+                           stream);
+    ++p.launches;  // before the launch: the run may end, or be cancelled, before the call returns
+    try {
+        p.api.cuGraphLaunch(p.exec, stream);
+    } catch (...) {
+        --p.launches;
+        throw;
+    }
+}
+
+int LoopGraph::progress() const {
+    // The launches first: a run that is launched between the two reads must not be taken for begun.
+    auto launched = static_cast<unsigned>(parts_->launches.load());
+    unsigned long long word = __atomic_load_n(&parts_->words->progress, __ATOMIC_ACQUIRE);
+    return word >> 32 >= launched ? static_cast<int>(word & 0xffffffffu) : -1;
+}
+
+bool LoopGraph::done() const { return parts_->done(); }
+
+void LoopGraph::cancel() {
+    Parts& p = *parts_;
+    if (p.layout == Layout::unrolled)
+        throw std::runtime_error("layout \"unrolled\" cannot be cancelled: its steps are one chain");
+    // Another thread may cancel too; the later number stays.
+    int launched = p.launches.load();
+    int before = load(p.words->cancel_through);
+    while (before < launched &&
+           !__atomic_compare_exchange_n(&p.words->cancel_through, &before, launched, false,
+                                        __ATOMIC_RELEASE, __ATOMIC_ACQUIRE)) {
+    }
+}
+
+Layout LoopGraph::layout() const { return parts_->layout; }
+
+LoopGraph::NodeCounts LoopGraph::num_nodes() const {
+    const Parts& p = *parts_;
+    return {p.composition.num_nodes, static_cast<int>(p.dash_nodes.size()),
+            static_cast<int>(p.dot_nodes.size())};
+}
+
+std::size_t LoopGraph::bytes() const { return parts_->bytes(); }
+
+std::string LoopGraph::describe() const {
+    NodeCounts nodes = num_nodes();
+    return std::string("layout \"") + name(layout()) + "\", driver for CUDA " +
+           version_text(parts_->driver.version()) + ", " + std::to_string(nodes.root) +
+           " nodes around a Dash step of " + std::to_string(nodes.dash) +
+           (nodes.dot > 0 ? " and a Dot step of " + std::to_string(nodes.dot) : "") +
+           " nodes, plans of up to " + std::to_string(parts_->capacity) + " steps, " +
+           std::to_string(bytes()) + " bytes of device memory";
+}
+
+}  // namespace morse_engine
