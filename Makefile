@@ -51,13 +51,13 @@ gpu: ## tests and benchmarks on a GPU, 9 minutes, with the packages that GPU_PYT
 	$(call GPU_INSTALL,1) || { \
 		status=1; echo "==> without the C++ extension"; $(call GPU_INSTALL,0) || exit 1; }; \
 	$(call GPU_TEST,100) -m gpu || status=$$?; \
-	$(call GPU_TEST,60) tests/test_kernels.py || status=$$?; \
+	$(call GPU_TEST,60) tests/test_kernels.py tests/test_steps.py || status=$$?; \
 	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(GPU_MINUTES) --out $(GPU_ROWS) --tests $$status \
 		$(if $(COMMIT),--commit $(COMMIT))
 
 gpu-smoke: ## the riskiest facts on a GPU: the one-launch loop, captured steps, kernels; 2 minutes
 	@$(call GPU_INSTALL,1) || exit 1; \
-	$(call GPU_TEST,35) -m gpu tests/test_native.py; native=$$?; \
+	$(call GPU_TEST,35) -m gpu $(wildcard tests/test_native*.py); native=$$?; \
 	$(call GPU_TEST,40) -m gpu $(wildcard tests/test_graphs*.py); graphs=$$?; \
 	$(call GPU_TEST,25) tests/test_kernels.py -k "shape3 or words or channels_last"; kernels=$$?; \
 	echo "== native $$native, graphs $$graphs, kernels $$kernels" \

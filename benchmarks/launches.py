@@ -12,10 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import morse_engine
-from morse_engine import Plan, kernels, zoo
-from morse_engine.engine import Models
-from morse_engine.solver import SolverTable
-from morse_engine.steps import Steps
+from morse_engine import kernels, zoo
 
 
 class Launches(TorchDispatchMode):
@@ -47,23 +44,19 @@ def is_tensor(value) -> bool:
 def counts() -> dict[str, Counter]:
     """By name of step: one Dash and one Dot step of the bundled digits models, DPM-Solver++ 2M."""
     unet = zoo.digits_dash()
-    dot = zoo.digits_dot(unet).merged()
-    plan = Plan("-.-.")
-    table = SolverTable.for_calls(zoo.digits_scheduler("dpm"), len(plan))
-    models = Models(unet, dot)
+    dot, scheduler = zoo.digits_dot(unet), zoo.digits_scheduler("dpm")
+    sampler = morse_engine.compile(unet, dot, plan="-.-.", scheduler=scheduler)
     result = {}
 
-    sampler = morse_engine.compile(unet, dot, plan=plan, scheduler=zoo.digits_scheduler("dpm"))
     seen: list[Counter] = [Counter()]
     with torch.no_grad(), Launches(fused=False) as launches:
         sampler(on_step=lambda i, n: seen.append(Counter(launches.names)))
     result["eager Dash"], result["eager Dot"] = seen[3] - seen[2], seen[4] - seen[3]
 
-    steps = Steps(models.dash, dot, plan, table, (1, 1, 32, 32), torch.float32, "cpu")
-    steps.start(torch.randn(1, 1, 32, 32), [0])
+    steps = sampler.with_backend("host").start().steps
     for name, step in (("host Dash", steps.dash_step), ("host Dot", steps.dot_step)):
         with torch.no_grad(), Launches(fused=True) as launches:
-            step({})
+            step()
         result[name] = launches.names
     return result
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from . import zoo
-from .engine import BACKENDS, compile, unavailable
+from .backends import BACKENDS, unavailable
+from .engine import compile
 from .evaluation import rmse_to_full
 from .machine import cuda_missing, device, machine
 

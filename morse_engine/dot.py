@@ -28,7 +28,6 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from . import kernels
+from .blocks import Down, Residual, Up
 from .levels import NoiseLevels
 
 FORMAT_VERSION = 1
@@ -63,64 +63,15 @@ def shared_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, views)
 
 
-class TimeSiLU(nn.Module):
-    """`silu((1 + scale) (h + bias) + shift)`, scale and shift by time, bias of the convolution."""
+class Moments(NamedTuple):
+    """All about R moments of runs that needs no weights; R rows, one for all images or one each."""
 
-    def __init__(self, channels: int, emb_dim: int):
-        super().__init__()
-        self.linear = nn.Linear(emb_dim, 2 * channels)
-
-    def forward(self, conv: nn.Conv2d, h: Tensor, scale_shift: Tensor) -> Tensor:
-        h = nn.functional.conv2d(h, conv.weight, None, conv.stride, conv.padding)
-        return kernels.time_silu(h, conv.bias, scale_shift)
-
-
-class Down(nn.Module):
-    """Halve the resolution: a convolution of stride 2, then `TimeSiLU`."""
-
-    def __init__(self, c_in: int, c_out: int, emb_dim: int):
-        super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, 3, stride=2, padding=1)
-        self.act = TimeSiLU(c_out, emb_dim)
-
-    def forward(self, h: Tensor, scale_shift: Tensor) -> Tensor:
-        return self.act(self.conv, h, scale_shift)
-
-
-class Residual(nn.Module):
-    """`h + conv2(act(conv1(norm(h))))`, one group of the norm for about 8 channels."""
-
-    def __init__(self, channels: int, emb_dim: int):
-        super().__init__()
-        groups = max(n for n in range(1, channels // 8 + 2) if channels % n == 0)
-        self.norm = nn.GroupNorm(groups, channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.act = TimeSiLU(channels, emb_dim)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, h: Tensor, scale_shift: Tensor) -> Tensor:
-        return h + self.conv2(self.act(self.conv1, self.norm(h), scale_shift))
-
-
-class Up(nn.Module):
-    """Double the resolution: `shuffle(conv2(refine(act(conv1([h, skip])))))`.
-
-    `features` is all but conv2 and the shuffle, which the last block leaves to the solver's step.
-    """
-
-    def __init__(self, c_in: int, c_mid: int, c_out: int, emb_dim: int, *, refine: bool):
-        super().__init__()
-        self.conv1 = nn.Conv2d(c_in + c_mid, c_mid, 3, padding=1)
-        self.act = TimeSiLU(c_mid, emb_dim)
-        self.refine = Residual(c_mid, emb_dim) if refine else None
-        self.conv2 = nn.Conv2d(c_mid, 4 * c_out, 3, padding=1)
-
-    def features(self, h: Tensor, skip: Tensor, scale_shifts: Iterator[Tensor]) -> Tensor:
-        h = self.act(self.conv1, torch.cat([h, skip], dim=1), next(scale_shifts))
-        return h if self.refine is None else self.refine(h, next(scale_shifts))
-
-    def shuffle(self, h: Tensor) -> Tensor:
-        return nn.functional.pixel_shuffle(self.conv2(h), 2)
+    waves: Tensor  # float32 [R, F], Dash's sinusoids of t
+    trail: Tensor  # float32 [R, 3 F], those of t_s, t_s - t and t_p - t_s
+    look: Tensor  # float32 [R, 4, 4]: what Dot looks at, as sums over (x, x_s, z_s, z_p)
+    basis: (
+        Tensor  # float32 [R, 6, 5]: what each gain multiplies, as sums over (h, x, x_s, z_s, z_p)
+    )
 
 
 class When(NamedTuple):
@@ -232,40 +183,42 @@ class Dot(nn.Module):
         if cond:
             raise ValueError(f"this Dot takes no conditioning, got {', '.join(cond)}")
         self._check_size(x)
-        when = self.when(timestep, timestep_s, timestep_p)
+        when = self.when(self.moments(timestep, timestep_s, timestep_p))
         trajectory = [tensor.contiguous() for tensor in (x, x_s, z_s, z_p)]
         features, conv = self.features(*trajectory, when), self.up[-1].conv2
         return kernels.residual_up_ref(features, conv.weight, conv.bias, when.mix, *trajectory)
 
-    def when(self, timestep, timestep_s, timestep_p) -> When:
-        """What depends on the times alone; they are numbers or tensors `[]` or `[R]`."""
-        trunk, like = self.trunk, self.gains.weight
-        times = (torch.as_tensor(t, device=like.device) for t in (timestep, timestep_s, timestep_p))
+    def moments(self, timestep, timestep_s, timestep_p) -> Moments:
+        """Where the times lie, before any weight; they are numbers or tensors `[]` or `[R]`."""
+        proj, device = self.trunk.time_proj, self.gains.weight.device
+        times = (torch.as_tensor(t, device=device) for t in (timestep, timestep_s, timestep_p))
         t, t_s, t_p = torch.broadcast_tensors(*(time.reshape(-1) for time in times))
-        emb = trunk.time_embedding(trunk.time_proj(t).to(like.dtype))
-        where = [trunk.time_proj(value) for value in (t_s, t_s - t, t_p - t_s)]
-        where = torch.cat(where, dim=1).to(like.dtype)
-        emb = nn.functional.silu(emb + self.trajectory_embedding(where))
-        # In the order in which `features` uses them.
-        acts = [*(down.act for down in self.down), self.refine.act]
-        for up in self.up:
-            acts += [up.act] if up.refine is None else [up.act, up.refine.act]
-
+        trail = torch.cat([proj(value) for value in (t_s, t_s - t, t_p - t_s)], dim=1)
         # A solver of second order may ask Dash twice at one time: no line goes through those two.
         # And two points that are close say little about one that is far.
         slope = torch.where(t_p > t_s, (t_s - t) / (t_p - t_s), 0.0).clamp(max=2).float()
         r = ((t_s - t) / t_s.clamp(min=1e-3)).float()[:, None]
         x_0, miss = (nn.functional.pad(c, (0, 1)) for c in self.levels.coordinates(t, t_s))
-        x, _, z_s, z_p = torch.eye(4, device=like.device).expand(len(t), 4, 4).unbind(1)
+        x, _, z_s, z_p = torch.eye(4, device=device).expand(len(t), 4, 4).unbind(1)
         trend = slope[:, None] * (z_s - z_p)
-        g, a, b, c, d, e = self.gains(emb).float()[:, :, None].unbind(1)
-        eta = r * (a * x + b * x_0 + c * z_s) + d * miss + e * trend
-        return When(
-            emb,
-            [act.linear(emb) for act in acts],
-            look=torch.stack((x, x_0, z_s, trend), dim=1),
-            mix=torch.cat((r * g, eta), dim=1),
-        )
+        gained = torch.stack((torch.zeros_like(x), r * x, r * x_0, r * z_s, miss, trend), dim=1)
+        of_h = nn.functional.pad(r, (0, 5))  # the first gain is that of h
+        basis = torch.cat((of_h[:, :, None], gained), dim=2)
+        return Moments(proj(t), trail, torch.stack((x, x_0, z_s, trend), dim=1), basis)
+
+    def when(self, moments: Moments) -> When:
+        """What the weights make of the moments."""
+        dtype = self.gains.weight.dtype
+        emb = self.trunk.time_embedding(moments.waves.to(dtype))
+        emb = nn.functional.silu(emb + self.trajectory_embedding(moments.trail.to(dtype)))
+        # In the order in which `features` uses them.
+        acts = [*(down.act for down in self.down), self.refine.act]
+        for up in self.up:
+            acts += [up.act] if up.refine is None else [up.act, up.refine.act]
+        gains = self.gains(emb).float()[:, :, None]
+        # Large terms may cancel, so no matrix product, which autocast or TF32 would round.
+        mix = (gains * moments.basis).sum(1)
+        return When(emb, [act.linear(emb) for act in acts], moments.look, mix)
 
     def features(self, x: Tensor, x_s: Tensor, z_s: Tensor, z_p: Tensor, when: When) -> Tensor:
         """All of Dot up to its last convolution: `[B, widths[0], H / 2, W / 2]`."""

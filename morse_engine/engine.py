@@ -8,8 +8,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from . import graphs, kernels, native
+from . import backends, graphs, kernels
 from . import noise as philox
+from .backends import BACKENDS, check_backend, unavailable
 from .dot import Dot
 from .graphs import GraphCache, StepGraphs
 from .models import Models, weight_bytes
@@ -23,7 +24,6 @@ from .speed import Speed, measure_speed, measure_steps
 from .steps import Layout, Steps, cond_layout
 from .weights import Weights
 
-BACKENDS = ("eager", "host", "device")
 DEFAULT_DASH_STEPS, DEFAULT_BUDGET = 50, 10.0
 CAPACITY = 1024  # steps that captured memory has room for; longer plans double it
 
@@ -95,15 +95,15 @@ def compile(
     shape = tuple(shape) if shape is not None else None
 
     models = Models(unet, dot, inductor=inductor)
-    if why := backend != "auto" and unavailable(backend, models.device):
-        raise RuntimeError(f'backend "{backend}": {why}; use "eager" or "auto"')
-    if backend == "auto" and not _captures_by_itself(models.device):
+    if backend != "auto":
+        check_backend(backend, models.device)
+    if backend == "auto" and not backends.captures_by_itself(models.device):
         backend = "eager"
     if scheduler is None:
         from diffusers import DDIMScheduler
 
         scheduler = DDIMScheduler(timestep_spacing="trailing")
-    cache = GraphCache(graph_memory)
+    shared = _Shared(GraphCache(graph_memory))
     if plan is None:
         plan = DEFAULT_BUDGET if dot is not None else "-" * DEFAULT_DASH_STEPS
     if isinstance(plan, (int, float)):
@@ -115,30 +115,12 @@ def compile(
                     raise ValueError(
                         "a budget in LSD needs dot_speed=, or shape=(C, H, W) to measure it"
                     )
-                probe = Sampler(models, scheduler, Plan("-.-."), shape, backend, cache)
+                probe = Sampler(models, scheduler, Plan("-.-."), shape, backend, shared)
                 dot_speed = probe.measure().dot_speed
             plan = Plan.from_budget(plan, dot_speed)
     elif isinstance(plan, str):
         plan = Plan(plan)
-    return Sampler(models, scheduler, plan, shape, backend, cache)
-
-
-def _captures_by_itself(device: torch.device | None) -> bool:
-    """Whether "auto" captures: not plain functions, whose weights cannot be watched."""
-    return device is not None and device.type == "cuda"
-
-
-def unavailable(backend: str, device: torch.device | None) -> str:
-    """Why a backend cannot run models on this device; "" if it can."""
-    if backend == "eager":
-        return ""
-    if backend == "device" and device is not None and (why := graphs.reason(device)):
-        return why
-    if backend == "device":
-        return native.reason()
-    if device is not None and device.type == "cuda" and not kernels.available():
-        return "the kernels need Triton: pip install triton"
-    return ""
+    return Sampler(models, scheduler, plan, shape, backend, shared)
 
 
 class Sampler:
@@ -156,15 +138,14 @@ class Sampler:
         plan: Plan,
         shape: tuple[int, ...] | None,
         backend: str,
-        cache: GraphCache,
-        shared: "_Shared | None" = None,
+        shared: "_Shared",
     ):
         if plan.num_dot and models.dot is None:
             raise ValueError(f'plan "{plan}" has {plan.num_dot} Dot steps, but there is no dot')
         self.models, self.scheduler, self.plan, self.shape = models, scheduler, plan, shape
         self.table = SolverTable.for_calls(scheduler, len(plan))
         self.backend = backend
-        self._shared = shared or _Shared(cache)
+        self._shared = shared
 
     def with_plan(self, plan: "Plan | str", scheduler=None) -> "Sampler":
         """The same models with another plan and, if given, another solver, on the same captures.
@@ -173,9 +154,22 @@ class Sampler:
             ValueError: as `compile`.
         """
         plan = Plan(plan) if isinstance(plan, str) else plan
-        scheduler = scheduler if scheduler is not None else self.scheduler
-        cache = self._shared.cache
-        return Sampler(self.models, scheduler, plan, self.shape, self.backend, cache, self._shared)
+        return self._like(
+            scheduler if scheduler is not None else self.scheduler, plan, self.backend
+        )
+
+    def with_backend(self, backend: str) -> "Sampler":
+        """The same, plan and captures too, with another backend: "eager", "host" or "device".
+
+        Raises:
+            ValueError: another name.
+            RuntimeError: the backend is not available; the message says why.
+        """
+        check_backend(backend, self.models.device)
+        return self._like(self.scheduler, self.plan, backend)
+
+    def _like(self, scheduler, plan: Plan, backend: str) -> "Sampler":
+        return Sampler(self.models, scheduler, plan, self.shape, backend, self._shared)
 
     def __call__(
         self,
@@ -281,8 +275,8 @@ class Sampler:
         if shared.steps is None or shared.steps.layout != layout:
             shared.steps = self._make_steps(layout, request.cond)
         shared.steps.load(self.plan, self.table)
-        shared.steps.start(request)
-        shared.steps.prepare()
+        shared.steps.fill(request)
+        shared.steps.begin()
         return FusedRun(shared.steps, shared.lock)
 
     def _captured(self, request: Request) -> GraphRun:
@@ -294,6 +288,7 @@ class Sampler:
             shared.weights, shared.recaptured_because = None, changed
         layout = self._layout(request, capacity)
         made = shared.cache.get(layout, lambda: self._capture(layout, request.cond))
+        self._compose(made)
         if shared.weights is None:
             shared.weights = Weights([self.models.unet, self.models.dot_model])
 
@@ -317,19 +312,23 @@ class Sampler:
     def _capture(self, layout: Layout, cond: dict) -> StepGraphs:
         self._shared.captures += 1
         try:
-            made = StepGraphs(self._make_steps(layout, cond))
-            if self.backend == "device":
-                made.compose()
+            return StepGraphs(self._make_steps(layout, cond))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             raise _NotCaptured(str(error)) from error
-        if self.backend == "auto":
+
+    def _compose(self, made: StepGraphs) -> None:
+        """The one-launch loop, where it is wanted and not there yet."""
+        if made.loop is not None or self.backend == "host":
+            return
+        if self.backend == "device":
+            made.compose()
+        elif not made.why:
             try:
                 made.compose()
             except RuntimeError as error:
                 made.why = f"no one-launch loop: {error}"
-        return made
 
     def free(self) -> None:
         """Give back all memory of captured steps; the next run captures again."""
@@ -349,10 +348,9 @@ class Sampler:
             run = self.start(batch_size=batch_size, guidance_scale=guidance_scale, **cond)
             if isinstance(run, EagerRun):
                 models, size = self.models, batch_size * (2 if guidance_scale is not None else 1)
-                return measure_speed(
-                    models.dash, models.dot, self.shape,
-                    batch_size=size, device=models.device, cond=cond,
-                )  # fmt: skip
+                args = (models.dash, models.dot, self.shape)
+                with kernels.references():
+                    return measure_speed(*args, batch_size=size, device=models.device, cond=cond)
             return measure_steps(*run.both_steps(), device=run.device)
 
     def report(self, *, measure: bool = False, batch_size: int = 1, **cond) -> Report:

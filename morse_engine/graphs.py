@@ -93,10 +93,8 @@ class StepGraphs:
         functions = {"-": ("Dash", steps.dash_step)}
         if steps.layout.with_dot:
             functions["."] = ("Dot", steps.dot_step)
-        self._prepare = None
-        if steps.when is not None:
-            self._prepare = capture("preparing", steps.prepare, pool, self.device)
-            self._prepare.instantiate()
+        self._begin = capture("first", steps.begin, pool, self.device)
+        self._begin.instantiate()
         self._graphs = {
             symbol: capture(name, step, pool, self.device)
             for symbol, (name, step) in functions.items()
@@ -130,9 +128,8 @@ class StepGraphs:
 
     def start(self, request: Request) -> None:
         """Fill the memory for a run of the plan that `steps` has loaded."""
-        self.steps.start(request)
-        if self._prepare is not None:
-            self._prepare.replay()
+        self.steps.fill(request)
+        self._begin.replay()
         if self.loop is not None and self._in_loop != self.steps.plan:
             self.loop.set_plan(str(self.steps.plan), _stream(self.device))
             self._in_loop = self.steps.plan

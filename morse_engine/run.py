@@ -135,13 +135,13 @@ class _SharedRun(Run):
 
     def __init__(self, steps: Steps, lock):
         super().__init__(steps.plan, lock)
-        self._steps = steps
+        self.steps = steps
         # A token, not the run: the memory must not keep the run alive, and with it itself.
         self._token = steps.owner = object()
 
     @property
     def _owns(self) -> bool:
-        return self._steps.owner is self._token
+        return self.steps.owner is self._token
 
     def _own(self) -> None:
         if not self._owns:
@@ -151,11 +151,11 @@ class _SharedRun(Run):
             )
 
     def _x(self) -> Tensor:
-        return self._steps.state.x.clone()
+        return self.steps.state.x.clone()
 
     @property
     def device(self) -> torch.device:
-        return self._steps.layout.device
+        return self.steps.layout.device
 
     @abstractmethod
     def both_steps(self) -> tuple[Callable[[], None], Callable[[], None] | None]:
@@ -166,7 +166,7 @@ class FusedRun(_SharedRun):
     """The two steps over static memory, called one by one."""
 
     def both_steps(self):
-        steps = self._steps
+        steps = self.steps
 
         def again(step):
             steps.state.step.zero_()
@@ -178,7 +178,7 @@ class FusedRun(_SharedRun):
     def _advance(self, until: int) -> None:
         while self.i < until and not self._cancelled:
             dash = self.plan.morse[self.i] == "-"
-            (self._steps.dash_step if dash else self._steps.dot_step)()
+            (self.steps.dash_step if dash else self.steps.dot_step)()
             self.i += 1
 
 

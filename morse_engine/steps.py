@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from . import kernels, noise
-from .dot import Dot, When
+from .dot import Dot, Moments, When
 from .kernels.solver_step import State
 from .plan import Plan
 from .request import Request
@@ -101,57 +101,62 @@ class Steps:
             guidance=zeros(1, dtype=torch.float32) if self.layout.guidance else None,
         )
         self._initial = torch.full((1,), noise.INITIAL, dtype=torch.int64, device=device)
+        self.sigma = zeros(1, dtype=torch.float32)  # of the initial noise
         self.cond = tree_map(lambda v: v.to(device, copy=True) if is_tensor(v) else v, cond)
         self.trajectory: list[Tensor] = []  # x_s, z_s, z_p
         # (t, t_s, t_p) of each step; the rows behind the plan's are computed with, never used
         self.times = torch.ones(capacity, 3, dtype=timestep_dtype, device=device)
-        self.when: When | None = None  # of all steps; its rows also lie in `packed`
+        self.moments: Moments | None = None  # of all steps, as `times`
+        self.when: When | None = None  # likewise; its rows also lie in `packed`
         self.packed: Tensor | None = None
         if self.layout.with_dot:
             self.trajectory = [zeros(*size, dtype=dtype) for size in (shape, doubled, doubled)]
             if isinstance(self.dot, Dot):
                 if cond:
                     raise ValueError(f"this Dot takes no conditioning, got {', '.join(cond)}")
-                self.when = self.dot.when(*self.times.unbind(1))
+                self.moments = self.dot.moments(*self.times.unbind(1))
+                self.when = self.dot.when(self.moments)
                 self.packed = self.when.pack()
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the memory that this object holds, without the models'."""
-        leaves = tree_flatten((self.state, self.trajectory, self.times, self.packed, self.cond))[0]
+        held = (self.state, self.trajectory, self.times, self.moments, self.packed, self.cond)
+        leaves = tree_flatten(held)[0]
         return sum(t.numel() * t.element_size() for t in leaves if is_tensor(t))
 
-    def load(self, plan: Plan, table: SolverTable) -> bool:
-        """Make `plan` with `table` the one of the next runs; returns whether it was another one."""
+    @torch.no_grad()
+    def load(self, plan: Plan, table: SolverTable) -> None:
+        """Make `plan` with `table` the one of the next runs."""
         if plan == self.plan and table is self.table:
-            return False
+            return
         n = len(plan)
         self.state.rows[:n].copy_(table.rows.float())
         self.times[:n].copy_(_times(plan, table))
+        self.sigma.fill_(table.init_noise_sigma)
+        if self.moments is not None:
+            for mine, new in zip(
+                self.moments, self.dot.moments(*self.times.unbind(1)), strict=True
+            ):
+                mine.copy_(new)
         self.plan, self.table = plan, table
-        return True
 
     @torch.no_grad()
-    def start(self, request: Request) -> None:
-        """Fill the memory for a run of the loaded plan; no wait for the device.
+    def fill(self, request: Request) -> None:
+        """Copy what a run of the loaded plan is asked for; no wait for the device.
 
         The request has to be of the layout.
         """
         noise, seeds, _, guidance_scale, cond, _ = request
-        state, device = self.state, self.layout.device
+        state = self.state
         signed = [seed - (1 << 64) if seed >> 63 else seed for seed in seeds]
         seeds = torch.tensor(signed, dtype=torch.int64)
-        if device.type == "cuda":
+        if state.seeds.is_cuda:
             seeds = seeds.pin_memory()
         state.seeds.copy_(seeds, non_blocking=True)
         if noise is None:
             noise = kernels.philox_normal(state.seeds, self._initial, list(state.x.shape[1:]))
-        state.x.copy_(noise).mul_(self.table.init_noise_sigma)
-        # Both halves with guidance.
-        halves = state.model_input.view(-1, *state.x.shape)
-        halves.copy_(state.rows[0, Column.SCALE] * state.x)
-        state.timestep.copy_(self.times[0, :1])
-        state.step.zero_()
+        state.x.copy_(noise)
         if state.guidance is not None:
             state.guidance.fill_(guidance_scale)
         pairs = zip(*(tree_flatten(c)[0] for c in (self.cond, cond)), strict=True)
@@ -160,10 +165,16 @@ class Steps:
                 mine.copy_(given, non_blocking=True)
 
     @torch.no_grad()
-    def prepare(self) -> None:
-        """Compute what Dot needs to know of all times; once a run: its weights may have changed."""
-        if self.when is not None:
-            self.packed.copy_(self.dot.when(*self.times.unbind(1)).pack())
+    def begin(self) -> None:
+        """From unit noise in x to the first step; each run anew: Dot's weights may have changed."""
+        state = self.state
+        state.x.mul_(self.sigma)
+        halves = state.model_input.view(-1, *state.x.shape)  # two with guidance
+        halves.copy_(state.rows[0, Column.SCALE] * state.x)
+        state.timestep.copy_(self.times[0, :1])
+        state.step.zero_()
+        if self.moments is not None:
+            self.packed.copy_(self.dot.when(self.moments).pack())
 
     @torch.no_grad()
     def dash_step(self) -> None:

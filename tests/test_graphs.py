@@ -45,7 +45,7 @@ def test_captured_steps_are_the_specification(models, fake, backend, plan):
     for seed in (3, 4):
         log.clear()
         assert_close("steps", ours(batch_size=2, seed=seed), eager(batch_size=2, seed=seed))
-        steps = [name for name in log if name != "preparing"]
+        steps = [name for name in log if name != "first"]
         assert steps == ["Dash" if symbol == "-" else "Dot" for symbol in plan]
     assert ours.report().captures == 1
 
@@ -257,7 +257,7 @@ def test_nothing_grows_over_many_runs(models, fake):
 
 
 def test_auto_measures_and_picks(models, fake, monkeypatch):
-    monkeypatch.setattr(morse_engine.engine, "_captures_by_itself", lambda device: True)
+    monkeypatch.setattr(morse_engine.backends, "captures_by_itself", lambda device: True)
     ours = compiled(models, "auto")
     assert_close("steps", ours(seed=1), compiled(models, "eager")(seed=1))
     report = ours.report()
@@ -269,7 +269,7 @@ def test_auto_measures_and_picks(models, fake, monkeypatch):
 
 def test_auto_without_a_loop_is_host(models, fake, monkeypatch):
     driver, _ = fake
-    monkeypatch.setattr(morse_engine.engine, "_captures_by_itself", lambda device: True)
+    monkeypatch.setattr(morse_engine.backends, "captures_by_itself", lambda device: True)
     driver.fail("cuGraphInstantiateWithParams")
     ours = compiled(models, "auto")
     assert_close("steps", ours(seed=1), compiled(models, "eager")(seed=1))
@@ -278,7 +278,7 @@ def test_auto_without_a_loop_is_host(models, fake, monkeypatch):
 
 
 def test_auto_without_captures_is_eager_and_says_so(models, fake, monkeypatch):
-    monkeypatch.setattr(morse_engine.engine, "_captures_by_itself", lambda device: True)
+    monkeypatch.setattr(morse_engine.backends, "captures_by_itself", lambda device: True)
 
     def fail(*args):
         raise RuntimeError("the Dash step cannot be captured: because")

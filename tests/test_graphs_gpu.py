@@ -40,8 +40,8 @@ def by_hand(sampler, batch_size, **call):
         shape=sampler.shape, device=sampler.models.device,
     )  # fmt: skip
     steps = sampler._make_steps(sampler._layout(request, CAPACITY), request.cond)
-    steps.start(request)
-    steps.prepare()
+    steps.fill(request)
+    steps.begin()
     for symbol in sampler.plan:
         (steps.dash_step if symbol == "-" else steps.dot_step)()
     return steps.state.x.clone()

@@ -1,0 +1,209 @@
+"""What the engine costs and gains on this GPU: `make gpu`, or `python benchmarks/gpu.py --help`.
+
+Jobs are done in order of importance until the time is over, in a process of their own. The rows
+are written after each job: a list of objects with the keys of `rows.KEYS`. Other loads on the GPU
+or the host spoil the times.
+"""
+
+import argparse
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import isolate
+import rows as table
+import summary
+from paper_models import MODELS
+
+from morse_engine.machine import cuda_missing
+
+OUT = Path(__file__).parent / "results" / "gpu.json"
+BENCHES = ("launch", "loop", "kernels", "compiled")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One part of the benchmark.
+
+    Attributes:
+        needs: seconds without which it is not begun; a guess that no run has confirmed yet.
+        limit: seconds after which it is stopped; the rows that it has by then stay.
+    """
+
+    bench: str
+    model: str = "-"
+    batch: int = 1
+    needs: float = 10
+    limit: float = 90
+
+    def __str__(self) -> str:
+        return self.bench if self.model == "-" else f"{self.bench} {self.model} batch {self.batch}"
+
+
+# By importance.
+JOBS = (
+    Job("launch", needs=10, limit=60),
+    Job("loop", "cifar10", 1, needs=20),
+    Job("loop", "church", 8, needs=20),
+    Job("kernels", needs=20, limit=75),
+    Job("loop", "sd", 1, needs=15),
+    Job("compiled", "cifar10", 1, needs=45, limit=120),
+    Job("loop", "church", 1, needs=15),
+    Job("loop", "cifar10", 8, needs=15),
+    Job("loop", "celeba", 1, needs=15),
+    Job("loop", "sdxl", 1, needs=25),
+    Job("loop", "celeba", 8, needs=15),
+    Job("loop", "sd", 8, needs=15),
+    Job("compiled", "church", 8, needs=60, limit=150),
+    Job("compiled", "sd", 1, needs=60, limit=150),
+    Job("loop", "sdxl", 8, needs=35, limit=120),
+    Job("compiled", "cifar10", 8, needs=45, limit=120),
+    Job("compiled", "celeba", 1, needs=60, limit=150),
+    Job("compiled", "church", 1, needs=60, limit=150),
+    Job("compiled", "sdxl", 1, needs=90, limit=240),
+    Job("compiled", "celeba", 8, needs=60, limit=150),
+    Job("compiled", "sd", 8, needs=60, limit=150),
+    Job("compiled", "sdxl", 8, needs=90, limit=240),
+)
+
+
+def jobs_for(
+    device: str, models: list[str], benches: list[str] | None, batches: list[int]
+) -> list[Job]:
+    """The jobs that are wanted; without a GPU the loop alone."""
+    benches = benches or (["loop"] if device == "cpu" else list(BENCHES))
+    known = list(JOBS) + [Job("loop", "tiny", batch, needs=0) for batch in (1, 8)]
+    return [
+        job
+        for job in known
+        if job.bench in benches
+        and (job.model == "-" or (job.model in models and job.batch in batches))
+    ]
+
+
+def do(job: dict, emit: Callable[[dict], None], device: str) -> None:
+    """Do a job, here and now; what fails in it becomes a note."""
+    import torch
+
+    here, job = torch.device(device), Job(**job)
+    out = table.Out(emit, job.model, job.batch, device)
+    emit({"about": table.conditions(device)})
+    with out.case(job.bench):
+        if job.bench == "launch":
+            import layouts
+
+            layouts.measure(out, here)
+        elif job.bench == "kernels":
+            import kernel_times
+
+            kernel_times.measure(out, 0.8 * job.limit)
+        else:
+            import compiled
+            import loop
+
+            {"loop": loop, "compiled": compiled}[job.bench].measure(
+                out, MODELS[job.model], job.batch, here
+            )
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+    if device != "cpu":
+        table.clean_up()
+
+
+def worker(device: str) -> None:
+    try:
+        isolate.serve(functools.partial(do, device=device))
+    except table.Broken as error:
+        sys.exit(f"the GPU does not answer any more: {error}")
+
+
+class Here:
+    """Does jobs in this process, where nothing can hang: without a GPU."""
+
+    def __init__(self, device: str):
+        self.device = device
+
+    def run(self, job: dict, seconds: float) -> Iterator[dict]:
+        messages: list[dict] = []
+        do(job, messages.append, self.device)
+        yield from messages
+
+    def stop(self) -> None:
+        pass
+
+
+def benchmark(
+    jobs: list[Job], runner, minutes: float, out: Path, commit: str | None = None
+) -> tuple[list[dict], list[str], list[str]]:
+    """Do the jobs; rows, notes, and the names of jobs that there was no time for."""
+    end = time.monotonic() + 60 * minutes
+    rows: list[dict] = []
+    notes: list[str] = []
+    skipped: list[str] = []
+    table.write(out, rows)  # a path that cannot be written to is found now
+    for job in jobs:
+        left = end - time.monotonic()
+        if left < job.needs:
+            skipped.append(f"{job} ({left:.0f} s left, needs about {job.needs:.0f})")
+            continue
+        started, about = time.monotonic(), dict.fromkeys(table.CONDITIONS)
+        try:
+            limit = min(job.limit, left)
+            for message in runner.run(asdict(replace(job, limit=limit)), limit):
+                if "about" in message:
+                    about = message["about"]
+                    about["commit"] = about["commit"] or commit
+                elif "row" in message:
+                    rows.append(message["row"] | about)
+                else:
+                    notes.append(message["note"])
+                    print(f"   {message['note']}", flush=True)
+        except isolate.Lost as error:
+            notes.append(f"{job}: {error}")
+        table.write(out, rows)
+        print(f"{job}: {time.monotonic() - started:.0f} s, {len(rows)} rows", flush=True)
+    runner.stop()
+    return rows, notes, skipped
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    same = [f"{m.name} is the network of {m.same_as}" for m in MODELS.values() if m.same_as]
+    names = [m.name for m in MODELS.values() if not m.same_as]
+    parser.add_argument("--minutes", type=float, default=6.0, help="for all jobs (default 6)")
+    parser.add_argument("--out", type=Path, default=OUT, help="the .json file of the rows")
+    parser.add_argument("--device", default="cuda", help="cuda (default), or cpu to try the script")
+    parser.add_argument(
+        "--model", nargs="+", choices=names, help=f"default: all; {', '.join(same)}"
+    )
+    parser.add_argument("--batch", nargs="+", type=int, choices=(1, 8), default=[1, 8])
+    parser.add_argument("--bench", nargs="+", choices=BENCHES, help="default: all")
+    parser.add_argument(
+        "--tests", type=int, help="exit status of tests that ran before, for the end"
+    )
+    parser.add_argument("--commit", help="of the code, where this is no git checkout")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    if args.worker:
+        worker(args.device)
+        return 0
+    cpu = args.device == "cpu"
+    if not cpu and (missing := cuda_missing()):
+        parser.error(missing)
+    models = args.model or ([name for name in names if name != "tiny"] if not cpu else ["tiny"])
+    jobs = jobs_for(args.device, models, args.bench, args.batch)
+    command = [sys.executable, __file__, "--worker", "--device", args.device]
+    runner = Here(args.device) if cpu else isolate.Worker(command)
+    rows, notes, skipped = benchmark(jobs, runner, args.minutes, args.out, args.commit)
+    notes = list(dict.fromkeys(notes))
+    if not args.model and not cpu:
+        notes += same
+    print(summary.text(rows, notes, skipped, args.tests, args.out))
+    return args.tests or int(not rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""What a benchmark has to say: rows of numbers, and notes about what was not measured."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from morse_engine.files import whole
+
+CONDITIONS = ("gpu", "driver", "torch", "triton", "commit", "date")
+KEYS = ("bench", "model", "variant", "batch", "value", "unit", "low", "high", "n", *CONDITIONS)
+UNITS = {
+    "loop_overhead": "us/step",
+    "step_ms": "ms",
+    "dot_speed": "Dot steps per Dash step",
+    "run_ms": "ms",
+    "capture_s": "s",
+    "capture_bytes": "bytes",
+    "launch_us": "us",
+    "kernel_us": "us",
+    "kernel_share": "share of copy bandwidth",
+}
+
+
+class Broken(RuntimeError):
+    """The device answers no more in this process."""
+
+
+class Out:
+    """Where one job writes its rows and notes.
+
+    Args:
+        emit: takes `{"row": {...}}` or `{"note": "..."}`.
+    """
+
+    def __init__(self, emit: Callable[[dict], None], model: str, batch: int, device: str):
+        self.emit, self.model, self.batch, self.device = emit, model, batch, device
+
+    def row(self, bench: str, variant: str, spread, *, model: str = "", batch: int = 0) -> None:
+        value, low, high, n = spread
+        row = {
+            "bench": bench,
+            "model": model or self.model,
+            "variant": variant,
+            "batch": batch or self.batch,
+            "value": float(value),
+            "unit": UNITS[bench],
+            "low": float(low),
+            "high": float(high),
+            "n": int(n),
+        }
+        self.emit({"row": row})
+
+    def note(self, text: str) -> None:
+        self.emit({"note": f"{self.model}, batch {self.batch}: {text}"})
+
+    @contextmanager
+    def case(self, name: str) -> Iterator[None]:
+        """What fails inside becomes a note, and the benchmark goes on behind it.
+
+        Raises:
+            Broken: the GPU cannot be used any more after the failure.
+        """
+        try:
+            yield
+        except Exception as error:
+            self.note(f"{name}: {one_line(error)}")
+            if self.device != "cpu":
+                clean_up()
+
+
+def clean_up() -> None:
+    """Free what is left of a failed case, and see that the GPU still answers."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError as error:
+        raise Broken(one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def conditions(device: str) -> dict[str, str | None]:
+    """What a number depends on besides the code."""
+    import torch
+
+    try:
+        import triton
+
+        triton_version = triton.__version__
+    except ImportError:
+        triton_version = None
+    gpu = torch.cuda.get_device_name() if device != "cpu" else None
+    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    commit = _output("git", "rev-parse", "--short=12", "HEAD")
+    if commit and _output("git", "status", "--porcelain", "--untracked-files=no"):
+        commit += "+changes"
+    return {
+        "gpu": gpu,
+        "driver": driver.splitlines()[0] if gpu and driver else None,
+        "torch": torch.__version__,
+        "triton": triton_version,
+        "commit": commit or None,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _output(*command: str) -> str:
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    """All rows, one a line; the file is whole at any time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    with whole(path) as new:
+        new.write_text(f"[\n{lines}\n]\n" if rows else "[]\n")

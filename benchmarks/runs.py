@@ -1,0 +1,71 @@
+"""Whole runs of one model at one batch size, beside rivals, and what a loop adds to its steps.
+
+run_ms          a call by the wall, from an idle device to an idle device
+loop_overhead   (run - time of the captured steps in it) / steps. "started run" leaves out the start
+                of the run and the copy of its result. The captured steps are timed in the same
+                round, each kind in a row, with their weights in the L2 cache where they fit: what a
+                run loses by taking turns counts as overhead. Eager and diffusers' loops are charged
+                with the same captured steps
+"""
+
+from collections.abc import Callable
+
+from subject import Subject
+from timing import Call, Spread, in_turns
+
+from morse_engine import Plan
+from morse_engine.engine import Sampler
+
+
+def runs(
+    subject: Subject,
+    sampler: Sampler,
+    plan: Plan,
+    rivals: dict[str, Callable],
+    label: str = "",
+) -> None:
+    """Rows of run_ms and loop_overhead, from rounds in which all take turns.
+
+    Args:
+        rivals: Dash as other loops call it, by name; each makes as many Dash steps as the plan has
+            steps, and as it has Dash steps, with the scheduler's own `step`.
+        label: added to the variants of ours.
+    """
+    out, n = subject.out, len(plan)
+    words = f"{plan.num_dash} Dash + {plan.num_dot} Dot"
+    samplers = {name: sampler.with_backend(name).with_plan(plan) for name in subject.backends}
+    host = sampler.with_backend("host").with_plan(plan)
+
+    calls = {}
+    for name, made in samplers.items():
+        calls[name] = Call(lambda made=made: subject.run(made))
+        if name != "eager":
+            calls[f"{name}, started run"] = subject.segment_call(made)
+    for rival, unet in rivals.items():
+        for count in dict.fromkeys((n, plan.num_dash)):
+            calls[f"{rival}, {count} Dash"] = Call(subject.diffusers_loop(unet, count))
+    dash, dot = subject.step_calls(host)
+    steps = {"-": dash} | ({".": dot} if plan.num_dot else {})
+    times = in_turns(calls | steps, subject.device, seconds=6, least=3)
+
+    def row(name: str, variant: str, num_dash: int, num_dot: int) -> None:
+        """Both rows of a loop."""
+        count = num_dash + num_dot
+        own = [num_dash * ms for ms in times["-"]]
+        if num_dot:
+            own = [a + num_dot * ms for a, ms in zip(own, times["."], strict=True)]
+        over = [1e3 * (run - a) / count for run, a in zip(times[name], own, strict=True)]
+        if not name.endswith("started run"):
+            out.row("run_ms", variant, Spread.of(times[name]))
+        out.row("loop_overhead", variant, Spread.of(over))
+
+    for name in samplers:
+        row(name, f"{name}{label}, {words}", plan.num_dash, plan.num_dot)
+        if name != "eager":
+            started = f"{name}, started run"
+            row(started, f"{name}{label}, {words}, started run", plan.num_dash, plan.num_dot)
+    for rival in rivals:
+        row(f"{rival}, {n} Dash", f"{rival}, {n} Dash", n, 0)
+        if plan.num_dot:
+            few = f"{rival}, {plan.num_dash} Dash"
+            out.row("run_ms", few, Spread.of(times[few]))
