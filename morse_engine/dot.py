@@ -8,8 +8,9 @@
 
 - down: m blocks, each a 3 x 3 convolution of stride 2, a scale and shift by time, and SiLU; then
   a residual block, at the lowest resolution, where it costs little;
-- trunk: Dash's own layers below its first m levels, sharing Dash's weights by storage, frozen, with
-  LoRA on top; it works on 1 / 4^m of the pixels, the resolution that these layers were trained at;
+- trunk: Dash's own layers below its first `cut` levels, sharing Dash's weights by storage, frozen,
+  with LoRA on top, on 1 / 4^m of the pixels; with cut = m each works at the resolution that it was
+  trained at, with a smaller cut at a fraction of it, which takes more of Dash along for less;
 - up: m blocks of two 3 x 3 convolutions and a pixel shuffle, the down blocks as skip connections,
   and a residual block in the first;
 - x0 and miss are linear in (x, x_s, z_s) with coefficients that depend on the times alone. Blocks
@@ -17,8 +18,13 @@
   clean image stays the same; `miss` is zero on a deterministic way there, the fresh noise on a
   stochastic one;
 - trend is the free part: it needs no training, and Dot learns what it misses;
+- conditions (text, classes, SDXL's added ones) reach the trunk as they reach Dash;
 - g, a, b, c, d, e: six numbers per image from the time embedding, zero at the start: an untrained
   Dot returns 0, which is the reuse of z_s. r makes the residual vanish with the gap.
+
+With classifier-free guidance there are two kinds. A Dot works on both branches, each with its own
+z_s: two passes, and the residuals are guided. A guided Dot corrects the guided estimate itself: one
+pass, half the cost, given the condition and the guidance scale.
 
 Source: Morse (arXiv 2506.18251), section 3.3. There the whole of Dash runs at the lower resolution;
 the cut of the trunk, the coordinates and the gains are ours.
@@ -28,6 +34,7 @@ import copy
 import hashlib
 import json
 import os
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -35,11 +42,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import kernels
+from . import kernels, trunk
 from .blocks import Down, Residual, Up
 from .levels import NoiseLevels
+from .trunk import Given
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+GUIDANCE_WAVES = 256  # sinusoids of 1000 times the guidance scale
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 LORA_TARGETS = ["conv1", "conv2", "time_emb_proj", "to_q", "to_k", "to_v", "to_out.0"]
 
@@ -47,20 +56,19 @@ LORA_TARGETS = ["conv1", "conv2", "time_emb_proj", "to_q", "to_k", "to_v", "to_o
 def fingerprint(unet: nn.Module) -> str:
     """A name for the weights of a Dash: SHA-256 over names, shapes and values in float16.
 
-    Half precision makes the name the same for a model loaded in float32 and in float16.
+    Half precision makes the name the same for a model loaded in float32 and in float16. A LoRA on
+    top, as peft adds it, does not change the name; one that was merged into the weights does.
     """
+    weights = {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in unet.state_dict().items()
+        if "lora_" not in name
+    }
     digest = hashlib.sha256()
-    for name, tensor in sorted(unet.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().half().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def shared_copy(module: nn.Module) -> nn.Module:
-    """A second module with the same structure whose frozen parameters are views of the first's."""
-    views = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
-    views |= {id(b): b for b in module.buffers()}
-    return copy.deepcopy(module, views)
 
 
 class Moments(NamedTuple):
@@ -69,9 +77,7 @@ class Moments(NamedTuple):
     waves: Tensor  # float32 [R, F], Dash's sinusoids of t
     trail: Tensor  # float32 [R, 3 F], those of t_s, t_s - t and t_p - t_s
     look: Tensor  # float32 [R, 4, 4]: what Dot looks at, as sums over (x, x_s, z_s, z_p)
-    basis: (
-        Tensor  # float32 [R, 6, 5]: what each gain multiplies, as sums over (h, x, x_s, z_s, z_p)
-    )
+    basis: Tensor  # float32 [R, 6, 5]: what each gain multiplies, over (h, x, x_s, z_s, z_p)
 
 
 class When(NamedTuple):
@@ -80,34 +86,39 @@ class When(NamedTuple):
     A run knows its times beforehand, so it computes the rows of all its Dot steps at once.
     """
 
-    emb: Tensor  # [R, E], for the trunk
+    emb: Tensor  # [R, E], for the trunk; of the trajectory alone if there are conditions
+    waves: Tensor  # [R, F], sinusoids of t; [R, 0] if there are no conditions
     scale_shifts: list[Tensor]  # [R, 2 C] for each `TimeSiLU`, in the order of their use
     look: Tensor  # float32 [R, 4, 4]: what Dot looks at, as sums over (x, x_s, z_s, z_p)
     mix: Tensor  # float32 [R, 5]: eta, as a sum over (h, x, x_s, z_s, z_p)
 
     def pack(self) -> Tensor:
         """All of it as float32 `[R, V]`."""
-        parts = (self.emb, *self.scale_shifts, self.look.flatten(1), self.mix)
+        parts = (self.emb, self.waves, *self.scale_shifts, self.look.flatten(1), self.mix)
         return torch.cat([part.float() for part in parts], dim=1)
 
     def unpack(self, rows: Tensor) -> "When":
         """The inverse of `pack`, with the widths and the dtype of this one."""
-        widths = [self.emb.shape[1], *(s.shape[1] for s in self.scale_shifts), 16, 5]
-        emb, *scale_shifts, look, mix = rows.split(widths, dim=1)
-        return When(emb.to(self.emb.dtype), scale_shifts, look.unflatten(1, (4, 4)), mix)
+        widths = [part.shape[1] for part in (self.emb, self.waves, *self.scale_shifts)]
+        emb, waves, *scale_shifts, look, mix = rows.split([*widths, 16, 5], dim=1)
+        emb, waves = emb.to(self.emb.dtype), waves.to(self.waves.dtype)
+        return When(emb, waves, scale_shifts, look.unflatten(1, (4, 4)), mix)
 
 
 class Dot(nn.Module):
     """The residual model `eta` of one Dash.
 
     Args:
-        unet: the Dash, a diffusers `UNet2DModel`; its weights are shared, never changed. Move it to
-            its device and dtype first: moving it later separates the two.
+        unet: the Dash, a diffusers `UNet2DModel` or `UNet2DConditionModel`; its weights are shared,
+            never changed. Move it to its device and dtype first: moving it later separates the two.
+            A LoRA on it stays outside of the Dot.
         noise_scheduler: a diffusers scheduler with the betas and the prediction type that Dash was
             trained with; default: `DDPMScheduler()`, 1,000 linear betas and epsilon.
-        widths: channels of the down blocks; their number is m (each divides H and W by 2), less
-            than the number of levels of Dash.
+        widths: channels of the down blocks; their number is m (each divides H and W by 2).
         lora_rank: rank of the LoRA on the trunk's convolutions and projections; 0 for none.
+        cut: how many of Dash's levels the trunk leaves out, fewer than there are. Default: m, or
+            m - 1 for a model with conditions, whose inner levels are most of it.
+        guided: whether it corrects the guided estimate, instead of each branch of the guidance.
 
     Raises:
         ValueError: a kind of UNet that has no Dot yet.
@@ -120,9 +131,11 @@ class Dot(nn.Module):
         *,
         widths: tuple[int, ...] = (16, 32),
         lora_rank: int = 1,
+        cut: int | None = None,
+        guided: bool = False,
     ):
         super().__init__()
-        _check_supported(unet)
+        trunk.check_supported(unet)
         if not widths or lora_rank < 0:
             raise ValueError(
                 f"widths={widths}, lora_rank={lora_rank}: give m >= 1 widths, rank >= 0"
@@ -132,10 +145,11 @@ class Dot(nn.Module):
         self.dash_class, self.dash_fingerprint = type(unet).__name__, fingerprint(unet)
         self.levels = NoiseLevels.from_scheduler(noise_scheduler)
 
-        self.trunk = shared_copy(unet)
+        self.conditional, self.guided = trunk.conditional(unet), guided
+        self.cut = cut if cut is not None else len(widths) - self.conditional
+        self.trunk, c_in_trunk, c_out_trunk = trunk.make(unet, self.cut)
         emb_dim = self.trunk.time_embedding.linear_2.out_features
         freq_dim = self.trunk.time_embedding.linear_1.in_features
-        c_in_trunk, c_out_trunk = self._cut_trunk(len(widths))
         if lora_rank:
             from peft import LoraConfig, inject_adapter_in_model
 
@@ -155,6 +169,9 @@ class Dot(nn.Module):
             c_in = c_out_trunk if lowest else widths[i]
             c_out = widths[i - 1] if i else channels
             self.up.append(Up(c_in, widths[i], c_out, emb_dim, refine=lowest))
+        if guided:
+            self.guidance_embedding = nn.Linear(GUIDANCE_WAVES, emb_dim)
+            nn.init.zeros_(self.guidance_embedding.weight)
         self.gains = nn.Linear(emb_dim, 6)
         nn.init.zeros_(self.gains.weight)
         nn.init.zeros_(self.gains.bias)
@@ -167,26 +184,59 @@ class Dot(nn.Module):
     # -- the model -----------------------------------------------------------------------------
 
     def forward(
-        self, x: Tensor, timestep, x_s: Tensor, z_s: Tensor, timestep_s, z_p, timestep_p, **cond
+        self,
+        x: Tensor,
+        timestep,
+        x_s: Tensor,
+        z_s: Tensor,
+        timestep_s,
+        z_p,
+        timestep_p,
+        *,
+        guidance_scale=None,
+        **cond,
     ) -> Tensor:
         """eta(x, t; x_s, z_s, t_s, z_p, t_p).
 
         Args:
             x, x_s: `[B, C, H, W]`, the sample now and at the last Dash step, as Dash is given them.
-            z_s: `[B, C, H, W]`, Dash's output at that step.
+            z_s: `[B, C, H, W]`, Dash's output at that step; guided, for a guided Dot.
             z_p: Dash's output at the step before that one; z_s if there was none.
             timestep, timestep_s, timestep_p: numbers or tensors `[]` or `[B]`, in Dash's units.
+            guidance_scale: a number or a tensor `[]`, `[1]` or `[B]`, for a guided Dot only.
+            cond: the keywords that Dash is given, of B rows.
 
         Returns:
             `[B, C, H, W]`, to be added to z_s.
         """
-        if cond:
-            raise ValueError(f"this Dot takes no conditioning, got {', '.join(cond)}")
         self._check_size(x)
-        when = self.when(self.moments(timestep, timestep_s, timestep_p))
+        given = self.given(cond, guidance_scale)
+        when = self.when(self.moments(timestep, timestep_s, timestep_p), given)
         trajectory = [tensor.contiguous() for tensor in (x, x_s, z_s, z_p)]
-        features, conv = self.features(*trajectory, when), self.up[-1].conv2
+        features, conv = self.features(*trajectory, when, given), self.up[-1].conv2
         return kernels.residual_up_ref(features, conv.weight, conv.bias, when.mix, *trajectory)
+
+    def given(self, cond: dict, guidance_scale=None) -> Given:
+        """What the weights make of the conditioning; it is the same in all steps of a run.
+
+        Raises:
+            ValueError: a keyword that this Dot does not take, or one that it needs.
+        """
+        like = self.gains.weight
+        if (guidance_scale is not None) != self.guided:
+            raise ValueError(
+                "this Dot is guided: it needs guidance_scale"
+                if self.guided
+                else "this Dot works on each branch of the guidance: it takes no guidance_scale"
+            )
+        given = trunk.given(self.trunk, cond, like.dtype)
+        if not self.guided:
+            return given
+        from diffusers.models.embeddings import get_timestep_embedding
+
+        scale = torch.as_tensor(guidance_scale, dtype=torch.float32, device=like.device).reshape(-1)
+        waves = get_timestep_embedding(1000 * scale, GUIDANCE_WAVES)
+        return given._replace(guidance=self.guidance_embedding(waves.to(like.dtype)))
 
     def moments(self, timestep, timestep_s, timestep_p) -> Moments:
         """Where the times lie, before any weight; they are numbers or tensors `[]` or `[R]`."""
@@ -206,11 +256,14 @@ class Dot(nn.Module):
         basis = torch.cat((of_h[:, :, None], gained), dim=2)
         return Moments(proj(t), trail, torch.stack((x, x_0, z_s, trend), dim=1), basis)
 
-    def when(self, moments: Moments) -> When:
+    def when(self, moments: Moments, given: Given) -> When:
         """What the weights make of the moments."""
         dtype = self.gains.weight.dtype
-        emb = self.trunk.time_embedding(moments.waves.to(dtype))
-        emb = nn.functional.silu(emb + self.trajectory_embedding(moments.trail.to(dtype)))
+        waves = moments.waves.to(dtype)
+        trail = self.trajectory_embedding(moments.trail.to(dtype))
+        if given.guidance is not None:
+            trail = trail + given.guidance
+        emb = nn.functional.silu(self.trunk.time_embedding(waves) + trail)
         # In the order in which `features` uses them.
         acts = [*(down.act for down in self.down), self.refine.act]
         for up in self.up:
@@ -218,9 +271,14 @@ class Dot(nn.Module):
         gains = self.gains(emb).float()[:, :, None]
         # Large terms may cancel, so no matrix product, which autocast or TF32 would round.
         mix = (gains * moments.basis).sum(1)
-        return When(emb, [act.linear(emb) for act in acts], moments.look, mix)
+        scale_shifts = [act.linear(emb) for act in acts]
+        if self.conditional:
+            return When(trail, waves, scale_shifts, moments.look, mix)
+        return When(emb, waves[:, :0], scale_shifts, moments.look, mix)
 
-    def features(self, x: Tensor, x_s: Tensor, z_s: Tensor, z_p: Tensor, when: When) -> Tensor:
+    def features(
+        self, x: Tensor, x_s: Tensor, z_s: Tensor, z_p: Tensor, when: When, given: Given
+    ) -> Tensor:
         """All of Dot up to its last convolution: `[B, widths[0], H / 2, W / 2]`."""
         self._check_size(x)
         scale_shifts, first = iter(when.scale_shifts), self.down[0].conv
@@ -232,38 +290,13 @@ class Dot(nn.Module):
             h = down(h, next(scale_shifts))
             skips.append(h)
         skips[-1] = h = self.refine(h, next(scale_shifts))
-        h = self._trunk(self.enter(h), when.emb)
+        emb = when.emb
+        if self.conditional:
+            emb = trunk.embedding(self.trunk, when.waves, when.emb, given)
+        h = trunk.run(self.trunk, self.enter(h), emb, given)
         for up in self.up[:-1]:
             h = up.shuffle(up.features(h, skips.pop(), scale_shifts))
         return self.up[-1].features(h, skips.pop(), scale_shifts)
-
-    def _cut_trunk(self, m: int) -> tuple[int, int]:
-        """Leave of Dash the levels below the first m; returns their channels in and out."""
-        trunk, channels = self.trunk, self.trunk.config.block_out_channels
-        if m >= len(channels):
-            raise ValueError(
-                f"{m} widths for a UNet of {len(channels)} levels: at most {len(channels) - 1}"
-            )
-        trunk.down_blocks = trunk.down_blocks[m:]
-        trunk.up_blocks = trunk.up_blocks[: len(channels) - m]
-        trunk.up_blocks[-1].upsamplers = None
-        for name in ("conv_in", "conv_norm_out", "conv_out"):
-            delattr(trunk, name)
-        return channels[m - 1], channels[m]
-
-    def _trunk(self, h: Tensor, emb: Tensor) -> Tensor:
-        """Dash's inner levels, as `UNet2DModel.forward` runs them."""
-        trunk, skips = self.trunk, [h]
-        for block in trunk.down_blocks:
-            h, more = block(hidden_states=h, temb=emb)
-            skips.extend(more)
-        if trunk.mid_block is not None:
-            h = trunk.mid_block(h, emb)
-        for block in trunk.up_blocks:
-            count = len(block.resnets)
-            h = block(h, tuple(skips[-count:]), emb)
-            del skips[-count:]
-        return h
 
     def _check_size(self, x: Tensor) -> None:
         factor = 2 ** (len(self.widths) + len(self.trunk.down_blocks) - 1)
@@ -274,8 +307,16 @@ class Dot(nn.Module):
             )
 
     def check_dash(self, unet: nn.Module) -> None:
-        """Raise ValueError if this is not the Dot of `unet`."""
+        """Raise ValueError if this is not the Dot of `unet`; warn if a LoRA is on that."""
         _check_fingerprint(self.dash_fingerprint, unet)
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if any(isinstance(module, BaseTunerLayer) for module in unet.modules()):
+            warnings.warn(
+                "Dash has a LoRA that its Dot was not trained with: compare images with those of "
+                "Dash alone, or train a Dot for the two",
+                stacklevel=3,
+            )
 
     # -- weights -------------------------------------------------------------------------------
 
@@ -291,11 +332,10 @@ class Dot(nn.Module):
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         dot = copy.deepcopy(self).eval().requires_grad_(False)
-        for name, module in list(dot.trunk.named_modules()):
+        for module in dot.trunk.modules():
             if isinstance(module, BaseTunerLayer):
                 module.merge()
-                parent = dot.trunk.get_submodule(name.rpartition(".")[0])
-                setattr(parent, name.rpartition(".")[2], module.get_base_layer())
+        trunk.without_adapters(dot.trunk)
         return dot
 
     # -- files ---------------------------------------------------------------------------------
@@ -314,6 +354,8 @@ class Dot(nn.Module):
             "noise": self.levels.config,
             "widths": list(self.widths),
             "lora_rank": self.lora_rank,
+            "cut": self.cut,
+            "guided": self.guided,
         }
         tensors = {n: p.detach().cpu().contiguous() for n, p in self.trained_parameters().items()}
         if not tensors:
@@ -346,9 +388,10 @@ class Dot(nn.Module):
             raise ValueError(f"{folder} holds a damaged file ({error}): copy it again") from error
         if not isinstance(config, dict) or config.get("class") != cls.__name__:
             raise ValueError(f"{folder / CONFIG} does not describe a Dot")
-        if config.get("format_version") != FORMAT_VERSION:
+        version = config.get("format_version")
+        if version not in range(1, FORMAT_VERSION + 1):
             raise ValueError(
-                f"{folder} has format version {config.get('format_version')}, this release reads "
+                f"{folder} has format version {version}, this release reads 1 to "
                 f"{FORMAT_VERSION}: update morse-engine, or train the Dot again"
             )
         missing = {"dash_fingerprint", "noise", "widths", "lora_rank"} - config.keys()
@@ -357,7 +400,9 @@ class Dot(nn.Module):
         _check_fingerprint(config["dash_fingerprint"], unet)
         widths, lora_rank = tuple(config["widths"]), config["lora_rank"]
         noise_scheduler = DDPMScheduler.from_config(config["noise"])
-        dot = cls(unet, noise_scheduler, widths=widths, lora_rank=lora_rank)
+        # Version 1 knew neither of these two.
+        options = {"cut": config.get("cut"), "guided": config.get("guided", False)}
+        dot = cls(unet, noise_scheduler, widths=widths, lora_rank=lora_rank, **options)
         own = dot.trained_parameters()
         wrong = sorted(
             (set(own) ^ set(tensors))
@@ -376,21 +421,6 @@ def _check_fingerprint(expected: str, unet: nn.Module) -> None:
     if found != expected:
         raise ValueError(
             f"this is the Dot of another Dash (fingerprint {expected[:12]}, yours has "
-            f"{found[:12]}): use the model it was trained for, or train a Dot for yours"
-        )
-
-
-def _check_supported(unet: nn.Module) -> None:
-    from diffusers import UNet2DModel
-
-    if not isinstance(unet, UNet2DModel):
-        raise ValueError(
-            f"a Dot is built on a diffusers UNet2DModel, not on a {type(unet).__name__}"
-        )
-    if unet.class_embedding is not None:
-        raise ValueError("this UNet2DModel has class conditioning: a Dot cannot take it yet")
-    odd = [type(b).__name__ for b in unet.down_blocks if hasattr(b, "skip_conv")]
-    if odd:
-        raise ValueError(
-            f"block type {odd[0]} (skip images) is not supported by Dot: use DownBlock2D"
+            f"{found[:12]}): use the model it was trained for (with any LoRA on top, not merged "
+            "into its weights), or train a Dot for yours"
         )

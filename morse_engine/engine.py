@@ -139,11 +139,12 @@ class Sampler:
         shape: tuple[int, ...] | None,
         backend: str,
         shared: "_Shared",
+        table: SolverTable | None = None,
     ):
         if plan.num_dot and models.dot is None:
             raise ValueError(f'plan "{plan}" has {plan.num_dot} Dot steps, but there is no dot')
         self.models, self.scheduler, self.plan, self.shape = models, scheduler, plan, shape
-        self.table = SolverTable.for_calls(scheduler, len(plan))
+        self.table = SolverTable.for_calls(scheduler, len(plan)) if table is None else table
         self.backend = backend
         self._shared = shared
 
@@ -157,6 +158,16 @@ class Sampler:
         return self._like(
             scheduler if scheduler is not None else self.scheduler, plan, self.backend
         )
+
+    def with_table(self, plan: Plan, table: SolverTable) -> "Sampler":
+        """The same models and captures with a solver that is a table already, for any image size.
+
+        Raises:
+            ValueError: plan and table differ in length, or the plan needs a Dot that is not there.
+        """
+        if len(plan) != len(table):
+            raise ValueError(f'plan "{plan}" has {len(plan)} steps, {table!r} does not')
+        return Sampler(self.models, None, plan, None, self.backend, self._shared, table)
 
     def with_backend(self, backend: str) -> "Sampler":
         """The same, plan and captures too, with another backend: "eager", "host" or "device".
@@ -254,7 +265,10 @@ class Sampler:
         if noise is None:
             noise = philox.normal(seeds, philox.INITIAL, shape[1:], device=device)
         models, table = self.models, self.table
-        steps = walk(models.dash, models.dot, self.plan, table, noise, seeds, cond, guidance_scale)
+        steps = walk(
+            models.dash, models.dot, self.plan, table, noise, seeds, cond, guidance_scale,
+            models.guided_dot,
+        )  # fmt: skip
         return EagerRun(self.plan, threading.RLock(), table.init_noise_sigma * noise, steps)
 
     def _layout(self, request: Request, capacity: int) -> Layout:

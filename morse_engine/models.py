@@ -24,6 +24,7 @@ class Models:
             elif dot is not None:
                 self._dot_call = torch.compile(dot, **options)
         self.dot = self._dot if dot is not None else None
+        self.guided_dot = getattr(dot, "guided", False)
         # What a step is made of where it is captured: Dot itself, whose last block is fused.
         self.dot_for_steps = self.dot_model if isinstance(dot, Dot) else self.dot
 

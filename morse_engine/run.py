@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from .graphs import StepGraphs, wait
+from .graphs import StepGraphs, mark, wait
 from .plan import Plan
 from .steps import Steps
 
@@ -70,6 +70,17 @@ class Run(ABC):
                 self.segment(1)
                 self._wait()
                 on_step(self.i - 1, len(self.plan))
+
+    def reach(self, k: int, stop: Callable[[], bool] = lambda: False) -> None:
+        """Return when the first k steps have been made, or soon after `stop()` is true.
+
+        For a caller that follows a run step by step and changes nothing on the way: more steps may
+        have been asked for meanwhile, with the "device" backend all of them in one launch.
+        """
+        with self._lock:
+            while self.i < k and not stop():
+                self.segment(1)
+            self._wait()
 
     def cancel(self) -> None:
         """Stop within one step; from any thread. x stays what it was after the last step made."""
@@ -188,6 +199,7 @@ class GraphRun(_SharedRun):
     def __init__(self, graphs: StepGraphs, backend: str, lock):
         super().__init__(graphs.steps, lock)
         self._graphs, self._backend, self._before = graphs, backend, 0
+        self._marks: dict[int, torch.cuda.Event | None] = {}  # where the stream is after k steps
 
     def both_steps(self):
         return self._graphs.both_steps()
@@ -225,6 +237,28 @@ class GraphRun(_SharedRun):
                 self.cancel()
                 self._wait()
                 raise
+
+    def reach(self, k: int, stop: Callable[[], bool] = lambda: False) -> None:
+        with self._lock:
+            if self._backend != "device":
+                return self._reach_by_host(k)
+            if self.i < len(self.plan):
+                self.segment()
+            over = False
+            while self.reached < k and not over and not stop():
+                over = self._graphs.loop.done()
+                self._graphs.raise_errors()
+                time.sleep(POLL_S)
+
+    def _reach_by_host(self, k: int) -> None:
+        # One step ahead of the one that is waited for, so that the GPU has always work.
+        while self.i < min(k + 1, len(self.plan)):
+            self.segment(1)
+            self._marks[self.i] = mark(self._graphs.device)
+        if self._marks.get(k) is not None:
+            self._marks.pop(k).synchronize()
+        else:
+            self._wait()
 
     def cancel(self) -> None:
         super().cancel()

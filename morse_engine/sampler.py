@@ -8,10 +8,13 @@ z_p, t_p: Dash's estimate before the last, (z_s, t_s) as long as there is none; 
 Dash's estimates are heading. The rows are explained in `solver.py`, the noise in `noise.py`. x and
 x_s reach both models as the solver scales its model input.
 
-With classifier-free guidance both models are given every image twice, without the condition first,
-each half has its own trajectory and residual, and the solver is given
+With classifier-free guidance Dash is given every image twice, without the condition first, and the
+solver is given
 
     z_u + guidance_scale (z_c - z_u)
+
+So is Dot, each half with its own trajectory and residual; or it is a guided Dot, whose trajectory
+is that of the guided estimate, and which is given the condition and the guidance scale.
 
 Source: Morse (arXiv 2506.18251), section 3; z_p and t_p are ours. Guidance: Ho & Salimans 2022
 (arXiv 2207.12598).
@@ -21,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from . import noise
 from .plan import Plan
@@ -37,6 +41,7 @@ def sample(
     cond: dict | None = None,
     guidance_scale: float | None = None,
     *,
+    guided_dot: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Run the plan from noise to images.
@@ -50,15 +55,17 @@ def sample(
         start: `[B, C, H, W]`, unit normal noise; its dtype and device are those of the run.
         seeds: one int per image, the key of the noise that stochastic solvers add on the way.
         cond: further tensors that both models are given by keyword.
-        guidance_scale: if given, both models see 2 B images, those without the condition first;
+        guidance_scale: if given, the models see 2 B images, those without the condition first;
             tensors in `cond` have to be doubled likewise.
+        guided_dot: whether `dot` corrects the guided estimate of B images; it is then given
+            `guidance_scale` by keyword, and the second half of each tensor in `cond`.
         on_step: called as `on_step(i, len(plan))` after step i.
 
     Returns:
         `[B, C, H, W]`, the solver's last x, not clamped.
     """
     x = start
-    steps = walk(dash, dot, plan, table, start, seeds, cond, guidance_scale)
+    steps = walk(dash, dot, plan, table, start, seeds, cond, guidance_scale, guided_dot)
     for i, x in enumerate(steps):  # noqa: B007 - the last x is the result
         if on_step is not None:
             on_step(i, len(plan))
@@ -75,9 +82,18 @@ def walk(
     seeds: Sequence[int],
     cond: dict | None = None,
     guidance_scale: float | None = None,
+    guided_dot: bool = False,
 ) -> Iterator[Tensor]:
     """The run of `sample`, step by step: x after each step."""
     cond = cond or {}
+    dot_cond = second_half(cond) | {"guidance_scale": guidance_scale} if guided_dot else cond
+    twice = guidance_scale is not None
+    each = twice and not guided_dot  # each branch has its own residual
+
+    def guide(z: Tensor) -> Tensor:
+        unconditional, conditional = z.chunk(2)
+        return unconditional + guidance_scale * (conditional - unconditional)
+
     x = table.init_noise_sigma * start
     history: list[Tensor] = []  # estimates m, newest first
     num_history = table.num_history
@@ -86,20 +102,26 @@ def walk(
     for i, symbol in enumerate(plan):
         t = timesteps[i]
         scaled = table.scale_model_input(i, x)
-        if guidance_scale is not None:
-            scaled = torch.cat([scaled, scaled])
+        both = torch.cat([scaled, scaled]) if twice else scaled
+        for_dot = both if each else scaled
         if symbol == "-":
-            z = dash(scaled, t, **cond)
+            z = dash(both, t, **cond)
+            if twice and not each:
+                z = guide(z)
             z_p, t_p = (z, t) if z_s is None else (z_s, t_s)
-            x_s, z_s, t_s = scaled, z, t
+            x_s, z_s, t_s = for_dot, z, t
         else:
-            z = z_s + dot(scaled, t, x_s, z_s, t_s, z_p, t_p, **cond)
-        if guidance_scale is not None:
-            unconditional, conditional = z.chunk(2)
-            z = unconditional + guidance_scale * (conditional - unconditional)
+            z = z_s + dot(for_dot, t, x_s, z_s, t_s, z_p, t_p, **dot_cond)
+        if each:
+            z = guide(z)
         fresh = None
         if table.adds_noise(i):
             fresh = noise.normal(seeds, i, x.shape[1:], device=x.device).to(x.dtype)
         x, m = table.step(i, x, z, history, fresh)
         history = [m, *history][:num_history]
         yield x
+
+
+def second_half(cond: dict) -> dict:
+    """Of each tensor in the conditioning the rows with the condition."""
+    return tree_map(lambda v: v.chunk(2)[1] if isinstance(v, Tensor) and v.ndim else v, cond)

@@ -21,7 +21,9 @@ from .dot import Dot, Moments, When
 from .kernels.solver_step import State
 from .plan import Plan
 from .request import Request
+from .sampler import second_half
 from .solver import HISTORY, Column, SolverTable
+from .trunk import Given
 
 
 class Layout(NamedTuple):
@@ -109,21 +111,25 @@ class Steps:
         self.moments: Moments | None = None  # of all steps, as `times`
         self.when: When | None = None  # likewise; its rows also lie in `packed`
         self.packed: Tensor | None = None
+        self.given: Given | None = None
+        self.guided_dot = getattr(self.dot, "guided", False) and self.layout.guidance
+        # Views: what is copied into `cond` is there too.
+        self.dot_cond = second_half(self.cond) if self.guided_dot else self.cond
         if self.layout.with_dot:
-            self.trajectory = [zeros(*size, dtype=dtype) for size in (shape, doubled, doubled)]
+            size = shape if self.guided_dot else doubled
+            self.trajectory = [zeros(*s, dtype=dtype) for s in (shape, size, size)]
             if isinstance(self.dot, Dot):
-                if cond:
-                    raise ValueError(f"this Dot takes no conditioning, got {', '.join(cond)}")
                 self.moments = self.dot.moments(*self.times.unbind(1))
-                self.when = self.dot.when(self.moments)
+                self.given = tree_map(owned, self._what_is_given())
+                self.when = self.dot.when(self.moments, self.given)
                 self.packed = self.when.pack()
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the memory that this object holds, without the models'."""
-        held = (self.state, self.trajectory, self.times, self.moments, self.packed, self.cond)
-        leaves = tree_flatten(held)[0]
-        return sum(t.numel() * t.element_size() for t in leaves if is_tensor(t))
+        held = (self.state, self.trajectory, self.times, self.moments, self.packed)
+        held = (*held, self.cond, self.given)
+        return sum(t.numel() * t.element_size() for t in leaves(held) if is_tensor(t))
 
     @torch.no_grad()
     def load(self, plan: Plan, table: SolverTable) -> None:
@@ -159,7 +165,7 @@ class Steps:
         state.x.copy_(noise)
         if state.guidance is not None:
             state.guidance.fill_(guidance_scale)
-        pairs = zip(*(tree_flatten(c)[0] for c in (self.cond, cond)), strict=True)
+        pairs = zip(*map(leaves, (self.cond, cond)), strict=True)
         for mine, given in pairs:
             if is_tensor(mine):
                 mine.copy_(given, non_blocking=True)
@@ -174,7 +180,16 @@ class Steps:
         state.timestep.copy_(self.times[0, :1])
         state.step.zero_()
         if self.moments is not None:
-            self.packed.copy_(self.dot.when(self.moments).pack())
+            pairs = zip(*map(leaves, (self.given, self._what_is_given())), strict=True)
+            for mine, new in pairs:
+                if is_tensor(mine):
+                    mine.copy_(new)
+            self.packed.copy_(self.dot.when(self.moments, self.given).pack())
+
+    def _what_is_given(self) -> Given:
+        if not self.layout.guidance and getattr(self.dot, "guided", False):
+            raise ValueError("this Dot is guided: it needs guidance_scale")
+        return self.dot.given(self.dot_cond, self.state.guidance if self.guided_dot else None)
 
     @torch.no_grad()
     def dash_step(self) -> None:
@@ -188,21 +203,35 @@ class Steps:
     def dot_step(self) -> None:
         """One step of Dot."""
         state = self.state
-        x_s, z_s, z_p = self.trajectory
-        if self.layout.guidance:
+        x, (x_s, z_s, z_p) = state.model_input, self.trajectory
+        cond = self.dot_cond
+        if self.guided_dot:
+            x = x[: len(x_s)]  # both halves are the same
+            cond = cond | {"guidance_scale": state.guidance}
+        elif self.layout.guidance:
             x_s = torch.cat([x_s, x_s])
         if self.when is not None:
             when = self.when.unpack(self.packed.index_select(0, state.step))
-            h = self.dot.features(state.model_input, x_s, z_s, z_p, when)
+            h = self.dot.features(x, x_s, z_s, z_p, when, self.given)
             conv = self.dot.up[-1].conv2
             kernels.residual_up_update(
                 h, conv.weight, conv.bias, when.mix, *self.trajectory, *state
             )
         else:
             t, t_s, t_p = self.times.index_select(0, state.step)[0].unbind()
-            eta = self.dot(state.model_input, t, x_s, z_s, t_s, z_p, t_p, **self.cond)
-            kernels.dash_update(_plain(z_s.float() + eta), *state, None, None, None)
+            z = z_s.float() + self.dot(x, t, x_s, z_s, t_s, z_p, t_p, **cond)
+            if self.guided_dot:  # the update guides two equal branches to z itself
+                z = torch.cat([z, z])
+            kernels.dash_update(_plain(z), *state, None, None, None)
         state.step.add_(1)
+
+
+def leaves(tree) -> list:
+    return tree_flatten(tree)[0]
+
+
+def owned(value):
+    return value.clone() if is_tensor(value) else value
 
 
 def is_tensor(value) -> bool:

@@ -212,11 +212,9 @@ def test_wrong_size(shape):
 def test_wrong_model():
     with pytest.raises(ValueError, match="not on a Linear"):
         Dot(torch.nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="class conditioning"):
-        Dot(tiny_unet(class_embed_type="timestep"))
     with pytest.raises(ValueError, match="widths"):
         Dot(tiny_unet(), widths=())
-    with pytest.raises(ValueError, match="3 widths for a UNet of 3 levels"):
+    with pytest.raises(ValueError, match="cut=3 for a UNet of 3 levels"):
         Dot(tiny_unet(), widths=(8, 8, 8))
 
 
