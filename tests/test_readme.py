@@ -1,4 +1,4 @@
-"""The README: its Python runs, its commands are valid, its links lead somewhere."""
+"""README and docs: their Python runs, their commands are valid, their links lead somewhere."""
 
 import re
 import shlex
@@ -12,17 +12,21 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
+DOCUMENTS = ["README.md", "docs/architecture.md", "docs/embedding.md", "docs/training.md"]
 
 
-def test_python_runs(tmp_path, monkeypatch, capsys):
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/embedding.md"])
+def test_python_runs(document, tmp_path, monkeypatch, capsys):
     """All blocks in order, in one namespace, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    found, names = blocks("python"), {"__name__": "readme"}
-    assert len(found) >= 4
+    found, names = blocks("python", (ROOT / document).read_text()), {"__name__": "readme"}
+    assert len(found) >= 2
     for number, source in enumerate(found):
-        exec(compile(source, f"README.md, block {number}", "exec"), names)
+        exec(compile(source, f"{document}, block {number}", "exec"), names)
 
 
 def test_the_first_lines_are_those_of_the_page():
@@ -42,7 +46,7 @@ def test_commands_are_valid():
         assert cli.parser().parse_args(cli._joined(words[1:])).module
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links(document):
     path = ROOT / document
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text())
@@ -52,6 +56,6 @@ def test_links(document):
 
 def test_plain_letters():
     """ASCII alone: no typographic dashes or quotes that a terminal or a search would miss."""
-    for document in ("README.md", "docs/architecture.md"):
+    for document in DOCUMENTS:
         text = (ROOT / document).read_text()
         assert text.isascii(), [c for c in text if not c.isascii()][:5]
