@@ -185,3 +185,23 @@ def test_models_that_do_not_fit():
         morse_engine.compile(unet, "dot")
     with pytest.raises(ValueError, match="shape="):
         morse_engine.compile(lambda x, t: x, plan="-")()
+
+
+def test_inductor_compiles_both_models_and_leaves_the_callers_alone(monkeypatch):
+    """Through dynamo, without the code generator, which takes minutes."""
+    unet = tiny_unet()
+    dot = randomised(Dot(unet))
+    given = []
+    real = torch.compile
+
+    def compile_without_inductor(function, **options):
+        given.append(options)
+        return real(function, backend="eager", dynamic=False)
+
+    monkeypatch.setattr(torch, "compile", compile_without_inductor)
+    options = {"plan": "-.", "backend": "host", "merge_dot": False}
+    ours = morse_engine.compile(unet, dot, inductor=True, **options)
+    expected = morse_engine.compile(unet, dot, **options)(batch_size=2, seed=1)
+    assert_close("steps", ours(batch_size=2, seed=1), expected)
+    assert given == 2 * [{"dynamic": False, "options": {"triton.cudagraphs": False}}]
+    assert "features" not in vars(dot), "the caller's Dot is not compiled"
