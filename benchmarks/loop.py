@@ -17,6 +17,7 @@ from runs import runs
 from subject import BUDGET, DASH_STEPS, NOMINAL, Subject
 from timing import Call, Spread, in_turns
 
+import morse_engine
 from morse_engine import Plan, graphs
 from morse_engine.engine import Sampler
 
@@ -112,11 +113,17 @@ def steps(subject: Subject, sampler: Sampler) -> Times:
                 ("eager", subject.eager_calls(shared)),
             ):
                 add(kind, pair[1], "shared")
+    if subject.dot is not None and subject.model.guidance is not None:
+        with out.case("guided Dot"):
+            dot, options = subject.make_dot(guided=True), {"plan": NOMINAL, "backend": "host"}
+            guided = morse_engine.compile(subject.unet, dot, **options)
+            subject.run(guided)
+            add("host", subject.step_calls(guided)[1], "merged guided")
     times = in_turns(calls, subject.device, seconds=3)
     for name, values in times.items():
         out.row("step_ms", f"{name}, {subject.layout}", Spread.of(values))
     for kind in ("host", "eager"):
-        for lora in ("merged", "shared"):
+        for lora in ("merged", "shared", "merged guided"):
             name = f"Dot {widths} {lora}, {kind}"
             if name in times:
                 out.row("dot_speed", name, speed(times[f"Dash, {kind}"], times[name]))

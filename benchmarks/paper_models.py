@@ -4,7 +4,8 @@ Latency does not depend on what the weights hold. Configurations are those that 
 published with; `parameters` is checked by the tests. CelebA-HQ is the network of LSUN-Church.
 
 A Dot is 5 to 10 times lighter than Dash, so its widths differ. Dash / Dot in FLOPs: CIFAR-10 8,
-CelebA 16, LSUN-Church 9. CelebA's has three levels, since two would leave 6.
+CelebA 16, LSUN-Church 9, Stable Diffusion 6.9, SDXL 6.0. CelebA's has three blocks, since two would
+leave 6; SDXL's too, since two would leave 4.7. Both branches of the guidance are corrected.
 """
 
 from collections.abc import Callable
@@ -140,7 +141,7 @@ MODELS = {
             "celebahq", "CelebA-HQ, 256 x 256", _CHURCH, church, (32, 64, 128), same_as="church"
         ),
         PaperModel("sd", "Stable Diffusion 1.4", _SD, sd, (64, 128), 7.5, (77, 768)),
-        PaperModel("sdxl", "SDXL", _SDXL, sdxl, (64, 128), 5.0, (77, 2048), added=True),
+        PaperModel("sdxl", "SDXL", _SDXL, sdxl, (64, 128, 256), 5.0, (77, 2048), added=True),
         PaperModel("tiny", "a tiny UNet for the tests", 24_321, tiny, (8,)),
     )
 }

@@ -22,7 +22,7 @@ class Subject:
     """Models and conditioning of a job, and what is timed of them.
 
     Attributes:
-        dot: None for a model that has no Dot yet.
+        dot: None for a model that has no Dot.
         backends: those that work here, with what is known to be wrong left out.
         layout: memory format of Dash's weights, in words.
     """
@@ -75,10 +75,14 @@ class Subject:
 
     def _make_dot(self) -> Dot | None:
         try:
-            dot = Dot(self.unet, widths=self.model.widths)
+            return self.make_dot()
         except ValueError as error:
             self.out.note(f"N is not measured: {error}")
             return None
+
+    def make_dot(self, **options) -> Dot:
+        """A Dot of this Dash with random gains; options of `Dot`."""
+        dot = Dot(self.unet, widths=self.model.widths, **options)
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():  # an untrained Dot is zero
             noise = torch.randn(dot.gains.weight.shape, generator=generator)

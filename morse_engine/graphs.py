@@ -261,14 +261,14 @@ class GraphCache:
                 return
             budget = torch.cuda.get_device_properties(device).total_memory // 4
         while len(self._kept) > 1 and self.num_bytes > budget:
-            wait(device)  # it may be running
+            _wait_for_all(device)  # it may be running
             self._kept.popitem(last=False)
             self.evicted += 1
 
     def clear(self) -> None:
         """Drop every capture and its memory."""
         for layout in {layout.device: layout for layout in self._kept}.values():
-            wait(layout.device)
+            _wait_for_all(layout.device)
         self._kept.clear()
 
     def __len__(self) -> int:
@@ -284,6 +284,11 @@ def wait(device: torch.device) -> None:
     """Until the device has done what was asked of it on this stream."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
+
+
+def _wait_for_all(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def mark(device: torch.device) -> torch.cuda.Event | None:
