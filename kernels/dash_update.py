@@ -212,6 +212,6 @@ def variants():
     for dtype in ("fp32", "fp16", "bf16"):
         names = ("z_ptr", "x_s_ptr", "z_s_ptr", "z_p_ptr", "model_input_ptr")
         types = STATE_TYPES | {name: f"*{dtype}" for name in names}
-        for guidance, keep, slots in ((False, 2, 1), (False, 2, 2), (True, 2, 4)):
+        for guidance, keep, slots in ((False, 2, 1), (False, 2, 4), (True, 2, 4), (True, 1, 4)):
             constants = {"GUIDANCE": guidance, "KEEP": keep, "SLOTS": slots}
             yield _dash_update_kernel, types, constants | {"BLOCK": BLOCK}

@@ -326,7 +326,8 @@ def variants():
         names = ("features_ptr", "weight_ptr", "bias_ptr", "x_s_ptr", "z_s_ptr", "z_p_ptr")
         types = {name: f"*{dtype}" for name in (*names, "model_input_ptr")}
         types |= STATE_TYPES | {"mix_ptr": "*fp32"}
-        for branches, slots, block_k, block_n in ((1, 2, 16, 16), (2, 4, 32, 16)):
-            constants = {"BRANCHES": branches, "COPIES": branches, "SLOTS": slots}
-            constants |= {"BLOCK": BLOCK, "BLOCK_K": block_k, "BLOCK_N": block_n, "WIDEN": False}
+        # without guidance; on both branches; of the guided estimate
+        for branches, copies, block_k in ((1, 1, 16), (1, 1, 32), (2, 2, 32), (1, 2, 32)):
+            constants = {"BRANCHES": branches, "COPIES": copies, "SLOTS": 4}
+            constants |= {"BLOCK": BLOCK, "BLOCK_K": block_k, "BLOCK_N": 16, "WIDEN": False}
             yield _residual_up_update_kernel, types, constants

@@ -142,9 +142,11 @@ def solver_step(
     # element need not be those that store it.
     for k in tl.static_range(1, SLOTS):
         c = tl.load(row + C0 + k)
-        if c != 0:
-            slot = ((i + SLOTS - k) % SLOTS).to(tl.int64)
-            x_next += c * tl.load(history_ptr + slot * total + at, mask, other=0).to(tl.float32)
+        # Of a block: Triton's interpreter cannot combine a comparison of one float with a mask. And
+        # not in a branch, which spills.
+        used = mask & (tl.zeros_like(x) + c != 0)
+        slot = ((i + SLOTS - k) % SLOTS).to(tl.int64)
+        x_next += c * tl.load(history_ptr + slot * total + at, used, other=0).to(tl.float32)
     x_next += noise
     if SLOTS > 1:
         tl.store(history_ptr + (i % SLOTS).to(tl.int64) * total + at, m, mask)

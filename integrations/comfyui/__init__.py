@@ -1,0 +1,50 @@
+"""ComfyUI node: a SAMPLER that asks the model at some steps only, and continues it in between.
+
+It holds no model and no weights, so ComfyUI may move, patch or unload them between two runs. Masks,
+guidance and previews are ComfyUI's own, around the function that it calls.
+"""
+
+
+class SamplerMorse:
+    """Node "Sampler Morse", for SamplerCustom and SamplerCustomAdvanced."""
+
+    CATEGORY = "sampling/custom_sampling/samplers"
+    RETURN_TYPES = ("SAMPLER",)
+    FUNCTION = "get_sampler"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        """The inputs, as ComfyUI asks for them."""
+        plan = "Morse code, repeated over the steps: '-' asks the model, '.' does not"
+        between = "what '.' steps do with the model's last estimates"
+        return {
+            "required": {
+                "plan": ("STRING", {"default": "-.", "tooltip": plan}),
+                "solver": (["dpmpp_2m", "euler"],),
+                "between": (["extrapolate", "reuse"], {"tooltip": between}),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, plan: str) -> bool | str:
+        """True, or what is wrong with the plan; asked before anything is computed."""
+        from morse_engine import Plan
+
+        try:
+            Plan(plan)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    def get_sampler(self, plan: str, solver: str, between: str) -> tuple:
+        """The node's output, a `comfy.samplers.KSAMPLER`."""
+        import comfy.samplers
+
+        from morse_engine.integrations import k_diffusion
+
+        residual = {"extrapolate": k_diffusion.extrapolate, "reuse": k_diffusion.reuse}[between]
+        return (comfy.samplers.KSAMPLER(k_diffusion.sampler(plan, residual, solver=solver)),)
+
+
+NODE_CLASS_MAPPINGS = {"SamplerMorse": SamplerMorse}
+NODE_DISPLAY_NAME_MAPPINGS = {"SamplerMorse": "Sampler Morse"}

@@ -1,0 +1,1 @@
+"""Morse inside other stacks."""

@@ -1,0 +1,231 @@
+"""Morse as a diffusers scheduler, for stacks where nothing but the scheduler can be replaced.
+
+The host sees the timesteps of the Dash steps alone and asks its model, Dash, at these. Each
+`step()` makes that step with the scheduler inside, and then the Dot steps up to the next Dash:
+
+    x = inner.step(z_s, t_s, x)                                       with what the host gives
+    x = inner.step(z_s + eta(x, t; x_s, z_s, t_s, z_p, t_p), t, x)    for each Dot step behind it
+
+z_s is what the host has made of Dash's outputs. With guidance it is the guided estimate, of which
+there is one an image; so Dot has to be one that corrects that (`sampler.py`, a guided Dot).
+
+Source: Morse (arXiv 2506.18251), section 3.
+"""
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor
+
+from ..dot import Dot
+from ..plan import Plan
+
+
+class MorseScheduler(SchedulerMixin):
+    """A diffusers scheduler that makes Dot steps by itself, between the steps of its host.
+
+    `set_timesteps(n)` makes n the number of Dash steps, which is how often the host asks its model;
+    the scheduler inside makes `len(scheduler.plan)` steps. Whatever is not defined here (config,
+    `init_noise_sigma`, `add_noise`, `alphas_cumprod` ...) is that of the scheduler inside. With
+    `"-"` for a plan it is that scheduler, bit for bit.
+
+    Args:
+        inner: a diffusers scheduler that makes one model call a step; it is set and stepped here,
+            so it must not be used elsewhere at the same time.
+        plan: Morse code, repeated until it has as many Dash steps as the host asks for: `"-.."`
+            makes two Dot steps behind each Dash. A plan with exactly these is used as it is.
+        dot: a `Dot` of the host's model, or any
+            `eta(x, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond) -> Tensor`, for
+            instance `morse_engine.evaluation.extrapolate`; None if no step is Dot's.
+        cond: what Dot is given by keyword, for as many images as the host's x has. A host that
+            changes its prompt sets `scheduler.cond` before the run.
+
+    Attributes:
+        plan: the plan of all steps after `set_timesteps`.
+        timesteps: `[n]`, those of the Dash steps.
+
+    Raises:
+        ValueError: plan and dot do not fit, or the scheduler makes several calls a step.
+    """
+
+    order = 1
+
+    def __init__(
+        self,
+        inner,
+        plan: Plan | str,
+        dot: Dot | Callable[..., Tensor] | None = None,
+        cond: dict | None = None,
+    ):
+        self.inner, self.cond = inner, cond or {}
+        self._code = plan if isinstance(plan, Plan) else Plan(plan)
+        if self._code.num_dot and not callable(dot):
+            raise ValueError(f'plan "{self._code}" has Dot steps, but dot is {dot!r}')
+        if getattr(inner, "order", None) != 1:
+            raise ValueError(
+                f"{type(inner).__name__} asks its model several times a step: use a scheduler that "
+                "asks once, such as DPMSolverMultistepScheduler"
+            )
+        self._dot = dot.merged() if isinstance(dot, Dot) else dot
+        self.plan: Plan | None = None
+        self._begin: int | None = None
+        self._next: int | None = None
+
+    def __getattr__(self, name: str):
+        # Called for what is not found here. `inner` itself is not there yet in a copy being made.
+        if name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    @property
+    def config(self):
+        """That of the scheduler inside."""
+        return self.inner.config
+
+    @property
+    def sigmas(self) -> Tensor:
+        """`[n + 1]`, the noise levels of the Dash steps and the last; if the one inside has any."""
+        if self.plan is None:
+            return self.inner.sigmas
+        positions = torch.tensor([*self.plan.dash_positions, len(self.plan)])
+        return self.inner.sigmas[positions.to(self.inner.sigmas.device)]
+
+    @property
+    def step_index(self) -> int | None:
+        """The Dash step that comes next; None before the first."""
+        return self._next
+
+    @property
+    def begin_index(self) -> int | None:
+        """The Dash step that the run begins with, if the host has said so."""
+        return self._begin
+
+    def set_timesteps(
+        self, num_inference_steps: int, device: torch.device | str | None = None, **options
+    ) -> None:
+        """Begin a run with `num_inference_steps` Dash steps.
+
+        Args:
+            options: for the scheduler inside, e.g. `mu`.
+
+        Raises:
+            ValueError: no Dash step, fewer than the plan has, or the scheduler inside cannot make
+                that many steps.
+        """
+        self.plan = plan = _repeated(self._code, num_inference_steps)
+        self.inner.set_timesteps(len(plan), device=device, **options)
+        if len(self.inner.timesteps) != len(plan):
+            raise ValueError(
+                f"{type(self.inner).__name__} makes {len(self.inner.timesteps)} calls for "
+                f"{len(plan)} steps: use a scheduler, or a number of steps, where it makes as many"
+            )
+        positions = torch.tensor(plan.dash_positions, device=self.inner.timesteps.device)
+        self.timesteps = self.inner.timesteps[positions]
+        self.num_inference_steps = num_inference_steps
+        self._begin = self._next = None
+        self._before: tuple[Tensor, Tensor] | None = None
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Let the run begin with a later Dash step, as for an image that is noised in part."""
+        self._begin = begin_index
+        if hasattr(self.inner, "set_begin_index"):
+            self.inner.set_begin_index(self.plan.dash_positions[begin_index])
+
+    def scale_model_input(self, sample: Tensor, timestep=None) -> Tensor:
+        """The sample as the model wants it at a Dash step."""
+        self._find(timestep)
+        return self.inner.scale_model_input(sample, timestep)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep,
+        sample: Tensor,
+        eta: float = 0.0,
+        generator=None,
+        return_dict: bool = True,
+        **options,
+    ):
+        """The Dash step at `timestep` and the Dot steps behind it.
+
+        Args:
+            model_output: `[B, C, H, W]`, z_s, after guidance.
+            sample: `[B, C, H, W]`, not scaled.
+            eta, generator: for the scheduler inside, if it takes them.
+            options: further arguments of its `step()`.
+
+        Returns:
+            what the scheduler inside returns for the last of these steps; `prev_sample` is x at the
+            next Dash step.
+
+        Raises:
+            ValueError: no `set_timesteps` before it, steps beyond the last, or a model that also
+                predicts a variance where the plan has Dot steps.
+        """
+        self._find(timestep)
+        if self._next >= len(self.timesteps):
+            raise ValueError(
+                f"all {len(self.timesteps)} Dash steps of this run are made: call set_timesteps"
+            )
+        accepted = inspect.signature(self.inner.step).parameters
+        own = {"eta": eta, "generator": generator}
+        options |= {name: value for name, value in own.items() if name in accepted}
+        options["return_dict"] = return_dict
+
+        first = self.plan.dash_positions[self._next]
+        run = self.plan.morse[first + 1 :].split("-")[0]  # the Dot steps up to the next Dash
+        self._next += 1
+        if not run:
+            self._before = model_output, timestep
+            return self.inner.step(model_output, timestep, sample, **options)
+        if model_output.shape != sample.shape:
+            raise ValueError(
+                f"the model makes {list(model_output.shape)} of {list(sample.shape)}: a Dot works "
+                "with models that predict no variance"
+            )
+        x_s, z_s, t_s = self.inner.scale_model_input(sample, timestep), model_output, timestep
+        z_p, t_p = self._before or (z_s, t_s)
+        out = self.inner.step(z_s, t_s, sample, **options)
+        for i in range(first + 1, first + 1 + len(run)):
+            x, t = out[0], self.inner.timesteps[i]
+            scaled = self.inner.scale_model_input(x, t)
+            with torch.no_grad():
+                z = z_s + self._dot(scaled, t, x_s, z_s, t_s, z_p, t_p, **self.cond)
+            out = self.inner.step(z, t, x, **options)
+        self._before = z_s, t_s
+        return out
+
+    def _find(self, timestep) -> None:
+        """Which Dash step is the first of the run; the others follow in order."""
+        if self.plan is None:
+            raise ValueError("set_timesteps has not been called")
+        if self._next is not None:
+            return
+        if self._begin is None:
+            found = (self.timesteps == timestep).nonzero()
+            if not len(found):
+                raise ValueError(
+                    f"timestep {float(timestep):g} is not a Dash step of this run: "
+                    f"{[round(float(t), 3) for t in self.timesteps]}"
+                )
+            self.set_begin_index(int(found[0]))
+        self._next = self._begin
+
+
+def _repeated(code: Plan, num_dash: int) -> Plan:
+    """The code, again and again, up to where Dash step `num_dash + 1` would come."""
+    if not isinstance(num_dash, int) or num_dash < 1:
+        raise ValueError(f"num_inference_steps={num_dash!r}: the number of Dash steps, at least 1")
+    if code.num_dash > num_dash:
+        raise ValueError(
+            f'num_inference_steps={num_dash}, but plan "{code}" has {code.num_dash} Dash steps: '
+            "ask for as many, or shorten the plan"
+        )
+    times = -(-num_dash // code.num_dash)
+    runs = (code.morse * times).split("-")[1 : 1 + num_dash]  # the Dot steps behind each Dash
+    return Plan("".join(f"-{run}" for run in runs))
