@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from . import native, noise, zoo
     from .dot import Dot
     from .engine import Sampler, compile
+    from .integrations.pipelines import accelerate, restore
     from .native import get_include
     from .plan import Plan
     from .solver import SolverTable
@@ -24,10 +25,12 @@ __all__ = [
     "Plan",
     "Sampler",
     "SolverTable",
+    "accelerate",
     "compile",
     "get_include",
     "native",
     "noise",
+    "restore",
     "train_dash",
     "train_dot",
     "zoo",
@@ -38,8 +41,10 @@ _HOME = {
     "Plan": "plan",
     "Sampler": "engine",
     "SolverTable": "solver",
+    "accelerate": "integrations.pipelines",
     "compile": "engine",
     "get_include": "native",
+    "restore": "integrations.pipelines",
     "train_dash": "training",
     "train_dot": "training",
 }

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 
 
-DOCUMENTS = ["README.md", "docs/architecture.md", "docs/embedding.md", "docs/training.md"]
+DOCUMENTS = ["README.md", "docs/architecture.md", "docs/embedding.md", "docs/stacks.md", "docs/training.md"]
 
 
 def blocks(language: str, text: str = TEXT) -> list[str]:

@@ -54,6 +54,17 @@ def test_x_on_the_way(sampler):
     assert torch.equal(second, second.clone()), "a copy, not the memory of the run"
 
 
+def test_reaching_a_step(sampler):
+    run = sampler.start(batch_size=2, seed=4)
+    for k in (1, 2, 5, 7):
+        run.reach(k)
+        assert k <= run.reached <= len(run.plan)
+    assert torch.equal(run.x, sampler(batch_size=2, seed=4))
+    run = sampler.start(batch_size=2, seed=4)
+    run.reach(7, stop=lambda: run.i == 3)
+    assert run.reached == 3
+
+
 def test_a_run_that_is_over(sampler):
     run = sampler.start()
     run.segment()

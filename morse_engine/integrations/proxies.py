@@ -1,0 +1,85 @@
+"""What stands in the place of a pipeline's models in a call, and Dash as a sampler sees it.
+
+A stand-in has the state of the object whose place it takes and is of a subclass of its class, so
+`config`, `dtype`, `isinstance` and module hooks are as before; only what the pipeline's loop calls
+is another method.
+"""
+
+import copy
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..dot import Dot
+
+DASH_ONLY = "dash_only"  # keyword of what Dash is given and Dot is not
+RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual")
+
+
+def stand_in(thing, method: str, function: Callable, *, own_state: bool = False):
+    """A second object with the same state, whose `method` is `function(*args, **kwargs)`.
+
+    Args:
+        own_state: copy the state, so that what the stand-in goes through does not show in `thing`.
+    """
+    cls = type(thing)
+
+    @functools.wraps(getattr(cls, method))  # pipelines look at the signature
+    def instead(self, *args, **kwargs):
+        return function(*args, **kwargs)
+
+    members = {method: instead, "__module__": cls.__module__}
+    twin = object.__new__(type(cls.__name__, (cls,), members))
+    twin.__dict__.update(copy.deepcopy(vars(thing)) if own_state else vars(thing))
+    return twin
+
+
+class Dash(nn.Module):
+    """The unet of a pipeline with what the pipeline puts around it: ControlNet, further channels.
+
+    Its keyword `dash_only` is a dict of
+
+        controlnet   the keywords of the ControlNet, whose residuals are added to the unet's
+        channels     `[B, C', H, W]`, behind the channels of x: mask and masked image of inpainting
+    """
+
+    def __init__(self, unet: nn.Module, controlnet: nn.Module | None = None):
+        super().__init__()
+        self.unet, self.controlnet = unet, controlnet
+
+    def forward(self, x: Tensor, timestep: Tensor, *, dash_only=None, **cond) -> Tensor:
+        dash_only = dash_only or {}
+        if "controlnet" in dash_only:
+            added = self.controlnet(x, timestep, return_dict=False, **dash_only["controlnet"])
+            cond |= dict(zip(RESIDUALS, added, strict=True))
+        if "channels" in dash_only:
+            x = torch.cat([x, dash_only["channels"]], dim=1)
+        return self.unet(x, timestep, return_dict=False, **cond)[0]
+
+    def state_dict(self, *args, **kwargs):
+        """The unet's: a Dot is that of a unet, whatever ControlNet is beside it."""
+        return self.unet.state_dict(*args, **kwargs)
+
+
+def without_dash_only(dot):
+    """The same Dot, merged for inference, which passes over what Dash alone is given."""
+    if dot is None:
+        return None
+    if not isinstance(dot, Dot):
+
+        def eta(*args, dash_only=None, **cond):
+            return dot(*args, **cond)
+
+        eta.guided = getattr(dot, "guided", False)
+        return eta
+    dot = dot.merged()
+    cls = type(dot)
+
+    def given(self, cond: dict, guidance_scale=None):
+        cond = {name: value for name, value in cond.items() if name != DASH_ONLY}
+        return cls.given(self, cond, guidance_scale)
+
+    dot.__class__ = type(cls.__name__, (cls,), {"given": given, "__module__": cls.__module__})
+    return dot

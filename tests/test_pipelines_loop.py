@@ -1,0 +1,377 @@
+"""Within a call of an accelerated pipeline: Dot steps, callbacks, interruption, failures."""
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    LCMScheduler,
+    UniPCMultistepScheduler,
+)
+
+import fake_capture
+import morse_engine
+from models import randomised
+from morse_engine import Dot
+from pipelines import assert_same, generator, one_thread, our_noise, picture, pipeline
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # what diffusers deprecates
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # what NumPy deprecates in it
+]
+__all__ = ["one_thread"]  # a fixture of this file
+
+PLAN = "-..-.-"
+CALL = {"prompt": ["a cat", "a dog"], "guidance_scale": 3.0, "output_type": "latent"}
+
+
+def nothing(pipe, i, t, tensors):
+    return tensors
+
+
+def with_dot(kind="StableDiffusionPipeline", scheduler=None, *, guided=False, **options):
+    pipe = pipeline(kind, scheduler, **options)
+    return pipe, randomised(Dot(pipe.unet, widths=(8, 8), guided=guided))
+
+
+def by_hand(pipe, dot, plan, x, dash, cond=None, guidance_scale=None, **step):
+    """The loop of a plan written out with the scheduler's own step; tensors of `cond` doubled."""
+    scheduler, cond, z_s, t_s = pipe.scheduler, cond or {}, None, None
+    for symbol, t in zip(plan, scheduler.timesteps, strict=True):
+        x_in = scheduler.scale_model_input(x, t)
+        twice = x_in if guidance_scale is None else torch.cat([x_in, x_in])
+        guided = dot.guided
+        if symbol == "-":
+            z = dash(twice, t, **cond)
+            if guided:
+                z = z[: len(x)] + guidance_scale * (z[len(x) :] - z[: len(x)])
+            z_p, t_p = (z, t) if z_s is None else (z_s, t_s)
+            x_s, z_s, t_s = x_in if guided else twice, z, t
+        elif guided:
+            text = {name: value[len(x) :] for name, value in cond.items()}
+            eta = dot(x_in, t, x_s, z_s, t_s, z_p, t_p, guidance_scale=guidance_scale, **text)
+            z = z_s + eta
+        else:
+            z = z_s + dot(twice, t, x_s, z_s, t_s, z_p, t_p, **cond)
+        if guidance_scale is not None and not guided:
+            z = z[: len(x)] + guidance_scale * (z[len(x) :] - z[: len(x)])
+        x = scheduler.step(z, t, x, **step).prev_sample
+    return x
+
+
+def texts(pipe, prompts):
+    embeds, negative = pipe.encode_prompt(prompts, "cpu", 1, True)
+    return torch.cat([negative, embeds])
+
+
+# -- Dot steps -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("callback", [None, nothing], ids=["whole", "steps"])
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler])
+@torch.no_grad()
+def test_a_plan_is_the_loop_written_by_hand(kind, guided, callback):
+    pipe, dot = with_dot(scheduler=kind(), guided=guided)
+    pipe.scheduler.set_timesteps(len(PLAN))
+    gen = generator()
+    x = torch.randn(2, 4, 16, 16, generator=gen) * pipe.scheduler.init_noise_sigma
+
+    def dash(x, t, **cond):
+        return pipe.unet(x, t, **cond).sample
+
+    cond = {"encoder_hidden_states": texts(pipe, CALL["prompt"])}
+    with our_noise(pipe.scheduler, 2):
+        expected = by_hand(pipe, dot, PLAN, x, dash, cond, 3.0, generator=gen)
+    accelerated = morse_engine.accelerate(pipe, dot, plan=PLAN)
+    actual = pipe(generator=generator(), callback_on_step_end=callback, **CALL).images
+    assert_same(actual, expected)
+    report = accelerated.report()
+    assert (report.num_dash, report.num_dot, str(report.plan)) == (3, 3, PLAN)
+    assert report.path == ("step by step" if callback else "whole loop")
+
+
+@torch.no_grad()
+def test_a_plan_without_guidance():
+    pipe, dot = with_dot("DDPMPipeline", DDPMScheduler())
+    pipe.scheduler.set_timesteps(len(PLAN))
+    gen = generator()
+    x = torch.randn(3, 1, 16, 16, generator=gen)
+    with our_noise(pipe.scheduler, 3):
+        dash = lambda x, t: pipe.unet(x, t).sample  # noqa: E731
+        expected = by_hand(pipe, dot, PLAN, x, dash, generator=gen)
+    morse_engine.accelerate(pipe, dot, plan=PLAN)
+    actual = pipe(batch_size=3, generator=generator(), output_type="np").images
+    assert_same(actual, (expected / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1))
+
+
+TEXT_PIPELINES = [
+    ("StableDiffusionXLPipeline", UniPCMultistepScheduler(), {}, {}),
+    ("LatentConsistencyModelPipeline", LCMScheduler(), {}, {}),
+    ("StableDiffusionXLPipeline", LCMScheduler(), {"time_cond_proj_dim": 8}, {}),
+    ("StableDiffusionImg2ImgPipeline", None, {}, {"image": picture(), "strength": 0.7}),
+    ("StableDiffusionControlNetPipeline", None, {}, {"image": picture(2)}),
+    ("StableDiffusionXLControlNetPipeline", None, {}, {"image": picture(2)}),
+]
+
+
+BOTH_DOTS = [(False, *case) for case in TEXT_PIPELINES]
+# The LCM models are told the guidance scale: they have one branch, and no guided Dot.
+BOTH_DOTS += [(True, *case) for case in TEXT_PIPELINES if not isinstance(case[1], LCMScheduler)]
+
+
+@pytest.mark.parametrize(("guided", "kind", "scheduler", "options", "call"), BOTH_DOTS)
+def test_whole_and_step_by_step_are_one(guided, kind, scheduler, options, call):
+    """The whole loop is the engine's, the other one this package's: each checks the other."""
+    pipe, dot = with_dot(kind, scheduler, guided=guided, **options)
+    accelerated = morse_engine.accelerate(pipe, dot, plan=PLAN)
+    call = CALL | call
+    whole = pipe(generator=generator(), **call).images
+    assert accelerated.report().path == "whole loop"
+    steps = pipe(generator=generator(), callback_on_step_end=nothing, **call).images
+    assert accelerated.report().path == "step by step"
+    assert accelerated.report().num_dot
+    assert_same(steps, whole)
+
+
+@pytest.mark.parametrize("callback", [None, nothing], ids=["whole", "steps"])
+def test_strength_leaves_the_end_of_the_plan(callback):
+    pipe, dot = with_dot("StableDiffusionImg2ImgPipeline")
+    accelerated = morse_engine.accelerate(pipe, dot, plan="-..-.--.-.")
+    pipe(image=picture(), strength=0.6, callback_on_step_end=callback, **CALL)
+    report = accelerated.report()
+    assert str(report.plan) == "---.-.", "the last six, the first of them made by Dash"
+    assert (report.num_dash, report.num_dot) == (4, 2)
+
+
+@pytest.mark.parametrize("callback", [None, nothing], ids=["whole", "steps"])
+def test_controlnet_runs_on_dash_steps_and_dot_is_not_given_it(callback):
+    pipe = pipeline("StableDiffusionControlNetPipeline")
+    made, given = [], []
+    pipe.controlnet.register_forward_hook(lambda *_: made.append("control"))
+    pipe.unet.register_forward_hook(lambda *_: made.append("-"))
+
+    def dot(x, t, x_s, z_s, t_s, z_p, t_p, **cond):
+        made.append(".")
+        given.append(set(cond))
+        return torch.zeros_like(z_s)
+
+    morse_engine.accelerate(pipe, dot, plan="-..-")
+    pipe(image=picture(2), callback_on_step_end=callback, **CALL)
+    assert made == ["control", "-", ".", ".", "control", "-"]
+    assert given == [{"encoder_hidden_states"}] * 2
+
+
+def test_dot_is_given_what_the_unet_is_given():
+    pipe, seen = pipeline("StableDiffusionXLPipeline", LCMScheduler(), time_cond_proj_dim=8), []
+
+    def dot(x, t, x_s, z_s, t_s, z_p, t_p, **cond):
+        seen.append((x.shape[0], set(cond), set(cond["added_cond_kwargs"])))
+        return torch.zeros_like(z_s)
+
+    morse_engine.accelerate(pipe, dot, plan="-.")
+    pipe(**CALL)
+    keywords = {"encoder_hidden_states", "timestep_cond", "added_cond_kwargs"}
+    assert seen == [(2, keywords, {"text_embeds", "time_ids"})]
+
+
+@pytest.mark.parametrize("backend", ["host", "device"])
+@pytest.mark.parametrize("kind", ["StableDiffusionPipeline", "StableDiffusionControlNetPipeline"])
+def test_captured_steps(backend, kind, fake, monkeypatch):
+    fake_capture.install(monkeypatch, fake)
+    pipe, dot = with_dot(kind, EulerAncestralDiscreteScheduler())
+    call = CALL | ({"image": picture(2)} if "Control" in kind else {})
+    morse_engine.accelerate(pipe, dot, plan=PLAN)
+    expected = pipe(generator=generator(), **call).images
+    morse_engine.restore(pipe)
+    accelerated = morse_engine.accelerate(pipe, dot, plan=PLAN, backend=backend)
+    for _ in range(2):
+        assert_same(pipe(generator=generator(), **call).images, expected)
+    report = accelerated.report()
+    assert (report.sampler.backend, report.sampler.captures) == (backend, 1)
+    with pytest.raises(RuntimeError, match=r"callback_on_step_end.*backend=\"auto\""):
+        pipe(callback_on_step_end=nothing, **call)
+    with pytest.raises(RuntimeError, match="guess_mode" if "Control" in kind else "rescale"):
+        pipe(**call, **({"guess_mode": True} if "Control" in kind else {"guidance_rescale": 0.5}))
+
+
+# -- callbacks, progress, interruption -------------------------------------------------------------
+
+
+def test_a_callback_sees_and_changes_the_latents():
+    pipe = pipeline("StableDiffusionPipeline")
+    seen: list[list] = [[], []]
+
+    def record(into):
+        def callback(pipe, i, t, tensors):
+            into.append((i, int(t), tensors["latents"].clone()))
+            return {"latents": 0.9 * tensors["latents"]}
+
+        return callback
+
+    call = CALL | {"num_inference_steps": 4}
+    expected = pipe(generator=generator(), callback_on_step_end=record(seen[0]), **call).images
+    morse_engine.accelerate(pipe)
+    actual = pipe(generator=generator(), callback_on_step_end=record(seen[1]), **call).images
+    assert torch.equal(actual, expected)
+    assert len(seen[0]) == 4
+    for own, ours in zip(*seen, strict=True):
+        assert own[:2] == ours[:2]
+        assert torch.equal(own[2], ours[2])
+
+
+def test_a_callback_that_ends_guidance():
+    pipe, dot = with_dot()
+
+    def end_guidance(pipe, i, t, tensors):
+        if i == 1:
+            pipe._guidance_scale = 0.0
+            tensors["prompt_embeds"] = tensors["prompt_embeds"].chunk(2)[1]
+        return tensors
+
+    accelerated = morse_engine.accelerate(pipe, dot, plan="-..-.")
+    call = {"callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"], **CALL}
+    pipe(callback_on_step_end=end_guidance, **call)
+    report = accelerated.report()
+    assert (report.num_dash, report.num_dot) == (3, 2)
+    assert "step 2 was made by Dash: the batch changed from" in report.notes[0]
+
+
+def test_progress_follows_the_steps():
+    pipe, dot = with_dot()
+    steps = []
+    pipe.unet.register_forward_hook(lambda *_: steps.append("-"))
+    done = []
+
+    class Bar:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def update(self):
+            done.append(len(steps))
+
+    pipe.progress_bar = lambda total: Bar()
+    morse_engine.accelerate(pipe, dot, plan=PLAN)
+    pipe(**CALL)
+    assert done == [1, 1, 1, 2, 2, 3], "how many Dash steps had been made at each update"
+
+
+def interrupt_at(pipe, call):
+    """Have the pipeline interrupted from within a call of its unet, as another thread would."""
+    count = iter(range(1000))
+
+    def hook(*_):
+        if next(count) == call:
+            pipe._interrupt = True
+
+    return pipe.unet.register_forward_hook(hook)
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler(), EulerAncestralDiscreteScheduler()])
+@pytest.mark.parametrize("callback", [None, nothing], ids=["whole", "steps"])
+def test_interruption_leaves_the_latents_reached(scheduler, callback):
+    pipe = pipeline("StableDiffusionPipeline", scheduler)
+    call = CALL | {"num_inference_steps": 6, "callback_on_step_end": callback}
+    with our_noise(pipe.scheduler, 2), interrupt_at(pipe, 2):
+        expected = pipe(generator=generator(), **call).images
+    accelerated = morse_engine.accelerate(pipe)
+    with interrupt_at(pipe, 2):
+        actual = pipe(generator=generator(), **call).images
+    assert_same(actual, expected)
+    assert accelerated.report().num_dash == 3
+    assert torch.isfinite(pipe(generator=generator(), **call).images).all()
+    assert accelerated.report().num_dash == 6
+
+
+@pytest.mark.parametrize("backend", ["host", "device"])
+def test_interruption_of_captured_steps(backend, fake, monkeypatch):
+    fake_capture.install(monkeypatch, fake)
+    pipe = pipeline("StableDiffusionPipeline")
+    morse_engine.accelerate(pipe, backend=backend)
+    call = CALL | {"num_inference_steps": 6}
+    expected = pipe(generator=generator(), **call).images
+    with interrupt_at(pipe, 2):
+        stopped = pipe(generator=generator(), **call).images
+    assert torch.isfinite(stopped).all()
+    assert stopped.abs().max() > 0
+    assert torch.equal(pipe(generator=generator(), **call).images, expected)
+
+
+# -- requests and failures -------------------------------------------------------------------------
+
+
+def test_requests_share_no_state():
+    pipe, dot = with_dot(scheduler=UniPCMultistepScheduler())
+    morse_engine.accelerate(pipe, dot, plan=PLAN)
+    first = pipe(generator=generator(), **CALL).images
+    pipe(generator=generator(9), **(CALL | {"prompt": "other"}))
+    pipe(generator=generator(9), callback_on_step_end=nothing, **CALL)
+    assert torch.equal(pipe(generator=generator(), **CALL).images, first)
+
+
+@pytest.mark.parametrize("callback", [None, nothing], ids=["whole", "steps"])
+@pytest.mark.parametrize("part", ["unet", "dot", "vae.decoder", "text_encoder"])
+def test_a_failed_request_leaves_the_pipeline_usable(part, callback):
+    pipe, dot = with_dot()
+    morse_engine.accelerate(pipe, dot, plan=PLAN)
+    call = CALL | {"output_type": "np", "callback_on_step_end": callback}
+    expected = pipe(generator=generator(), **call).images
+    parts = dict(vars(pipe))
+    fails = pipe._morse.sampler.models.dot_model if part == "dot" else pipe
+    if part != "dot":
+        for name in part.split("."):
+            fails = getattr(fails, name)
+    forward, fails.forward = fails.forward, failing
+    if part == "dot":
+        fails.given = failing
+    with pytest.raises(OSError, match="a cable"):
+        pipe(generator=generator(), **call)
+    fails.forward = forward
+    if part == "dot":
+        del fails.given
+    assert all(vars(pipe)[name] is value for name, value in parts.items() if "_" not in name)
+    assert torch.equal(
+        *map(torch.as_tensor, (pipe(generator=generator(), **call).images, expected))
+    )
+
+
+def failing(*args, **kwargs):
+    raise OSError("a cable was pulled")
+
+
+def test_a_callback_that_raises():
+    pipe = pipeline("StableDiffusionPipeline")
+    morse_engine.accelerate(pipe)
+    call = CALL | {"num_inference_steps": 4}
+    expected = pipe(generator=generator(), **call).images
+    with pytest.raises(OSError, match="a cable"):
+        pipe(callback_on_step_end=failing, **call)
+    assert torch.equal(pipe(generator=generator(), **call).images, expected)
+
+
+def test_a_call_within_a_call():
+    pipe = pipeline("StableDiffusionPipeline")
+    morse_engine.accelerate(pipe)
+    with pytest.raises(RuntimeError, match="from within its own call"):
+        pipe(callback_on_step_end=lambda p, i, t, k: p(**CALL), **CALL)
+
+
+def test_generators_are_used_as_by_the_pipeline():
+    """A solver without noise draws nothing on the way; one with noise one number an image."""
+    for scheduler, numbers in ((DDIMScheduler(), 0), (EulerAncestralDiscreteScheduler(), 2)):
+        pipe = pipeline("StableDiffusionPipeline", scheduler)
+        morse_engine.accelerate(pipe)
+        ours, expected = generator(), generator()
+        pipe(generator=ours, num_inference_steps=3, **CALL)
+        torch.randn(2, 4, 16, 16, generator=expected)
+        torch.randint(2**63 - 1, (numbers,), generator=expected)
+        assert torch.equal(ours.get_state(), expected.get_state())
+    torch.manual_seed(4)
+    first = pipe(num_inference_steps=3, **CALL).images
+    torch.manual_seed(4)
+    assert torch.equal(pipe(num_inference_steps=3, **CALL).images, first)
