@@ -5,12 +5,16 @@ tensors an op launches its kernel, on others it runs its reference. Importing th
 Triton and no GPU.
 """
 
-from .checks import available, interpreter, is_channels_last, references
-from .dash_update import dash_update, dash_update_ref
-from .philox_normal import philox_normal, philox_normal_ref
-from .residual_up_update import residual_up_ref, residual_up_update, residual_up_update_ref
-from .time_silu import time_silu, time_silu_ref
-from .trajectory_down import trajectory_down, trajectory_down_ref
+# Where the folder of a checkout is in sys.path, as with `python -m`, it can be imported as `kernels`.
+# That is the name of a Hugging Face package, which transformers imports to ask for its version.
+# Nothing may happen then: ops that are registered twice are destroyed.
+if __name__ == "morse_engine.kernels":
+    from .checks import available, interpreter, is_channels_last, references
+    from .dash_update import dash_update, dash_update_ref
+    from .philox_normal import philox_normal, philox_normal_ref
+    from .residual_up_update import residual_up_ref, residual_up_update, residual_up_update_ref
+    from .time_silu import time_silu, time_silu_ref
+    from .trajectory_down import trajectory_down, trajectory_down_ref
 
 __all__ = [
     "available",

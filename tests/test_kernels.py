@@ -1,5 +1,6 @@
 """Every kernel against its reference: on a GPU if there is one, else in Triton's interpreter."""
 
+import subprocess
 import sys
 from contextlib import nullcontext
 
@@ -387,3 +388,18 @@ def test_without_the_interpreter_cpu_tensors_run_the_reference(monkeypatch):
     monkeypatch.setattr(module, "time_silu_ref", lambda *a: called.append(a) or a[0].clone())
     kernels.time_silu(randn(1, 2, 2, 2), randn(2), randn(1, 4))
     assert called
+
+
+def test_the_folder_by_the_name_of_another_package_is_empty():
+    """As transformers finds it from a checkout: the ops must not be registered a second time."""
+    from pathlib import Path
+
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import morse_engine.kernels, kernels, torch; "
+        "assert not hasattr(kernels, 'dash_update'); "
+        "print(morse_engine.kernels.philox_normal(torch.zeros(1, dtype=torch.int64), "
+        "torch.zeros(1, dtype=torch.int64), [2]).shape)"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent.parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "torch.Size([1, 2])\n", done.stderr

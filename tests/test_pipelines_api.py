@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from diffusers import (
     PNDMScheduler,
     StableDiffusionPipeline,
 )
+from peft import LoraConfig
 
 import morse_engine
 from models import randomised, tiny_text_unet
@@ -91,6 +93,25 @@ def test_another_scheduler_takes_effect(pipe):
     assert accelerated.report().solver == "EulerDiscreteScheduler"
     morse_engine.restore(pipe)
     assert_same(ours, pipe(generator=generator(), num_inference_steps=5, **CALL).images)
+
+
+def test_a_lora_that_is_added_later(pipe):
+    call = CALL | {"num_inference_steps": 4, "cross_attention_kwargs": {"scale": 0.5}}
+    morse_engine.accelerate(pipe)
+    lora = LoraConfig(r=2, target_modules=["to_q", "to_k"], init_lora_weights=False)
+    pipe.unet.add_adapter(lora)
+    ours = pipe(generator=generator(), **call).images
+    morse_engine.restore(pipe)
+    assert_same(ours, pipe(generator=generator(), **call).images)
+
+
+def test_requests_of_several_threads_take_turns(pipe):
+    call = CALL | {"num_inference_steps": 4}
+    morse_engine.accelerate(pipe)
+    expected = [pipe(generator=generator(seed), **call).images for seed in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        actual = pool.map(lambda seed: pipe(generator=generator(seed), **call).images, range(3))
+    assert all(map(torch.equal, actual, expected))
 
 
 def test_tables_are_read_once(pipe, monkeypatch):

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 
 
-DOCUMENTS = ["README.md", "docs/architecture.md", "docs/embedding.md", "docs/stacks.md", "docs/training.md"]
+DOCUMENTS = ["README.md", *(f"docs/{n}.md" for n in ("architecture", "embedding", "stacks"))]
+DOCUMENTS.append("docs/training.md")
 
 
 def blocks(language: str, text: str = TEXT) -> list[str]:
