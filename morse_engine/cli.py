@@ -168,7 +168,7 @@ def _sample(commands) -> None:
         "sample images with a Dash, with or without its Dot",
         "morse-engine sample --plan -..-..-..-.. --num-images 16 --out out/samples",
         "commands.sample",
-        "the images written so far are whole",
+        "the images written so far are whole, the same command continues",
     )
     _models(command)
     how = command.add_mutually_exclusive_group()
@@ -196,10 +196,19 @@ def _sample(commands) -> None:
     _batch_size(command)
     _device(command)
     command.add_argument(
+        "--format",
+        dest="form",
+        choices=("png", "safetensors"),
+        default="png",
+        help="one PNG an image, seed-0000000.png ..., or the sampler's float32 tensors, a file a "
+        "batch, and index.json (default: png)",
+    )
+    command.add_argument(
         "--out",
         default="out/samples",
         metavar="FOLDER",
-        help="for grid.png and one file an image, seed-0000000.png ... (default: out/samples)",
+        help="for the images, settings.json and grid.png; a run that was stopped continues there "
+        "(default: out/samples)",
     )
 
 
@@ -239,8 +248,16 @@ def _train_dot(commands) -> None:
         "commands.train_dot",
         "the same command continues from the last checkpoint",
     )
-    command.add_argument(
+    dash = command.add_mutually_exclusive_group()
+    dash.add_argument(
         "--unet", metavar="FOLDER", help="the Dash, a saved UNet2DModel (default: bundled digits)"
+    )
+    dash.add_argument(
+        "--model",
+        metavar="FOLDER_OR_ID",
+        help="a text-to-image pipeline of diffusers (Stable Diffusion, SDXL, LCM), a folder or a "
+        "name on the hub: its UNet is the Dash, and --data holds images with captions, a "
+        "metadata.jsonl or NAME.txt beside NAME.png, or names a data set of `datasets`",
     )
     _data(command)
     command.add_argument(
@@ -259,7 +276,49 @@ def _train_dot(commands) -> None:
         metavar="N",
         help="rank of the change to Dash's layers (default: 1)",
     )
+    command.add_argument(
+        "--cut",
+        type=_whole(0),
+        metavar="N",
+        help="levels of Dash that Dot leaves out (default: one for each of --widths, one less "
+        "with conditions)",
+    )
     _training(command, steps=6000, batch_size=64, lr=3e-3, makes="dot/")
+    command.add_argument(
+        "--accumulate", type=_whole(1), default=1, metavar="N", help="batches a step (default: 1)"
+    )
+    command.add_argument(
+        "--precision", choices=("no", "bf16", "fp16"), default="no", help="mixed (default: no)"
+    )
+    prompted = command.add_argument_group("with --model")
+    prompted.add_argument(
+        "--guided",
+        action="store_true",
+        help="a Dot of the guided estimate: one pass a step in the place of two",
+    )
+    prompted.add_argument(
+        "--guidance",
+        type=_above_zero,
+        nargs=2,
+        default=[2.0, 12.0],
+        metavar=("LOW", "HIGH"),
+        help="range of the guidance scales (default: 2 12)",
+    )
+    prompted.add_argument(
+        "--dropout",
+        type=float,
+        default=0.1,
+        metavar="PART",
+        help="part of the images with the empty prompt, not for --guided (default: 0.1)",
+    )
+    prompted.add_argument(
+        "--size", type=_whole(8), metavar="PIXELS", help="of the images (default: the model's own)"
+    )
+    prompted.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help="for latents and embeddings, computed once (default: latents/ in --out)",
+    )
 
 
 def _evaluate(commands) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import engine, experiment, figures, images, zoo
-from .dot import Dot
+from . import engine, experiment, figures, images, sharding, zoo
+from .dot import Dot, fingerprint
 from .evaluation import Frechet
 from .files import output_folder, whole
 from .machine import device as find_device
@@ -130,51 +130,97 @@ def sample(
     seed: int,
     batch_size: int,
     device: str,
+    form: str,
     out: str,
 ) -> None:
-    """Sample images into `out`: one PNG per image, named by its seed, and `grid.png`."""
+    """Sample images into `out`, continuing what is there; alone or as one of several processes.
+
+    With the form "png" one file an image, named by its seed, else tensors in safetensors files
+    (`sharding.py`); `settings.json`; and `grid.png` of the first images, if they have 1 or 3
+    channels.
+    """
     from rich.progress import Progress
 
-    where, folder = find_device(device), output_folder(out)
+    processes, folder = sharding.Processes.join(device), output_folder(out)
     chosen = Plan(plan) if plan is not None else None if steps is None else Plan.spread(steps, 0)
     if chosen is None and budget is None and unet is not None and dot is None:
         chosen = Plan.spread(engine.DEFAULT_DASH_STEPS, 0)
     needs_dot = chosen is None or chosen.num_dot > 0
-    model, helper, scheduler = _models(unet, dot, solver, where, needs_dot)
+    model, helper, scheduler = _models(unet, dot, solver, processes.device, needs_dot)
     _, channels = _shape(model)
-    if channels not in (1, 3):
-        raise ValueError(f"the model has {channels} channels: PNG files are written of 1 or 3")
+    if channels not in (1, 3) and form == "png":
+        raise ValueError(
+            f"the model has {channels} channels: PNG files are written of 1 or 3, use "
+            "--format safetensors"
+        )
+    budget = None if chosen is not None else engine.DEFAULT_BUDGET if budget is None else budget
+    settings = {"format": form, "budget": budget}
+    if chosen is not None:
+        settings["plan"] = str(chosen)
+    settings |= {
+        "solver": type(scheduler).__name__,
+        "schedule": _plain(scheduler.config),
+        "unet": fingerprint(model),
+        "dot": None if helper is None else fingerprint(helper),
+    }
+    if form != "png":  # which images a file holds follows from these
+        settings |= {"seed": seed, "num_images": num_images, "batch_size": batch_size}
     price = ""
-    if chosen is None:
+
+    def new_plan() -> Plan:
+        nonlocal price
+        if chosen is not None:
+            return chosen
         # N depends on the batch size, so it is measured at the one in use.
         first = engine.compile(model, helper, scheduler=scheduler, plan="-")
         speed = first.measure(min(batch_size, num_images)).dot_speed
-        budget = engine.DEFAULT_BUDGET if budget is None else budget
         per_dash = experiment.DOTS_PER_DASH[solver]
-        chosen = Plan.from_budget(budget, speed, dots_per_dash=per_dash)
-        price = f": {chosen.lsd(speed):.2f} LSD by the measured N = {speed:.1f}"
-    sampler = engine.compile(model, helper, scheduler=scheduler, plan=chosen)
-    print(f"plan    {chosen}  ({chosen.num_dash} Dash, {chosen.num_dot} Dot{price})")
-    print(f"solver  {sampler.table.name} on {where}")
+        found = Plan.from_budget(budget, speed, dots_per_dash=per_dash)
+        price = f": {found.lsd(speed):.2f} LSD by the measured N = {speed:.1f}"
+        return found
 
-    seeds, made = range(seed, seed + num_images), []
-    batches = [seeds[i : i + batch_size] for i in range(0, num_images, batch_size)]
-    with Progress() as bar:
-        task = bar.add_task("sampling", total=num_images * len(chosen))
-        for batch in batches:
+    files = {"png": sharding.Pngs, "safetensors": sharding.Shards}[form](folder)
+    agreed = sharding.agree(files, settings, processes, new_plan)
+    sampler = engine.compile(model, helper, scheduler=scheduler, plan=agreed)
+    seeds = range(seed, seed + num_images)
+    if processes.main:
+        print(f"plan    {agreed}  ({agreed.num_dash} Dash, {agreed.num_dot} Dot{price})")
+        print(f"solver  {sampler.table.name} on {processes.device}")
+        if processes.count > 1:
+            print(f"{processes.count} processes; the bar shows the share of the first")
+    with Progress(disable=not processes.main) as bar:
+        mine = sharding.cut(seeds, batch_size)[processes.index :: processes.count]
+        task = bar.add_task("sampling", total=sum(map(len, mine)) * len(agreed))
+        sharding.fill(
+            sampler,
+            files,
+            seeds,
+            batch_size=batch_size,
+            processes=processes,
+            on_step=lambda count: bar.advance(task, count),
+        )
+    if processes.main:
+        _report(files, sharding.cut(seeds, batch_size), channels)
+    processes.leave()
 
-            def on_step(i: int, n: int, size: int = len(batch)) -> None:
-                bar.advance(task, size)
 
-            x = sampler(seed=batch, on_step=on_step).cpu()
-            if len(made) * batch_size < IN_GRID:
-                made.append(x)
-            for number, image in zip(batch, x, strict=True):
-                images.save_png(image, folder / f"seed-{number:07d}.png")
-    sheet = images.grid(torch.cat(made)[:IN_GRID])
-    images.save_png(sheet, folder / "grid.png", scale=max(1, 96 // made[0].shape[-1]))
-    shown = f" (the first {IN_GRID})" if num_images > IN_GRID else ""
-    print(f"{num_images} images and grid.png{shown} are in {folder}")
+def _plain(config) -> dict:
+    """The options of a scheduler as JSON has them."""
+    options = {name: value for name, value in config.items() if not name.startswith("_")}
+    return json.loads(json.dumps(options, default=str))
+
+
+def _report(files, chunks: list[Sequence[int]], channels: int) -> None:
+    """Write grid.png of the first images, and say what is where."""
+    num_images, grid = sum(map(len, chunks)), ""
+    if channels in (1, 3):
+        first = range(chunks[0][0], chunks[0][0] + min(IN_GRID, num_images))
+        covering = [chunk for chunk in chunks if chunk[0] <= first[-1]]
+        shown = torch.cat([files.read(chunk) for chunk in covering])[:IN_GRID]
+        sheet = images.grid(shown)
+        images.save_png(sheet, files.folder / "grid.png", scale=max(1, 96 // shown.shape[-1]))
+        grid = " and grid.png" + (f" (the first {IN_GRID})" if num_images > IN_GRID else "")
+    print(f"{num_images} images{grid} are in {files.folder}")
 
 
 def train_dash(
@@ -236,18 +282,38 @@ def train_dash(
 def train_dot(
     *,
     unet: str | None,
+    model: str | None,
     data: str,
     widths: Sequence[int],
+    cut: int | None,
     lora_rank: int,
     steps: int,
     batch_size: int,
+    accumulate: int,
     lr: float,
+    precision: str,
     out: str,
+    **prompted,
 ) -> None:
-    """Train the Dot of a Dash; it is written to `out`/dot."""
+    """Train the Dot of a Dash; it is written to `out`/dot.
+
+    With `model`, a text-to-image pipeline, `data` are images with captions, and `prompted` are the
+    further arguments of `text_to_image.train`.
+    """
     from accelerate import PartialState
     from diffusers import DDPMScheduler
 
+    fit = {"accumulate": accumulate, "lr": lr, "batch_size": batch_size}
+    if model is not None:
+        from . import text_to_image
+
+        if data == "digits":
+            raise ValueError("--model needs images with captions: name their folder with --data")
+        text_to_image.train(
+            model=model, data=data, widths=widths, cut=cut, lora_rank=lora_rank, steps=steps,
+            precision=precision, out=out, **fit, **prompted,
+        )  # fmt: skip
+        return
     folder = output_folder(out)
     if unet is None:
         model, config = zoo.digits_dash(), dict(DDPMScheduler().config)
@@ -258,7 +324,7 @@ def train_dot(
     # The trainer moves what it trains; Dot shares Dash's weights, so Dash has to be there first.
     model = model.to(PartialState().device)
     torch.manual_seed(0)
-    dot = Dot(model, noise_scheduler, widths=tuple(widths), lora_rank=lora_rank)
+    dot = Dot(model, noise_scheduler, widths=tuple(widths), lora_rank=lora_rank, cut=cut)
     _begin(folder, train)
     dot = fit_dot(
         dot,
@@ -268,9 +334,9 @@ def train_dot(
         folder,
         schedulers=[_scheduler(config, "ddim"), _scheduler(config, "dpm")],
         num_steps=steps,
-        batch_size=batch_size,
-        lr=lr,
         held_out=held_out,
+        mixed_precision=precision,
+        **fit,
     )
     if PartialState().is_main_process:
         dot.save_pretrained(folder / "dot")

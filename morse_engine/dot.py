@@ -34,6 +34,7 @@ import copy
 import hashlib
 import json
 import os
+import tempfile
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -42,7 +43,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import kernels, trunk
+from . import hub, kernels, trunk
 from .blocks import Down, Residual, Up
 from .levels import NoiseLevels
 from .trunk import Given
@@ -365,19 +366,39 @@ class Dot(nn.Module):
         for name in (WEIGHTS, CONFIG):
             os.replace(folder / f"{name}.partial", folder / name)
 
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, unet: nn.Module) -> "Dot":
-        """Load the Dot of `unet` from a folder written by `save_pretrained`.
+    def push_to_hub(self, repo_id: str, *, card: str | None = None, private: bool = False) -> str:
+        """Upload the trained part and a model card to the Hugging Face hub; its address.
+
+        Args:
+            repo_id: OWNER/NAME, made if it is not there.
+            card: the text of README.md, for instance the one that `train-dot` wrote; default: what
+                the Dot knows of itself.
 
         Raises:
-            FileNotFoundError: no such folder or file.
+            RuntimeError: the hub cannot be reached or refuses, with its reason.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            (Path(folder) / "README.md").write_text(card or hub.card(self), "utf-8")
+            return hub.upload(repo_id, folder, private)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, unet: nn.Module) -> "Dot":
+        """Load the Dot of `unet` from a folder written by `save_pretrained`, or from the hub.
+
+        Args:
+            folder: a folder, or, where there is none of that name, OWNER/NAME on the Hugging Face
+                hub; without a connection what was loaded before is taken.
+
+        Raises:
+            FileNotFoundError: no such folder or file, here or on the hub.
             ValueError: not a Dot, a newer format, a damaged file, or the Dot of another Dash.
         """
         from diffusers import DDPMScheduler
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        folder = Path(folder)
+        folder = hub.folder(folder, (CONFIG, WEIGHTS))
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder / name} is missing: is {folder} a saved Dot?")

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +38,13 @@ class Fit:
 
     Args:
         model: the module to train; only parameters that require gradients are trained and stored.
-        loss: `loss(model, generator) -> scalar`, called once per step and process.
+        loss: `loss(model, generator) -> scalar`, called `accumulate` times per step and process.
         out_dir: folder of `checkpoint.pt` and `log.jsonl`.
         num_steps: length of the whole run; part of the cosine schedule.
         ema_decay: decay of the running average of the weights that the run returns.
+        mixed_precision: "no", "bf16" or "fp16", as accelerate has them.
+        accumulate: batches whose gradients are averaged in a step; they are those that as many
+            times the processes would draw.
         validate: `validate(model) -> dict of numbers`, called with the averaged weights.
         before_step: called with (step, swap) before each step, for data that depends on the model.
         state: a further object with `state_dict`/`load_state_dict`, kept in the checkpoint.
@@ -60,6 +64,7 @@ class Fit:
         clip: float = 1.0,
         seed: int = 0,
         mixed_precision: str = "no",
+        accumulate: int = 1,
         checkpoint_every: int = 500,
         validate: Callable[[nn.Module], dict] | None = None,
         before_step: Callable[["Fit", int], None] | None = None,
@@ -72,6 +77,8 @@ class Fit:
 
         if num_steps < 1:
             raise ValueError(f"num_steps={num_steps}: a run needs at least one step")
+        if accumulate < 1:
+            raise ValueError(f"accumulate={accumulate}: a step needs at least one batch")
         self.out_dir = Path(out_dir)
         self.out_dir.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(mixed_precision=mixed_precision)
@@ -84,6 +91,7 @@ class Fit:
         self.ema = EMAModel(self.params, decay=ema_decay)
         self.ema.to(self.accelerator.device)
         self.clip, self.seed, self.checkpoint_every = clip, seed, checkpoint_every
+        self.accumulate = accumulate
         self.validate, self.before_step, self.state = validate, before_step, state
         self.step, self.progress = 0, progress
 
@@ -150,7 +158,8 @@ class Fit:
         self.ema.copy_to(self.params)
         self.bare_model.eval()
         try:
-            return function()
+            with self.accelerator.autocast():
+                return function()
         finally:
             self.bare_model.train()
             self.ema.restore(self.params)
@@ -192,16 +201,25 @@ class Fit:
                             log.write(json.dumps(row) + "\n")
                     self.save()
         self.ema.copy_to(self.params)
+        # The wrapper of mixed precision would survive in copies of the model, bound to this one.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        vars(self.bare_model).pop("forward", None)
         return self.bare_model.eval()
 
     def _one_step(self) -> Tensor:
-        generator = step_generator(self.seed, self.step, self.accelerator.process_index)
-        with self.accelerator.autocast():
-            loss = self.loss(self.model, generator)
-        self.accelerator.backward(loss)
+        losses = []
+        for k in range(self.accumulate):
+            process = self.accelerator.process_index + k * self.accelerator.num_processes
+            generator = step_generator(self.seed, self.step, process)
+            last = k == self.accumulate - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with self.accelerator.autocast():
+                    loss = self.loss(self.model, generator)
+                self.accelerator.backward(loss / self.accumulate)
+            losses.append(loss.detach())
         self.accelerator.clip_grad_norm_(self.params, self.clip)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.step(self.params)
-        return loss.detach()
+        return torch.stack(losses).mean()

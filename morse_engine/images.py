@@ -1,6 +1,8 @@
 """Images in files: a folder of pictures as a tensor, and tensors as PNG files."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from .files import whole
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+MODES = {1: "L", 3: "RGB"}
 
 
 def load_folder(folder: str | Path, size: int, channels: int) -> Tensor:
@@ -27,33 +30,65 @@ def load_folder(folder: str | Path, size: int, channels: int) -> Tensor:
         ValueError: no picture in it, a file that is no picture or has more than 8 bits a channel,
             or another number of channels.
     """
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder of images")
-    modes = {1: "L", 3: "RGB"}
-    if channels not in modes:
+    if channels not in MODES:
         raise ValueError(f"channels={channels}: images are read with 1 (grey) or 3 (colour)")
+    paths = find(folder)
+    images = torch.empty(len(paths), channels, size, size)
+    for row, path in zip(images, paths, strict=True):
+        row.copy_(read(path, size, channels))
+    return images
+
+
+def find(folder: Path) -> list[Path]:
+    """All pictures in a folder and the folders in it, sorted; ValueError if there is none."""
     paths = sorted(
         p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
     )
     if not paths:
         raise ValueError(f"{folder} holds no images, no file that ends in {' '.join(SUFFIXES)}")
-    images = torch.empty(len(paths), channels, size, size)
-    for row, path in zip(images, paths, strict=True):
-        try:
-            with Image.open(path) as picture:
-                if picture.mode.startswith(("I", "F")):
-                    raise ValueError(f"{path} has more than 8 bits a channel: convert it to 8 bits")
-                picture = ImageOps.exif_transpose(picture).convert(modes[channels])
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ValueError(f"{path} cannot be read ({error}): repair or remove it") from error
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
-        pixels = torch.from_numpy(np.array(picture)).view(size, size, channels)
-        row.copy_(pixels.permute(2, 0, 1) / 127.5 - 1)
-    return images
+    return paths
+
+
+def check(path: Path) -> None:
+    """Raise ValueError for a file that is no picture, without decoding it."""
+    from PIL import Image
+
+    with _readable(path), Image.open(path) as picture:
+        picture.verify()
+
+
+def read(path: Path, size: int, channels: int) -> Tensor:
+    """One picture as `square` makes it; the errors are those of `load_folder`."""
+    from PIL import Image
+
+    with _readable(path), Image.open(path) as picture:
+        if picture.mode.startswith(("I", "F")):
+            raise ValueError(f"{path} has more than 8 bits a channel: convert it to 8 bits")
+        return square(picture, size, channels)
+
+
+def square(picture, size: int, channels: int) -> Tensor:
+    """The largest centred square of a PIL image, resized: `[channels, size, size]` in [-1, 1]."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    picture = ImageOps.exif_transpose(picture).convert(MODES[channels])
+    picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(picture)).view(size, size, channels)
+    return pixels.permute(2, 0, 1) / 127.5 - 1
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    from PIL import UnidentifiedImageError
+
+    try:
+        yield
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): repair or remove it") from error
 
 
 def save_png(image: Tensor, path: str | Path, *, scale: int = 1) -> None:

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from .fit import Fit, step_generator, stratified
 from .levels import NoiseLevels
 from .plan import Plan
+from .prompts import Asked, Captioned, Prompts
 from .sampler import sample
 from .solver import SolverTable
 
@@ -18,14 +20,15 @@ def noisy_batch(images: Tensor, noise_scheduler, batch_size: int, generator, dev
     """Data, time and noise of one batch: `x_t = alpha_t x_0 + sigma_t eps`, t stratified.
 
     Returns:
-        `(x_0, eps, x_t, t)`, images `[B, C, H, W]` and t `[B]` int64, on `device`.
+        `(rows, x_0, eps, x_t, t)`: which images, `[B]` int64 on the CPU; images `[B, C, H, W]` and
+        t `[B]` int64, on `device`.
     """
     rows = torch.randint(len(images), (batch_size,), generator=generator)
-    x_0 = images[rows]
+    x_0 = images[rows].float()  # latents are kept in half precision
     eps = torch.randn(x_0.shape, generator=generator)
     t = (stratified(batch_size, generator) * noise_scheduler.config.num_train_timesteps).long()
     x_t = noise_scheduler.add_noise(x_0, eps, t)
-    return x_0.to(device), eps.to(device), x_t.to(device), t.to(device)
+    return rows, x_0.to(device), eps.to(device), x_t.to(device), t.to(device)
 
 
 def train_dash(
@@ -61,7 +64,7 @@ def train_dash(
 
     def loss(model, generator, data=images) -> Tensor:
         device = next(model.parameters()).device
-        x_0, eps, x_t, t = noisy_batch(data, noise_scheduler, batch_size, generator, device)
+        _, x_0, eps, x_t, t = noisy_batch(data, noise_scheduler, batch_size, generator, device)
         if kind == "epsilon":
             target = eps
         elif kind == "sample":
@@ -93,7 +96,8 @@ def train_dash(
 class Visits:
     """The last `size` points that the sampler visited with Dot, and what Dash says there.
 
-    A ring of rows `(x, t, x_s, z_s, t_s, z_p, t_p, z)`; z is the target, Dash's own at (x, t).
+    A ring of rows `(x, t, x_s, z_s, t_s, z_p, t_p, z)`; z is the target, Dash's own at (x, t). With
+    conditions they have the columns of `Prompts` as well: what was asked with, not its tensors.
     """
 
     NAMES = ("x", "t", "x_s", "z_s", "t_s", "z_p", "t_p", "z")
@@ -103,11 +107,11 @@ class Visits:
         self.rows: dict[str, Tensor] = {}
 
     def add(self, **batch: Tensor) -> None:
-        for name in self.NAMES:
-            value = batch[name].detach().cpu()
+        at = torch.arange(self.count, self.count + len(batch["x"])) % self.size
+        for name, value in batch.items():
+            value = value.detach().cpu()
             if name not in self.rows:
                 self.rows[name] = torch.zeros((self.size, *value.shape[1:]), dtype=value.dtype)
-            at = torch.arange(self.count, self.count + len(value)) % self.size
             self.rows[name][at] = value
         self.count += len(batch["x"])
 
@@ -123,37 +127,45 @@ class Visits:
         self.rows = {name: rows.cpu() for name, rows in content["rows"].items()}
 
 
-def visit(dot, dash, schedulers, shape, batch_size: int, generator, device, visits: Visits) -> None:
+def visit(dot, prompts: Prompts, schedulers, run_steps, batch_size: int, generator, visits) -> None:
     """Sample one random plan with one random solver, and keep every point where Dot was asked.
 
-    Plans have 4 to 32 steps and 1 to 6 Dot steps for each Dash step. With `dot=None` Dash's own
-    answer is the Dot step: the way of a perfect Dot.
+    Plans have `run_steps` (least, most) steps and 1 to 6 Dot steps for each Dash step. With
+    `dot=None` Dash's own answer is the Dot step: the way of a perfect Dot.
     """
 
     def pick(choices):
         return choices[int(torch.randint(len(choices), (), generator=generator))]
 
-    num_steps, dots_per_dash = pick(range(4, 33)), pick((1, 2, 3, 4, 6))
+    num_steps = pick(range(run_steps[0], run_steps[1] + 1))
+    dots_per_dash = pick((1, 2, 3, 4, 6))
     num_dash = max(1, round(num_steps / (1 + dots_per_dash)))
     plan = Plan.spread(num_dash, num_steps - num_dash)
     table = SolverTable.from_scheduler(pick(schedulers), num_steps)
+    shape, device = (batch_size, *prompts.data.shape[1:]), prompts.device
+    start = torch.randn(shape, generator=generator).to(device)
+    seeds = torch.randint(2**62, (batch_size,), generator=generator).tolist()
+    columns, scale = prompts.run(batch_size, generator)
+    asked = prompts.asked(columns)
 
-    def watched(x, t, x_s, z_s, t_s, z_p, t_p):
-        z = dash(x, t)
+    def dash(x, t, **cond):
+        return prompts.unet(x, t, **cond).sample.float()
+
+    def watched(x, t, x_s, z_s, t_s, z_p, t_p, **_):
+        z = prompts.dash(x, t, asked)
         one = torch.ones(len(x), dtype=torch.float32, device=device)
         times = {"t": t * one, "t_s": t_s * one, "t_p": t_p * one}
-        visits.add(x=x, x_s=x_s, z_s=z_s, z_p=z_p, z=z, **times)
-        return z - z_s if dot is None else dot(x, t, x_s, z_s, t_s, z_p, t_p)
+        visits.add(x=x, x_s=x_s, z_s=z_s, z_p=z_p, z=z, **times, **columns)
+        return z - z_s if dot is None else dot(x, t, x_s, z_s, t_s, z_p, t_p, **asked.dot)
 
-    start = torch.randn((batch_size, *shape), generator=generator).to(device)
-    seeds = torch.randint(2**62, (batch_size,), generator=generator).tolist()
-    sample(dash, watched, plan, table, start, seeds)
+    guided_dot = prompts.guided
+    sample(dash, watched, plan, table, start, seeds, asked.dash, scale, guided_dot=guided_dot)
 
 
 def train_dot(
     dot: nn.Module,
     unet: nn.Module,
-    images: Tensor,
+    images: Tensor | Captioned,
     noise_scheduler,
     out_dir: str | Path,
     *,
@@ -165,31 +177,42 @@ def train_dot(
     data_share: float = 0.1,
     num_visits: int = 8192,
     refresh_every: int = 40,
-    held_out: Tensor | None = None,
+    run_steps: tuple[int, int] = (4, 32),
+    dropout: float = 0.1,
+    guidance: tuple[float, float] = (2.0, 12.0),
+    held_out: Tensor | Captioned | None = None,
     **fit_options,
 ) -> nn.Module:
     """Train a Dot by regression, each point relative to the error of a zero residual.
 
     `|| z_s + eta(x, t; ...) - theta(x, t) ||^2 / (|| z_s - theta(x, t) ||^2 + FLOOR)`, with means
-    over the pixels as norms.
+    over the pixels as norms. With conditions theta is Dash's estimate under one; of a guided Dot
+    it is the guided estimate `theta_u + w (theta_c - theta_u)`, and so are z_s and z_p.
 
     Two kinds of points (x, t) in each batch. On data: x_p is a noised image, x_s the solver's jump
     from it, and x that from x_s; each jump goes to a time of at least a fifth. On the way of the
     sampler: random plans are run from noise, and Dash is asked at each point where a Dot step was
     taken. At first Dash takes these steps itself; then the current Dot does, which teaches it to
     correct its own drift. A visited point serves several batches, so it costs less than one on
-    data, and needs none.
+    data, and needs none but prompts. Runs with prompts are guided; a Dot that works on each branch
+    learns from both.
+
+    At each checkpoint the Dot with averaged weights is saved in `out_dir`/dot.
 
     Args:
         dot: a `Dot` of `unet`.
         unet: the Dash; only evaluated.
-        images: `[n, C, H, W]` float32 in [-1, 1].
+        images: `[n, C, H, W]` float32 in [-1, 1]; for a Dash with conditions `Captioned`, of
+            latents if that is what it works on.
         noise_scheduler: the diffusers scheduler that Dash was trained with (`add_noise`).
         schedulers: the diffusers schedulers whose ways are walked.
         own_way_from: the part of the run after which Dot leads.
         data_share: the part of each batch that is data.
         num_visits: how many visited points are kept.
         refresh_every: training steps between two walks of `batch_size` images.
+        run_steps: the least and the most steps of a walk.
+        dropout: the part of the points on data that has the empty prompt; for a guided Dot none.
+        guidance: the range of the guidance scale w.
         held_out: images for the validation loss, by bins of (t_s, t_s - t) beside the loss of a
             zero residual (the reuse of z_s).
         fit_options: see `Fit`.
@@ -197,42 +220,48 @@ def train_dot(
     Returns:
         the dot with averaged weights.
 
+    Raises:
+        ValueError: images, Dot and Dash that do not fit each other, or a number out of range.
+
     Source: Morse (arXiv 2506.18251), section 3.3; the divisor and the points on the way are ours.
     """
-    device = next(unet.parameters()).device
     unet.eval()
+    asking = {"dropout": dropout, "guidance": guidance}
+    prompts = Prompts(images, dot, unet, **asking)
+    unseen = Prompts(held_out, dot, unet, **asking) if held_out is not None else None
+    device = prompts.device
     visits = Visits(num_visits)
     levels = NoiseLevels.from_scheduler(noise_scheduler).to(device)
     seed = fit_options.get("seed", 0)
 
-    def dash(x, t) -> Tensor:
-        return unet(x, t).sample
-
     @torch.no_grad()
-    def data_batch(n: int, generator, source: Tensor) -> dict[str, Tensor]:
-        _, _, x_p, t_p = noisy_batch(source, noise_scheduler, n, generator, device)
+    def data_batch(n: int, generator, source: Prompts) -> tuple[dict[str, Tensor], Asked]:
+        rows, _, _, x_p, t_p = noisy_batch(source.data, noise_scheduler, n, generator, device)
         shares = 0.8 * torch.rand((2, n), generator=generator).to(device)
         t_s = t_p - (shares[0] * t_p).ceil().long()
         t = t_s - (shares[1] * t_s).ceil().long()
-        z_p = dash(x_p, t_p)
+        columns = source.columns(rows, generator)
+        asked = source.asked(columns)
+        z_p = source.dash(x_p, t_p, asked)
         x_s = levels.jump(x_p, z_p, t_p, t_s)
-        z_s = dash(x_s, t_s)
+        z_s = source.dash(x_s, t_s, asked)
         x = levels.jump(x_s, z_s, t_s, t)
-        points = {"x": x, "x_s": x_s, "z_s": z_s, "z_p": z_p, "z": dash(x, t)}
-        return {**points, "t": t, "t_s": t_s, "t_p": t_p}
+        points = {"x": x, "x_s": x_s, "z_s": z_s, "z_p": z_p, "z": source.dash(x, t, asked)}
+        return {**points, "t": t, "t_s": t_s, "t_p": t_p, **columns}, asked
 
-    def residual_error(model, batch: dict[str, Tensor]) -> Tensor:
-        eta = model(*(batch[name] for name in Visits.NAMES[:-1]))
-        return batch["z_s"] + eta - batch["z"]
+    def errors(model, batch: dict[str, Tensor], asked: Asked) -> tuple[Tensor, Tensor]:
+        """Squared errors of Dot and of a zero residual, `[B]` each."""
+        eta = model(*(batch[name] for name in Visits.NAMES[:-1]), **asked.dot)
+        ours = (batch["z_s"] + eta - batch["z"]).square().mean(dim=(1, 2, 3))
+        return ours, (batch["z_s"] - batch["z"]).square().mean(dim=(1, 2, 3))
 
     def loss(model, generator) -> Tensor:
         num_data = round(batch_size * data_share)
         batch = visits.draw(batch_size - num_data, generator, device)
         if num_data:
-            data = data_batch(num_data, generator, images)
-            batch = {k: torch.cat([v, data[k].to(v.dtype)]) for k, v in batch.items()}
-        ours = residual_error(model, batch).square().mean(dim=(1, 2, 3))
-        zero = (batch["z_s"] - batch["z"]).square().mean(dim=(1, 2, 3))
+            data, _ = data_batch(num_data, generator, prompts)
+            batch = {k: torch.cat([v, data[k].to(v)]) for k, v in batch.items()}
+        ours, zero = errors(model, batch, prompts.asked(batch))
         return (ours / (zero + FLOOR)).mean()
 
     def walk(fit: Fit, step: int) -> None:
@@ -241,18 +270,30 @@ def train_dot(
         generator = step_generator(seed + 1, step, fit.accelerator.process_index)
         leader = dot if step >= own_way_from * num_steps else None
         for _ in range(1 if visits.count else 4):
-            args = (leader, dash, schedulers, images.shape[1:], batch_size, generator, device)
-            fit.averaged(lambda args=args: visit(*args, visits))
+            args = (leader, prompts, schedulers, run_steps, batch_size, generator, visits)
+            fit.averaged(lambda args=args: visit(*args))
 
     @torch.no_grad()
     def validate(model) -> dict:
-        batch = data_batch(len(held_out), torch.Generator().manual_seed(0), held_out)
-        ours = residual_error(model, batch).square().mean(dim=(1, 2, 3))
-        zero = (batch["z_s"] - batch["z"]).square().mean(dim=(1, 2, 3))
+        if PartialState().is_main_process:
+            dot.save_pretrained(Path(out_dir) / "dot")
+        if unseen is None:
+            return {}
+        generator = torch.Generator().manual_seed(0)
+        # Latents of large models do not fit at once.
+        size = batch_size if unseen.captioned else len(held_out)
+        times, ours, zero = [], [], []
+        for first in range(0, len(held_out), size):
+            count = min(size, len(held_out) - first)
+            batch, asked = data_batch(count, generator, unseen)
+            times.append(torch.stack([batch["t_s"], batch["t_s"] - batch["t"]]))
+            for found, error in zip((ours, zero), errors(model, batch, asked), strict=True):
+                found.append(error)
+        times, ours, zero = torch.cat(times, dim=1), torch.cat(ours), torch.cat(zero)
         return {
             "held_out_loss": float(ours.mean()),
             "zero_residual": float(zero.mean()),
-            "bins": loss_bins(batch["t_s"], batch["t_s"] - batch["t"], ours, zero, noise_scheduler),
+            "bins": loss_bins(*times, ours, zero, noise_scheduler),
         }
 
     fit = Fit(
@@ -261,7 +302,7 @@ def train_dot(
         out_dir,
         num_steps=num_steps,
         lr=lr,
-        validate=validate if held_out is not None else None,
+        validate=validate,
         before_step=walk,
         state=visits,
         **fit_options,

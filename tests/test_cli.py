@@ -116,6 +116,7 @@ def test_a_plan_may_begin_with_a_dash(plan, words):
         (["sample", "--plan", "-.", "--steps", "3"], "not allowed with"),
         (["demo", "--images", "64"], "'64': give a whole number, 65 or more"),
         (["train-dot"], "--out"),
+        (["train-dot", "--unet", "a", "--model", "b"], "not allowed with"),
         (["unknown"], "invalid choice"),
     ],
 )
@@ -136,6 +137,8 @@ def test_defaults_are_those_of_the_library():
         assert options.steps == default(function, "num_steps")
         assert options.batch_size == default(function, "batch_size")
         assert options.lr == default(function, "lr")
+    assert options.dropout == default(train_dot, "dropout")
+    assert tuple(options.guidance) == default(train_dot, "guidance")
     assert tuple(options.widths) == default(Dot, "widths")
     assert options.lora_rank == default(Dot, "lora_rank")
 
@@ -234,7 +237,7 @@ def test_sample_with_a_plan(tmp_path, capsys):
     words = ["sample", "--plan", "-.-", "--out", tmp_path, "--device", "cpu"]
     assert run(*words, "--num-images", 3, "--seed", 7, "--batch-size", 2) == 0
     names = {f"seed-{n:07d}.png" for n in (7, 8, 9)}
-    assert {path.name for path in tmp_path.iterdir()} == {"grid.png", *names}
+    assert {path.name for path in tmp_path.iterdir()} == {"grid.png", "settings.json", *names}
     assert pixels(tmp_path / "seed-0000007.png").shape == (32, 32)
     out = capsys.readouterr().out
     assert "-.-  (2 Dash, 1 Dot)" in out

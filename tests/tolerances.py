@@ -63,6 +63,9 @@ TOLERANCES = {
     "levels/timestep": Tolerance(
         0.0, 2e-3, "alpha_bar near 1 has steps of 6e-8, a timestep there changes it by 1e-4"
     ),
+    "float16": Tolerance(
+        2e-3, 1e-4, "kept in float16, one rounding to 11 bits; below 6e-5 fewer of them"
+    ),
     "philox_normal": Tolerance(
         2e-6, 2e-6, "log, cos and the angle in float32 against float64: a few units of the last bit"
     ),
