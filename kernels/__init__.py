@@ -5,9 +5,9 @@ tensors an op launches its kernel, on others it runs its reference. Importing th
 Triton and no GPU.
 """
 
-# With the folder of a checkout in sys.path, as `python -m` has it, this is found as `kernels` too, the
-# name of a Hugging Face package, which transformers imports to ask for its version. Nothing may
-# happen then: ops that are registered twice are destroyed.
+# With a checkout in sys.path, as `python -m` has it, this is found as `kernels` too: the name of a
+# Hugging Face package, which transformers imports to ask for its version. Nothing may happen then:
+# ops that are registered twice are destroyed.
 if __name__ == "morse_engine.kernels":
     from .checks import available, interpreter, is_channels_last, references
     from .dash_update import dash_update, dash_update_ref
