@@ -63,6 +63,8 @@ def capture(name: str, step: Callable[[], None], pool, device: torch.device):
             # Other threads may go on using the GPU meanwhile.
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 step()
+        except torch.OutOfMemoryError:
+            raise  # a RuntimeError too; the ledger makes room and tries again
         except RuntimeError as error:
             raise RuntimeError(
                 f"the {name} step cannot be captured into a CUDA graph ({error}); a model must not "

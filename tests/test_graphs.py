@@ -243,6 +243,36 @@ def test_ledger(models, fake):
     assert_close("steps", ours(), compiled(models, "eager")())
 
 
+def test_no_memory_for_a_capture_drops_the_others(models, fake, monkeypatch):
+    ours = compiled(models, "host")
+    ours(batch_size=1), ours(batch_size=2)
+    capture, failures = morse_engine.graphs.capture, ["once"]
+
+    def fail_once(*args):
+        if failures:
+            raise torch.OutOfMemoryError(failures.pop())
+        return capture(*args)
+
+    monkeypatch.setattr(morse_engine.graphs, "capture", fail_once)
+    eager = compiled(models, "eager")
+    assert_close("steps", ours(batch_size=3), eager(batch_size=3))
+    assert (ours.report().evicted, len(ours._shared.cache)) == (2, 1)
+    ours.free()
+    failures.append("alone")
+    with pytest.raises(torch.OutOfMemoryError, match="alone"):
+        ours()
+
+
+def test_with_backend_shares_the_captures(models, fake):
+    host = compiled(models, "host")
+    device, eager = host.with_backend("device"), host.with_backend("eager")
+    assert torch.equal(host(batch_size=2, seed=5), device(batch_size=2, seed=5))
+    assert_close("steps", host(batch_size=2, seed=5), eager(batch_size=2, seed=5))
+    assert device.report().captures == 1
+    with pytest.raises(ValueError, match="fast"):
+        host.with_backend("fast")
+
+
 def test_nothing_grows_over_many_runs(models, fake):
     driver, _ = fake
     ours = compiled(models, "device", plan="-.")
