@@ -314,7 +314,6 @@ class Sampler:
             if self.backend == "auto" and made.loop is not None and not made.why:
                 made.choose(fill)
             fill()
-        shared.last = made
         backend = made.choice if self.backend == "auto" else self.backend
         return GraphRun(made, backend, shared.lock)
 
@@ -348,7 +347,7 @@ class Sampler:
         """Give back all memory of captured steps; the next run captures again."""
         with self._shared.lock:
             self._shared.cache.clear()
-            self._shared.steps = self._shared.last = None
+            self._shared.steps = None
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
@@ -371,11 +370,11 @@ class Sampler:
         """What runs and why; with `measure=True` also the latencies at `batch_size`."""
         speed = self.measure(batch_size, **cond) if measure else None
         shared, device = self._shared, self.models.device
-        backend, why = self.backend, ""
+        last, backend, why = shared.cache.last, self.backend, ""
         if shared.eager_because:
             backend, why = "eager", shared.eager_because
-        elif self.backend == "auto" and shared.last is not None:
-            backend, why = shared.last.choice, shared.last.why
+        elif self.backend == "auto" and last is not None:
+            backend, why = last.choice, last.why
         reasons = {name: unavailable(name, device) for name in BACKENDS}
         return Report(
             backend=backend,
@@ -388,9 +387,9 @@ class Sampler:
             dot_bytes=weight_bytes(self.models.dot_model, beside=self.models.unet),
             batch_size=batch_size,
             speed=speed,
-            launches=shared.last.launches if shared.last else None,
-            replays=shared.last.replays if shared.last else 0,
-            capture_s=shared.last.capture_s if shared.last else None,
+            launches=last.launches if last else None,
+            replays=last.replays if last else 0,
+            capture_s=last.capture_s if last else None,
             graph_bytes=shared.cache.num_bytes,
             captures=shared.captures,
             recaptured_because=shared.recaptured_because,
@@ -409,7 +408,6 @@ class _Shared:
         self.cache = cache
         self.lock = threading.RLock()
         self.steps: Steps | None = None  # of the last layout, where nothing is captured
-        self.last: StepGraphs | None = None
         self.weights: Weights | None = None
         self.captures = 0
         self.recaptured_because: str | None = None

@@ -277,6 +277,11 @@ class GraphCache:
         return len(self._kept)
 
     @property
+    def last(self) -> StepGraphs | None:
+        """The capture that was used last; None if there is none."""
+        return next(reversed(self._kept.values()), None)
+
+    @property
     def num_bytes(self) -> int:
         """Device memory of all captures."""
         return sum(graphs.num_bytes for graphs in self._kept.values())

@@ -233,6 +233,8 @@ class GraphRun(_SharedRun):
                     if not over:
                         self._graphs.raise_errors()
                         time.sleep(POLL_S)
+                if seen < n:
+                    self._check()  # says that it was cancelled
             except BaseException:
                 self.cancel()
                 self._wait()

@@ -5,6 +5,7 @@ tests/test_graphs_gpu.py has those with real graphs.
 
 import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -253,10 +254,12 @@ def test_no_memory_for_a_capture_drops_the_others(models, fake, monkeypatch):
             raise torch.OutOfMemoryError(failures.pop())
         return capture(*args)
 
+    dropped = [weakref.ref(graphs) for graphs in ours._shared.cache._kept.values()]
     monkeypatch.setattr(morse_engine.graphs, "capture", fail_once)
     eager = compiled(models, "eager")
     assert_close("steps", ours(batch_size=3), eager(batch_size=3))
     assert (ours.report().evicted, len(ours._shared.cache)) == (2, 1)
+    assert not any(graphs() for graphs in dropped), "their memory is free for the second try"
     ours.free()
     failures.append("alone")
     with pytest.raises(torch.OutOfMemoryError, match="alone"):
