@@ -51,15 +51,15 @@ gpu: ## tests and benchmarks on a GPU, 9 minutes, with the packages that GPU_PYT
 	$(call GPU_INSTALL,1) || { \
 		status=1; echo "==> without the C++ extension"; $(call GPU_INSTALL,0) || exit 1; }; \
 	$(call GPU_TEST,100) -m gpu || status=$$?; \
-	$(call GPU_TEST,60) tests/test_kernels.py tests/test_steps.py || status=$$?; \
+	$(call GPU_TEST,60) tests/kernels/test_kernels.py tests/runtime/test_steps.py || status=$$?; \
 	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(GPU_MINUTES) --out $(GPU_ROWS) --tests $$status \
 		$(if $(COMMIT),--commit $(COMMIT))
 
 gpu-smoke: ## the riskiest facts on a GPU: the one-launch loop, captured steps, kernels; 2 minutes
 	@$(call GPU_INSTALL,1) || exit 1; \
-	$(call GPU_TEST,35) -m gpu $(wildcard tests/test_native*.py); native=$$?; \
-	$(call GPU_TEST,40) -m gpu $(wildcard tests/test_graphs*.py); graphs=$$?; \
-	$(call GPU_TEST,25) tests/test_kernels.py -k "shape3 or words or channels_last"; kernels=$$?; \
+	$(call GPU_TEST,35) -m gpu $(wildcard tests/runtime/test_native*.py); native=$$?; \
+	$(call GPU_TEST,40) -m gpu $(wildcard tests/runtime/test_graphs*.py); graphs=$$?; \
+	$(call GPU_TEST,25) tests/kernels/test_kernels.py -k "shape3 or words or channels_last"; kernels=$$?; \
 	echo "== native $$native, graphs $$graphs, kernels $$kernels" \
 		"(0 passed, 1 failed, 5 no tests, 124 stopped at the time limit)"; \
 	[ "$$native$$graphs$$kernels" = 000 ]

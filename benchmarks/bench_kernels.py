@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from morse_engine import kernels
-from morse_engine.solver import Column
+from morse_engine.sampling.solver import Column
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA GPU, torch.cuda.is_available() is False"

@@ -18,7 +18,7 @@ import rows as table
 import summary
 from paper_models import MODELS
 
-from morse_engine.machine import cuda_missing
+from morse_engine.system.machine import cuda_missing
 
 OUT = Path(__file__).parent / "results" / "gpu.json"
 BENCHES = ("launch", "loop", "kernels", "compiled")

@@ -9,7 +9,7 @@ import torch
 from rows import Out
 from timing import Call, Spread, in_turns, synchronize
 
-from morse_engine import graphs, native
+from morse_engine.runtime import graphs, native
 
 NUM_STEPS = (1, 100, 1000)
 LAYOUTS = ("switch", "two_ifs", "nested", "unrolled")

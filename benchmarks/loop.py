@@ -18,8 +18,9 @@ from subject import BUDGET, DASH_STEPS, NOMINAL, Subject
 from timing import Call, Spread, in_turns
 
 import morse_engine
-from morse_engine import Plan, graphs
-from morse_engine.engine import Sampler
+from morse_engine import Plan
+from morse_engine.engine.sampler import Sampler
+from morse_engine.runtime import graphs
 
 Times = dict[str, list[float]]
 

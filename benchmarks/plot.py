@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from morse_engine.figures import quality_plot
+from morse_engine.evaluation.figures import quality_plot
 
 
 def main(arguments: list[str] | None = None) -> None:

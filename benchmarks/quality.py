@@ -25,14 +25,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from torch import Tensor
 
-from morse_engine import evaluation, figures
-from morse_engine.dot import fingerprint
-from morse_engine.engine import Models
-from morse_engine.files import whole
-from morse_engine.machine import machine
-from morse_engine.plan import Plan
-from morse_engine.solver import SolverTable
-from morse_engine.speed import measure_speed
+from morse_engine import evaluation
+from morse_engine.dot.dot import fingerprint
+from morse_engine.engine.sampler import Models
+from morse_engine.evaluation import figures
+from morse_engine.runtime.speed import measure_speed
+from morse_engine.sampling.plan import Plan
+from morse_engine.sampling.solver import SolverTable
+from morse_engine.system.files import whole
+from morse_engine.system.machine import machine
 
 # The reference of rmse_to_full, and the last point of the curve of Dash alone.
 FULL_STEPS = {"ddim": 30, "dpm": 20}

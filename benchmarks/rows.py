@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from morse_engine.files import whole
+from morse_engine.system.files import whole
 
 CONDITIONS = ("gpu", "driver", "torch", "triton", "commit", "date")
 KEYS = ("bench", "model", "variant", "batch", "value", "unit", "low", "high", "n", *CONDITIONS)

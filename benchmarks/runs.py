@@ -14,7 +14,7 @@ from subject import Subject
 from timing import Call, Spread, in_turns
 
 from morse_engine import Plan
-from morse_engine.engine import Sampler
+from morse_engine.engine.sampler import Sampler
 
 
 def runs(

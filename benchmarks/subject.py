@@ -9,8 +9,8 @@ from timing import Call, Spread, in_turns
 
 import morse_engine
 from morse_engine import Dot, Plan, kernels
-from morse_engine.backends import unavailable
-from morse_engine.engine import Sampler
+from morse_engine.engine.sampler import Sampler
+from morse_engine.runtime.backends import unavailable
 
 NOMINAL = "-..-..-..-.."
 BUDGET = 10.0  # LSD

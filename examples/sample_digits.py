@@ -7,7 +7,7 @@ import sys
 
 import morse_engine
 from morse_engine import zoo
-from morse_engine.figures import picture_grid
+from morse_engine.evaluation.figures import picture_grid
 
 
 def main(path: str = "out/digits.png") -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ..system.errors import Unavailable
+
 OPS = ("philox_normal", "dash_update", "residual_up_update", "trajectory_down", "time_silu")
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 
@@ -34,7 +36,7 @@ def resources(ptx: str, architecture: int) -> dict:
     """The name of the target, registers and bytes spilled, as ptxas reports them.
 
     Raises:
-        RuntimeError: ptxas refuses the code.
+        Unavailable: ptxas refuses the code.
     """
     from triton.backends.nvidia.compiler import get_ptxas
 
@@ -46,7 +48,7 @@ def resources(ptx: str, architecture: int) -> dict:
         command += [source, "-o", Path(folder, "kernel.cubin")]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"ptxas refuses a kernel for {target}: {done.stderr or done.stdout}")
+        raise Unavailable(f"ptxas refuses a kernel for {target}: {done.stderr or done.stdout}")
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
     return {
         "architecture": target,
@@ -84,10 +86,10 @@ def compile_all() -> Iterator[dict]:
     """One row for each kernel, variant and architecture, on all cores.
 
     Raises:
-        RuntimeError: Triton was imported for its interpreter, which compiles nothing.
+        Unavailable: Triton was imported for its interpreter, which compiles nothing.
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
-        raise RuntimeError("TRITON_INTERPRET=1 is set: nothing would be compiled; unset it")
+        raise Unavailable("TRITON_INTERPRET=1 is set: nothing would be compiled; unset it")
     jobs = [
         (op, index)
         for op in OPS

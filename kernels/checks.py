@@ -7,6 +7,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from ..system.errors import Refused, Unavailable
 from .triton_or_stub import jit, triton
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
@@ -25,10 +26,10 @@ def interpreter() -> Iterator[None]:
     For tests and for debugging with `print`; it is slow.
 
     Raises:
-        RuntimeError: Triton is missing, or was imported without TRITON_INTERPRET=1.
+        Unavailable: Triton is missing, or was imported without TRITON_INTERPRET=1.
     """
     if triton is None or isinstance(_nothing, triton.JITFunction):
-        raise RuntimeError(
+        raise Unavailable(
             "kernels run on the CPU only in Triton's interpreter: install triton, and set "
             "TRITON_INTERPRET=1 before Python starts"
         )
@@ -92,30 +93,30 @@ def check(
         channels_last: whether a channels-last `[B, C, H, W]` is as good as a contiguous one.
 
     Raises:
-        ValueError: shape, dtype, device or memory layout is wrong; the message names the argument.
+        Refused: shape, dtype, device or memory layout is wrong; the message names the argument.
     """
     fits = tensor.ndim == len(shape) and all(
         wanted in (None, size) for wanted, size in zip(shape, tensor.shape, strict=True)
     )
     if not fits:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ValueError(f"{name} has shape {list(tensor.shape)}: has to be [{wanted}]")
+        raise Refused(f"{name} has shape {list(tensor.shape)}: has to be [{wanted}]")
     if tensor.dtype not in dtypes:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        raise ValueError(f"{name} is {tensor.dtype}: has to be {names}")
+        raise Refused(f"{name} is {tensor.dtype}: has to be {names}")
     if tensor.device != device:
-        raise ValueError(f"{name} is on {tensor.device}: the other arguments are on {device}")
+        raise Refused(f"{name} is on {tensor.device}: the other arguments are on {device}")
     if not tensor.is_contiguous() and not (channels_last and is_channels_last(tensor)):
         layouts = "contiguous or channels-last" if channels_last else "contiguous"
-        raise ValueError(f"{name} has strides {tensor.stride()}: has to be {layouts}")
+        raise Refused(f"{name} has strides {tensor.stride()}: has to be {layouts}")
 
 
 def check_image(name: str, tensor: Tensor) -> None:
     """Refuse what is no batch of images, or has images too large to be counted in 32 bits."""
     if tensor.ndim != 4 or 0 in tensor.shape:
-        raise ValueError(f"{name} has shape {list(tensor.shape)}: has to be [B, C, H, W]")
+        raise Refused(f"{name} has shape {list(tensor.shape)}: has to be [B, C, H, W]")
     if tensor[0].numel() > MAX_ELEMENTS:
-        raise ValueError(f"{name} has {tensor[0].numel()} elements an image: at most 2^31 - 2^16")
+        raise Refused(f"{name} has {tensor[0].numel()} elements an image: at most 2^31 - 2^16")
 
 
 def is_channels_last(tensor: Tensor) -> bool:

@@ -13,8 +13,8 @@ model_input, x_s, z_s, z_p).
 import torch
 from torch import Tensor
 
-from morse_engine.solver import Column
-
+from ..sampling.solver import Column
+from ..system.errors import Refused
 from .checks import check, leading, on_device, plane_strides, runs_kernel
 from .philox_normal import normal_block
 from .solver_step import (
@@ -166,14 +166,14 @@ def dash_update(
             `[B, C, H, W]`; z_s and z_p are as z, or `[B, C, H, W]` to keep the guided estimate.
 
     Raises:
-        ValueError: an argument of another shape, dtype, device or layout, by its name.
+        Refused: an argument of another shape, dtype, device or layout, by its name.
     """
     state = State(x, history, model_input, timestep, rows, step, seeds, guidance)
     check_state(state)
     check("z", z, model_input.shape, x.device, channels_last=True)
     trajectory = (x_s, z_s, z_p)
     if any(t is None for t in trajectory) and any(t is not None for t in trajectory):
-        raise ValueError("x_s, z_s and z_p are kept together: give all three or none")
+        raise Refused("x_s, z_s and z_p are kept together: give all three or none")
     keep = 0
     if x_s is not None:
         keep = 2 if leading(z_s) == len(z) else 1

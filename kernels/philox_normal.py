@@ -13,8 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from morse_engine import noise
-
+from ..sampling import noise
+from ..system.errors import Refused
 from .checks import INTS, MAX_ELEMENTS, check, on_device, runs_kernel
 from .triton_or_stub import constexpr, jit, tl, triton
 
@@ -117,7 +117,7 @@ def philox_normal(seeds: Tensor, step: Tensor, shape: list[int]) -> Tensor:
         float32 `[B, *shape]`.
 
     Raises:
-        ValueError: an argument of another shape, dtype or device, or an image of 2^31 elements.
+        Refused: an argument of another shape, dtype or device, or an image of 2^31 elements.
 
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
     """
@@ -125,7 +125,7 @@ def philox_normal(seeds: Tensor, step: Tensor, shape: list[int]) -> Tensor:
     check("step", step, (1,), seeds.device, INTS)
     numel = math.prod(shape)
     if not 0 < numel <= MAX_ELEMENTS:
-        raise ValueError(f"shape={shape}: has to have 1 to 2^31 - 2^16 elements")
+        raise Refused(f"shape={shape}: has to have 1 to 2^31 - 2^16 elements")
     if not runs_kernel(seeds):
         return philox_normal_ref(seeds, step, shape)
     out = _philox_normal_fake(seeds, step, shape)

@@ -13,8 +13,8 @@ products and never writes h, eta or z. x_s, z_s and z_p stay as Dash left them.
 import torch
 from torch import Tensor, nn
 
-from morse_engine.solver import Column
-
+from ..sampling.solver import Column
+from ..system.errors import Refused
 from .checks import (
     check,
     check_image,
@@ -260,14 +260,14 @@ def residual_up_update(
         x, history, model_input, timestep, rows, step, seeds, guidance: as in `dash_update`.
 
     Raises:
-        ValueError: an argument of another shape, dtype, device or layout, by its name.
+        Refused: an argument of another shape, dtype, device or layout, by its name.
     """
     state = State(x, history, model_input, timestep, rows, step, seeds, guidance)
     check_state(state)
     batch, c, height, width = x.shape
     branches = 2 if guidance is not None and leading(z_s) == 2 * batch else 1
     if height % 2 or width % 2:
-        raise ValueError(f"x has shape {list(x.shape)}: height and width have to be even")
+        raise Refused(f"x has shape {list(x.shape)}: height and width have to be even")
     low = (branches * batch, None, height // 2, width // 2)
     check_image("features", features)
     check("features", features, low, x.device, channels_last=True)

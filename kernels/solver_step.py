@@ -22,9 +22,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from morse_engine import noise
-from morse_engine.solver import HISTORY, Column
-
+from ..sampling import noise
+from ..sampling.solver import HISTORY, Column
+from ..system.errors import Refused
 from .checks import FLOATS, INTS, check, check_image
 from .triton_or_stub import constexpr, jit, tl
 
@@ -65,12 +65,12 @@ def check_state(state: State) -> None:
     check("x", state.x, state.x.shape, device)
     check("history", state.history, (None, batch, *image), device)
     if not 1 <= len(state.history) <= len(HISTORY) + 1:
-        raise ValueError(f"history has {len(state.history)} slots: 1 to {len(HISTORY) + 1}")
+        raise Refused(f"history has {len(state.history)} slots: 1 to {len(HISTORY) + 1}")
     check("model_input", state.model_input, (doubled, *image), device, channels_last=True)
     check("timestep", state.timestep, (1,), device, (*FLOATS, *INTS))
     check("rows", state.rows, (None, len(Column)), device, (torch.float32,))
     if not len(state.rows):
-        raise ValueError("rows has shape [0, 13]: has to have a row")
+        raise Refused("rows has shape [0, 13]: has to have a row")
     check("step", state.step, (1,), device, INTS)
     check("seeds", state.seeds, (batch,), device, (torch.int64,))
     if state.guidance is not None:

@@ -65,7 +65,7 @@ def time_silu(h: Tensor, bias: Tensor, scale_shift: Tensor) -> Tensor:
         as h.
 
     Raises:
-        ValueError: an argument of another shape, dtype, device or layout, by its name.
+        Refused: an argument of another shape, dtype, device or layout, by its name.
     """
     check_image("h", h)
     batch, channels = h.shape[:2]

@@ -123,7 +123,7 @@ def trajectory_down(
         `[B, O, ceil(H/2), ceil(W/2)]` in the dtype of weight, and channels-last if weight is.
 
     Raises:
-        ValueError: an argument of another shape, dtype, device or layout, by its name.
+        Refused: an argument of another shape, dtype, device or layout, by its name.
     """
     check_image("x", x)
     batch, channels, height, width = x.shape

@@ -10,21 +10,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import native, noise, zoo
+    from . import zoo
     from .dot import Dot
     from .engine import Sampler, compile
     from .integrations.pipelines import accelerate, restore
-    from .native import get_include
-    from .plan import Plan
-    from .solver import SolverTable
+    from .runtime import native
+    from .runtime.native import get_include
+    from .sampling import noise
+    from .sampling.plan import Plan
+    from .sampling.solver import SolverTable
+    from .system.errors import Refused, Unavailable
     from .training import train_dash, train_dot
 
 __version__ = "0.1.0"
 __all__ = [
     "Dot",
     "Plan",
+    "Refused",
     "Sampler",
     "SolverTable",
+    "Unavailable",
     "accelerate",
     "compile",
     "get_include",
@@ -38,12 +43,16 @@ __all__ = [
 
 _HOME = {
     "Dot": "dot",
-    "Plan": "plan",
+    "Plan": "sampling.plan",
+    "Refused": "system.errors",
     "Sampler": "engine",
-    "SolverTable": "solver",
+    "SolverTable": "sampling.solver",
+    "Unavailable": "system.errors",
     "accelerate": "integrations.pipelines",
     "compile": "engine",
-    "get_include": "native",
+    "get_include": "runtime.native",
+    "native": "runtime",
+    "noise": "sampling",
     "restore": "integrations.pipelines",
     "train_dash": "training",
     "train_dot": "training",
@@ -52,6 +61,8 @@ _HOME = {
 
 def __getattr__(name: str):
     """Import a public name when it is first used: torch takes seconds, and `--help` needs none."""
+    if name in ("native", "noise"):  # modules that are public by a short name
+        return import_module(f".{_HOME[name]}.{name}", __name__)
     if name in _HOME:
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
     if name in __all__:

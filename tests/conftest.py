@@ -37,7 +37,7 @@ def _seed():
 def fake():
     """The fake CUDA driver, in its first state."""
     import fake_driver
-    from morse_engine import native
+    from morse_engine.runtime import native
 
     if native._native is None:
         pytest.skip(native.reason())

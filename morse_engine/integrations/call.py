@@ -28,11 +28,12 @@ import math
 import torch
 from torch import Tensor
 
-from .. import noise
-from ..plan import Plan
-from ..run import Run
-from ..sampler import second_half
-from ..solver import Column, SolverTable
+from ..runtime.run import Run
+from ..sampling import noise
+from ..sampling.loop import second_half
+from ..sampling.plan import Plan
+from ..sampling.solver import Column, SolverTable
+from ..system.errors import Refused, Unavailable
 from .proxies import DASH_ONLY, RESIDUALS, stand_in
 
 PASSED_ON = ("unet", "scheduler", "controlnet")
@@ -156,7 +157,7 @@ class Call:
         scheduler, pipe, plan = self.scheduler, self.pipe, self._whole_plan
         calls = len(scheduler.timesteps)
         if plan is not None and len(plan) != calls:
-            raise ValueError(
+            raise Refused(
                 f'the plan "{plan}" has {len(plan)} steps, the timesteps or sigmas of this call '
                 f"make {calls}: give {len(plan)}, or accelerate with a plan of {calls}"
             )
@@ -176,7 +177,7 @@ class Call:
                 why = why or str(error)
         self.why = self.why or why
         if self.why and self._must_be_whole:
-            raise RuntimeError(refusal(self.why, self.sampler.backend))
+            raise Unavailable(refusal(self.why, self.sampler.backend))
 
     def _seeds_of(self, count: int) -> list[int]:
         """One seed for each image, drawn from the pipeline's generator where noise is needed."""
@@ -202,7 +203,7 @@ class Call:
     def _start(self, x: Tensor) -> None:
         sample, cond = self._seen
         if len(sample) not in (len(x), 2 * len(x)):
-            raise RuntimeError(
+            raise Unavailable(
                 f"the unet is given {len(sample)} samples for {len(x)} images: this guidance is "
                 "not supported; restore(pipe)"
             )

@@ -21,10 +21,11 @@ from math import inf, log
 import torch
 from torch import Tensor
 
-from ..dot import Dot
-from ..plan import Plan
-from ..sampler import walk
-from ..solver import Column, SolverTable
+from ..dot.dot import Dot
+from ..sampling.loop import walk
+from ..sampling.plan import Plan
+from ..sampling.solver import Column, SolverTable
+from ..system.errors import Refused
 
 SOLVERS = ("euler", "dpmpp_2m")
 
@@ -73,14 +74,14 @@ def sampler(
         model nothing at all.
 
     Raises:
-        ValueError: plan, dot or solver do not fit; in f: the plan has more steps than the run, or
+        Refused: plan, dot or solver do not fit; in f: the plan has more steps than the run, or
             the noise levels are not finite, above 0 but for the last, and falling.
     """
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     if solver not in SOLVERS:
-        raise ValueError(f"solver={solver!r}: choose {' or '.join(SOLVERS)}")
+        raise Refused(f"solver={solver!r}: choose {' or '.join(SOLVERS)}")
     if not callable(dot):
-        raise ValueError(f"dot is a {type(dot).__name__}: give a Dot, extrapolate or reuse")
+        raise Refused(f"dot is a {type(dot).__name__}: give a Dot, extrapolate or reuse")
     sigma_max = inf
     if isinstance(dot, Dot):
         sigma_max, dot = _sigma_max(dot), _variance_exploding(dot.merged(), cond or {})
@@ -101,9 +102,9 @@ def sampler(
         if num_steps == 0:  # a host that splits its levels may leave one: nothing to do
             return x
         if len(plan) > num_steps:
-            raise ValueError(f'plan "{plan}" has {len(plan)} steps, but this run {num_steps}')
+            raise Refused(f'plan "{plan}" has {len(plan)} steps, but this run {num_steps}')
         if levels[0] > 1.001 * sigma_max:
-            raise ValueError(
+            raise Refused(
                 f"this Dot was trained up to sigma {sigma_max:.4g}, the run begins at "
                 f"{levels[0]:.4g}: use the noise levels of the model that the Dot belongs to"
             )
@@ -138,11 +139,11 @@ def _levels(sigmas: Tensor) -> list[float]:
     """The noise levels as numbers, checked."""
     if not isinstance(sigmas, Tensor) or sigmas.ndim != 1 or not len(sigmas):
         shape = list(sigmas.shape) if isinstance(sigmas, Tensor) else type(sigmas).__name__
-        raise ValueError(f"sigmas is {shape}: give a tensor [steps + 1]")
+        raise Refused(f"sigmas is {shape}: give a tensor [steps + 1]")
     levels = sigmas.double().tolist()
     for i, (sigma, after) in enumerate(pairwise(levels)):
         if not inf > sigma > after >= 0:
-            raise ValueError(
+            raise Refused(
                 f"sigmas {i} and {i + 1} are {sigma:.4g} and {after:.4g}: noise levels are finite, "
                 "each is below the one before it, and none is below 0"
             )
@@ -183,7 +184,7 @@ def _variance_exploding(dot: Dot, cond: dict) -> Callable[..., Tensor]:
     It is given x / sqrt(1 + sigma^2) and the timestep at which its own noise levels have sigma.
     """
     if dot.levels.prediction_type != "epsilon":
-        raise ValueError(
+        raise Refused(
             f"this Dot corrects {dot.levels.prediction_type}, but here z is the noise: use a Dot "
             "of a model with prediction type epsilon, or extrapolate"
         )

@@ -34,13 +34,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import probe
-from ..engine import Sampler, compile
-from ..plan import Plan
-from ..report import Report
-from ..solver import SolverTable
-from .budget import plan_of
+from ..engine.report import Report
+from ..engine.sampler import Sampler, compile
+from ..sampling import probe
+from ..sampling.plan import Plan
+from ..sampling.solver import SolverTable
+from ..system.errors import Refused, Unavailable
 from .call import Call, refusal
+from .example import plan_of
 from .proxies import Dash, without_dash_only
 
 SUPPORTED = (
@@ -91,15 +92,15 @@ def accelerate(
         an `Accelerated`, whose `report()` says what the last call has run and why.
 
     Raises:
-        ValueError: a pipeline, a Dot or a plan that does not fit, or is accelerated already.
-        RuntimeError: the backend is not available; or the pipeline's models are offloaded.
+        Refused: a pipeline, a Dot or a plan that does not fit, or is accelerated already.
+        Unavailable: the backend is not available; or the pipeline's models are offloaded.
     """
     _check_pipeline(pipe)
     if plan is not None and budget is not None:
-        raise ValueError(f"plan={plan!r} and budget={budget!r}: give one of the two")
+        raise Refused(f"plan={plan!r} and budget={budget!r}: give one of the two")
     plan = Plan(plan) if isinstance(plan, str) else plan
     if plan is not None and not isinstance(plan, Plan):
-        raise ValueError(f"plan={plan!r}: a Plan or Morse code; a number of LSD is a budget=")
+        raise Refused(f"plan={plan!r}: a Plan or Morse code; a number of LSD is a budget=")
     unet, controlnet = pipe.unet, getattr(pipe, "controlnet", None)
     size, channels = unet.config.sample_size, unet.config.out_channels
     if size is not None:
@@ -120,7 +121,7 @@ def accelerate(
         plan = plan_of(DEFAULT_BUDGET if budget is None else budget, dot_speed, pipe, sampler)
     if plan is not None:
         if plan.num_dot and dot is None:
-            raise ValueError(f'plan "{plan}" has {plan.num_dot} Dot steps, but there is no dot')
+            raise Refused(f'plan "{plan}" has {plan.num_dot} Dot steps, but there is no dot')
         probe.steps_for_calls(pipe.scheduler, len(plan))
     accelerated = Accelerated(pipe, sampler, plan, backend)
     pipe.__class__ = accelerated.pipeline_class
@@ -131,11 +132,11 @@ def restore(pipe) -> None:
     """Undo `accelerate`: the pipeline is as it was before.
 
     Raises:
-        ValueError: it is not accelerated.
+        Refused: it is not accelerated.
     """
     accelerated = _accelerated(pipe)
     if accelerated is None:
-        raise ValueError(f"this {type(pipe).__name__} is not accelerated: nothing to restore")
+        raise Refused(f"this {type(pipe).__name__} is not accelerated: nothing to restore")
     pipe.__class__ = accelerated.original_class
     if pipe is accelerated.pipe:
         accelerated.sampler.free()
@@ -227,13 +228,13 @@ class Accelerated:
     def _run(self, pipe, args, kwargs):
         """A call of the pipeline, with this in the place of its models."""
         if pipe is not self.pipe:
-            raise RuntimeError(
+            raise Unavailable(
                 "this pipeline is a copy of an accelerated one: call morse_engine.restore on it, "
                 "then accelerate"
             )
         with self._turn:  # a pipeline serves one call at a time, as diffusers' own
             if self._call is not None:
-                raise RuntimeError(
+                raise Unavailable(
                     "the pipeline was called from within its own call: use another pipeline there"
                 )
             call = self.original_class.__call__
@@ -242,7 +243,7 @@ class Accelerated:
             self._set_steps(bound.arguments)
             why = _step_by_step_because(pipe, bound.arguments)
             if why and self._whole_only:
-                raise RuntimeError(refusal(why, self.sampler.backend))
+                raise Unavailable(refusal(why, self.sampler.backend))
             self._call = self._last = Call(
                 pipe,
                 self.sampler,
@@ -261,14 +262,14 @@ class Accelerated:
     def _check_models(self) -> None:
         _check_not_offloaded(self.pipe)
         if any(a is not b for a, b in zip(_parts(self.pipe), self._parts, strict=True)):
-            raise RuntimeError(
+            raise Unavailable(
                 "the unet or ControlNet of this pipeline is another one than when it was "
                 "accelerated: call morse_engine.restore(pipe), then accelerate again"
             )
         try:
             self.sampler.models.check()
         except RuntimeError as error:
-            raise RuntimeError(
+            raise Unavailable(
                 f"{error} (morse_engine.restore(pipe), then accelerate again)"
             ) from error
 
@@ -281,7 +282,7 @@ class Accelerated:
         steps = probe.steps_for_calls(self.pipe.scheduler, len(self.plan))
         given = arguments.get("num_inference_steps")
         if given is not None and given != steps:
-            raise ValueError(
+            raise Refused(
                 f'num_inference_steps={given}: the plan "{self.plan}" of this pipeline has '
                 f"{len(self.plan)} model calls, with this scheduler num_inference_steps={steps}; "
                 "leave it out, or call morse_engine.restore(pipe) and accelerate with another plan"
@@ -314,18 +315,16 @@ def _parts(pipe) -> tuple:
 
 def _check_pipeline(pipe) -> None:
     if _accelerated(pipe) is not None:
-        raise ValueError(
-            "this pipeline is accelerated already: call morse_engine.restore(pipe) first"
-        )
+        raise Refused("this pipeline is accelerated already: call morse_engine.restore(pipe) first")
     owner = next((c for c in type(pipe).__mro__ if "__call__" in vars(c)), object)
     if owner.__name__ not in SUPPORTED or not owner.__module__.startswith("diffusers."):
-        raise ValueError(
+        raise Refused(
             f"{type(pipe).__name__} cannot be accelerated: its loop is not known here; supported "
             f"are {', '.join(SUPPORTED)}; morse_engine.compile(unet, dot) runs any other loop"
         )
     config = pipe.unet.config
     if config.out_channels > config.in_channels:
-        raise ValueError(
+        raise Refused(
             f"the unet has {config.in_channels} input and {config.out_channels} output channels: "
             "models that also predict a variance are not supported"
         )
@@ -336,7 +335,7 @@ def _check_not_offloaded(pipe) -> None:
     for name, part in zip(("unet", "controlnet"), _parts(pipe), strict=True):
         modules = part.modules() if part is not None else ()
         if any(hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook") for m in modules):
-            raise RuntimeError(
+            raise Unavailable(
                 f"the pipeline's {name} is offloaded or has hooks, which move its weights between "
                 "steps: call pipe.remove_all_hooks() and pipe.to(device), or restore(pipe)"
             )

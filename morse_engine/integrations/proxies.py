@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..dot import Dot
+from ..dot.dot import Dot
 
 DASH_ONLY = "dash_only"  # keyword of what Dash is given and Dot is not
 RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual")

@@ -19,8 +19,9 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from ..dot import Dot
-from ..plan import Plan
+from ..dot.dot import Dot
+from ..sampling.plan import Plan
+from ..system.errors import Refused
 
 
 class MorseScheduler(SchedulerMixin):
@@ -47,7 +48,7 @@ class MorseScheduler(SchedulerMixin):
         timesteps: `[n]`, those of the Dash steps.
 
     Raises:
-        ValueError: plan and dot do not fit, or the scheduler makes several calls a step.
+        Refused: plan and dot do not fit, or the scheduler makes several calls a step.
     """
 
     order = 1
@@ -62,9 +63,9 @@ class MorseScheduler(SchedulerMixin):
         self.inner, self.cond = inner, cond or {}
         self._code = plan if isinstance(plan, Plan) else Plan(plan)
         if self._code.num_dot and not callable(dot):
-            raise ValueError(f'plan "{self._code}" has Dot steps, but dot is {dot!r}')
+            raise Refused(f'plan "{self._code}" has Dot steps, but dot is {dot!r}')
         if getattr(inner, "order", None) != 1:
-            raise ValueError(
+            raise Refused(
                 f"{type(inner).__name__} asks its model several times a step: use a scheduler that "
                 "asks once, such as DPMSolverMultistepScheduler"
             )
@@ -114,13 +115,13 @@ class MorseScheduler(SchedulerMixin):
             options: for the scheduler inside, e.g. `mu`.
 
         Raises:
-            ValueError: no Dash step, fewer than the plan has, or the scheduler inside cannot make
+            Refused: no Dash step, fewer than the plan has, or the scheduler inside cannot make
                 that many steps.
         """
         self.plan = plan = _repeated(self._code, num_inference_steps)
         self.inner.set_timesteps(len(plan), device=device, **options)
         if len(self.inner.timesteps) != len(plan):
-            raise ValueError(
+            raise Refused(
                 f"{type(self.inner).__name__} makes {len(self.inner.timesteps)} calls for "
                 f"{len(plan)} steps: use a scheduler, or a number of steps, where it makes as many"
             )
@@ -164,12 +165,12 @@ class MorseScheduler(SchedulerMixin):
             next Dash step.
 
         Raises:
-            ValueError: no `set_timesteps` before it, steps beyond the last, or a model that also
+            Refused: no `set_timesteps` before it, steps beyond the last, or a model that also
                 predicts a variance where the plan has Dot steps.
         """
         self._find(timestep)
         if self._next >= len(self.timesteps):
-            raise ValueError(
+            raise Refused(
                 f"all {len(self.timesteps)} Dash steps of this run are made: call set_timesteps"
             )
         accepted = inspect.signature(self.inner.step).parameters
@@ -184,7 +185,7 @@ class MorseScheduler(SchedulerMixin):
             self._before = model_output, timestep
             return self.inner.step(model_output, timestep, sample, **options)
         if model_output.shape != sample.shape:
-            raise ValueError(
+            raise Refused(
                 f"the model makes {list(model_output.shape)} of {list(sample.shape)}: a Dot works "
                 "with models that predict no variance"
             )
@@ -203,13 +204,13 @@ class MorseScheduler(SchedulerMixin):
     def _find(self, timestep) -> None:
         """Which Dash step is the first of the run; the others follow in order."""
         if self.plan is None:
-            raise ValueError("set_timesteps has not been called")
+            raise Refused("set_timesteps has not been called")
         if self._next is not None:
             return
         if self._begin is None:
             found = (self.timesteps == timestep).nonzero()
             if not len(found):
-                raise ValueError(
+                raise Refused(
                     f"timestep {float(timestep):g} is not a Dash step of this run: "
                     f"{[round(float(t), 3) for t in self.timesteps]}"
                 )
@@ -220,9 +221,9 @@ class MorseScheduler(SchedulerMixin):
 def _repeated(code: Plan, num_dash: int) -> Plan:
     """The code, again and again, up to where Dash step `num_dash + 1` would come."""
     if not isinstance(num_dash, int) or num_dash < 1:
-        raise ValueError(f"num_inference_steps={num_dash!r}: the number of Dash steps, at least 1")
+        raise Refused(f"num_inference_steps={num_dash!r}: the number of Dash steps, at least 1")
     if code.num_dash > num_dash:
-        raise ValueError(
+        raise Refused(
             f'num_inference_steps={num_dash}, but plan "{code}" has {code.num_dash} Dash steps: '
             "ask for as many, or shorten the plan"
         )

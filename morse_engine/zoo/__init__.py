@@ -6,7 +6,8 @@ makes all of it anew.
 
 from pathlib import Path
 
-from ..dot import Dot
+from ..dot.dot import Dot
+from ..system.errors import Refused
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -40,4 +41,4 @@ def digits_scheduler(solver: str = "ddim"):
         return DPMSolverMultistepScheduler(
             timestep_spacing="trailing", beta_start=1e-4, beta_end=0.02
         )
-    raise ValueError(f'solver={solver!r}: choose "ddim" or "dpm"')
+    raise Refused(f'solver={solver!r}: choose "ddim" or "dpm"')

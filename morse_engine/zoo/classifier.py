@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..system.errors import Refused
+
 
 class DigitClassifier(nn.Module):
     """A convolutional classifier of 32 x 32 digits whose 64 penultimate numbers describe an image.
@@ -73,12 +75,12 @@ def train_classifier(
         the classifier in `eval()`.
 
     Raises:
-        ValueError: images and labels differ in number, or num_steps is below 1.
+        Refused: images and labels differ in number, or num_steps is below 1.
     """
     if len(images) != len(labels):
-        raise ValueError(f"{len(images)} images but {len(labels)} labels: one label per image")
+        raise Refused(f"{len(images)} images but {len(labels)} labels: one label per image")
     if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps}: training needs at least one step")
+        raise Refused(f"num_steps={num_steps}: training needs at least one step")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DigitClassifier()
@@ -116,7 +118,7 @@ def load_classifier(path: str | Path) -> DigitClassifier:
 
     Raises:
         FileNotFoundError: there is no such file.
-        RuntimeError: the file holds another architecture.
+        Unavailable: the file holds another architecture.
     """
     from safetensors.torch import load_file
 

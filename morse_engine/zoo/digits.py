@@ -7,6 +7,8 @@ Digits" set (1,797 images of 8 x 8 pixels, 17 grey levels).
 import torch
 from torch import Tensor
 
+from ..system.errors import Refused
+
 SIZE = 32
 NUM_TRAIN = 1500  # the last 297 are held out: no model sees them in training
 
@@ -28,7 +30,7 @@ def images(split: str = "all") -> tuple[Tensor, Tensor]:
         "all": slice(None),
     }
     if split not in parts:
-        raise ValueError(f"split={split!r}: choose one of {', '.join(parts)}")
+        raise Refused(f"split={split!r}: choose one of {', '.join(parts)}")
     # A fixed shuffle: the file is ordered by writer, the held-out part must not be other writers.
     order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))[parts[split]]
     digits = load_digits()

@@ -39,8 +39,8 @@ def train(out: Path) -> Path:
     """Train classifier, Dash and Dot into `out`; returns the folder with the three of them."""
     from diffusers import DDPMScheduler, UNet2DModel
 
-    from ..dot import Dot
-    from ..training import train_dash, train_dot
+    from ..dot.dot import Dot
+    from ..training.dot import train_dash, train_dot
 
     weights = out / "weights"
     images, labels = digits.images("train")

@@ -1,6 +1,6 @@
 // Every call of the CUDA driver API that this library makes: CALL(name, ABI version, arguments).
 //
-// The ABI version is the one of PFN_name_v<version> in cudaTypedefs.h. tests/abi_check.cpp compares
+// The ABI version is the one of PFN_name_v<version> in cudaTypedefs.h. tests/support/abi_check.cpp compares
 // the arguments with it.
 
 #define MORSE_ENGINE_DRIVER_CALLS(CALL)                                                              \

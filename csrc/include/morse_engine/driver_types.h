@@ -2,7 +2,7 @@
 //
 // They let it be built without the CUDA toolkit and run with every driver from 12.4 on. Names differ
 // from those of cuda.h, so that both may be included; handles are the same types. What must agree
-// with cuda.h is the layout: tests/abi_check.cpp compares sizes, offsets and values with it.
+// with cuda.h is the layout: tests/support/abi_check.cpp compares sizes, offsets and values with it.
 
 #pragma once
 

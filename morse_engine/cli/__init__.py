@@ -1,0 +1,5 @@
+"""The command line `morse-engine`."""
+
+from .app import main
+
+__all__ = ["main"]

@@ -1,0 +1,173 @@
+"""The demo: what Morse does to the bundled digits, measured on this machine, as one page."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from .. import zoo
+from ..engine import sampler as engine
+from ..evaluation import experiment, figures, page
+from ..evaluation.experiment import DASH, MORSE, NAMES, RIVAL, Experiment, Point
+from ..evaluation.speedup import Frechet
+from ..sampling.plan import Plan
+from ..system.errors import Refused
+from ..system.files import output_folder, whole
+from ..system.machine import device
+from ..zoo import digits
+
+TITLE = "Morse on handwritten digits"
+
+
+def run_demo(
+    out: str | Path,
+    *,
+    seed: int = 0,
+    images: int = 200,
+    budgets: Sequence[int] = (4, 5, 8),
+    steps: Sequence[int] = (3, 4, 5, 6, 8, 12, 16),
+    full_steps: int = 100,
+    pictured: int = 25,
+    pictured_budget: int = 5,
+    batch_size: int = 100,
+    device_name: str = "auto",
+    console=None,
+) -> Path:
+    """Measure Morse against fewer steps of the same sampler, and write a page about it.
+
+    Writes `side_by_side.png`, `quality.png`, `rows.json` and `index.html` into `out`, each of them
+    whole or not at all, and prints the table. With the defaults about 90 LSD x 200 images: some
+    two minutes on two cores.
+
+    Args:
+        out: a folder, made if it is not there.
+        seed: of the first image; the others count up.
+        images: per point of the curves; 65 or more.
+        budgets: of Morse and of extrapolation, in LSD.
+        steps: of Dash alone, its curve.
+        full_steps: Dash steps of the reference pictures.
+        pictured: how many images of each method are shown, at most `images`.
+        pictured_budget: the budget in LSD they are shown at.
+        console: a rich console; default: the terminal.
+
+    Returns:
+        the path of the page.
+
+    Raises:
+        NotADirectoryError, PermissionError: `out` cannot be written to; raised before any work.
+        Refused: too few images, or a device that is not there.
+    """
+    from rich.console import Console
+
+    console, out, where = console or Console(), output_folder(out), device(device_name)
+    if not 1 <= pictured <= images:
+        raise Refused(f"pictured={pictured}: show 1 to {images} images, as many as are sampled")
+    real, _ = digits.images("train")
+    unet = zoo.digits_dash().to(where)
+    scheduler = zoo.digits_scheduler("ddim")
+    bench = Experiment(
+        engine.compile(unet, zoo.digits_dot(unet), scheduler=scheduler, plan="-"),
+        scheduler,
+        Frechet(zoo.digits_classifier().to(where), real),
+        solver="ddim",
+        model=f"handwritten digits {digits.SIZE} x {digits.SIZE}",
+        num_images=images,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    rows, columns = _measure(
+        bench,
+        sorted({*steps, pictured_budget}),
+        sorted({*budgets, pictured_budget}),
+        Point("full", Plan.spread(full_steps, 0), full_steps, full_steps),
+        pictured,
+        pictured_budget,
+        console,
+    )
+    _write(out, rows, columns, bench.about)
+    console.print(experiment.table(rows))
+    console.print(experiment.verdict(rows), style="bold", highlight=False)
+    console.print(f"The page: {out / 'index.html'}", highlight=False, soft_wrap=True)
+    return out / "index.html"
+
+
+def _measure(
+    bench: Experiment,
+    steps: list[int],
+    budgets: list[int],
+    full: Point,
+    pictured: int,
+    pictured_budget: int,
+    console,
+) -> tuple[list[dict], dict[str, Tensor]]:
+    """All rows, and the pictures under their headings; progress in LSD x images."""
+    from rich.progress import Progress, TimeElapsedColumn
+
+    layout = *Progress.get_default_columns(), TimeElapsedColumn()
+    with Progress(*layout, console=console) as bar:
+        overall = bar.add_task("[bold]demo", total=None)
+        stage = bar.add_task("latency of a Dash and of a Dot step", total=None)
+        bench.measure()
+        bar.update(stage, total=1, completed=1)
+        points = bench.points(steps, budgets)
+        work = {f"pictures, {len(full.plan)} Dash steps": [(full, pictured)]}
+        for variant in (DASH, MORSE, RIVAL):
+            name = f"quality, {NAMES[variant]}"
+            work[name] = [(p, len(bench.seeds)) for p in points if p.variant == variant]
+        totals = {name: sum(p.cost_lsd * n for p, n in todo) for name, todo in work.items()}
+        stages = {name: bar.add_task(name, total=total) for name, total in totals.items()}
+        bar.update(overall, total=sum(totals.values()))
+
+        rows, shown = [], {}
+        for name, todo in work.items():
+
+            def on_cost(cost: float, stage=stages[name]) -> None:
+                bar.advance(stage, cost)
+                bar.advance(overall, cost)
+
+            for point, count in todo:
+                if point is full:
+                    shown[f"{point.plan.num_dash} Dash steps\nall steps"], _ = bench.sample(
+                        point, count, on_cost
+                    )
+                    continue
+                row, images = bench.evaluate(point, on_cost)
+                rows.append(row)
+                if point.budget_lsd == pictured_budget and point.variant != RIVAL:
+                    shown[_heading(point, row)] = images[:pictured]
+            bar.update(stages[name], completed=totals[name])
+        bar.update(overall, completed=sum(totals.values()))
+    return rows, shown
+
+
+def _heading(point: Point, row: dict) -> str:
+    if point.variant == DASH:
+        name = f"{point.plan.num_dash} Dash steps"
+    else:
+        name = f"Morse, {point.cost_lsd:.2f} LSD"
+    return f"{name}\n{point.plan}\n{row['ms_per_image']:.1f} ms per image"
+
+
+def _write(out: Path, rows: list[dict], columns: dict[str, Tensor], about: dict) -> None:
+    title = "The same seeds: all steps, few steps, and few steps with Dot in between"
+    with whole(out / "side_by_side.png") as path:
+        figures.picture_grid(columns, path, title=title)
+    with whole(out / "quality.png") as path:
+        figures.quality_plot(rows, path)
+    lines = ",\n".join(json.dumps(row) for row in rows + experiment.speedup_rows(rows))
+    with whole(out / "rows.json") as path:
+        path.write_text(f"[\n{lines}\n]\n")
+    text = page.render(
+        title=TITLE,
+        verdict=experiment.verdict(rows),
+        pictures=(out / "side_by_side.png").read_bytes(),
+        plot=(out / "quality.png").read_bytes(),
+        headings=experiment.HEADINGS,
+        cells=experiment.cells(rows),
+        marked=NAMES[MORSE],
+        caption=experiment.caption(rows),
+        machine=about,
+    )
+    with whole(out / "index.html") as path:
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,298 @@
+"""Large sets of images: shared among processes, written in whole files, continued after a crash.
+
+The seeds of a set, in order, are cut into chunks of one batch. Chunk k is the work of process
+k mod P, which samples it whole and writes its files, or leaves it if they are all there. No process
+waits for another but at the beginning and the end, and what is done is what lies in the folder.
+
+An image depends on its seed alone. To the last bit it also depends on its batch, so chunks are cut
+in the same way whatever is there already, and by however many processes: on one kind of machine,
+with one batch size and one number of threads, the files are the same bytes.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..sampling.plan import Plan
+from ..system import images
+from ..system.errors import Refused
+from ..system.files import whole
+from ..system.machine import device as find_device
+
+SETTINGS, INDEX = "settings.json", "index.json"
+PATIENCE = timedelta(days=30)  # of a process that has finished, for the others
+_END_OF_PNG = b"IEND\xaeB`\x82"
+
+
+class Processes:
+    """The processes that make one set together; one alone if nothing has launched several.
+
+    Attributes:
+        index: number of this process, from 0; the first one is the main process.
+        count: how many there are, on all machines.
+        device: that of this process.
+    """
+
+    def __init__(self, index: int, count: int, device: torch.device):
+        self.index, self.count, self.device = index, count, device
+        self.main = index == 0
+        self._state = None
+
+    @classmethod
+    def join(cls, device: str = "auto") -> "Processes":
+        """The processes of `accelerate launch`, `torchrun` and the like, or this one alone.
+
+        Args:
+            device: a name as `machine.device` takes it; each of several takes a GPU of its own.
+
+        Raises:
+            Refused: no such device, or one GPU for several processes.
+        """
+        where = find_device(device)
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls(0, 1, where)
+        if where.index is not None:
+            raise Refused(
+                f"--device {device} with {os.environ['WORLD_SIZE']} processes: use auto, and each "
+                "takes a GPU of its own"
+            )
+        from accelerate import PartialState
+
+        state = PartialState(cpu=where.type == "cpu", timeout=PATIENCE)
+        processes = cls(state.process_index, state.num_processes, state.device)
+        processes._state = state
+        return processes
+
+    def wait(self) -> None:
+        """Until all processes have come here."""
+        if self._state is not None:
+            self._state.wait_for_everyone()
+
+    def leave(self) -> None:
+        """Give up the connection to the others."""
+        if self._state is not None:
+            self._state.destroy_process_group()
+
+
+class Pngs:
+    """A set as one PNG an image, seed-0000007.png.
+
+    Args:
+        folder: where the files are.
+    """
+
+    pattern = "seed-*.png"
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def path(self, seed: int) -> Path:
+        """The file of one image."""
+        return self.folder / f"seed-{seed:07d}.png"
+
+    def missing(self, seeds: Sequence[int]) -> list[int]:
+        """The seeds without a file.
+
+        Raises:
+            Refused: a file that is cut off.
+        """
+        found = {seed for seed in seeds if self.path(seed).exists()}
+        for seed in found:
+            _check_png(self.path(seed))
+        return [seed for seed in seeds if seed not in found]
+
+    def write(self, seeds: Sequence[int], x: Tensor) -> None:
+        """Write those of the images `[n, C, H, W]` that have no file; each whole or not at all."""
+        wanted = set(self.missing(seeds))
+        for seed, image in zip(seeds, x, strict=True):
+            if seed in wanted:
+                images.save_png(image, self.path(seed))
+
+    def read(self, seeds: Sequence[int]) -> Tensor:
+        """Images as they are in the files, `[n, C, H, W]` in [-1, 1]."""
+        import numpy as np
+        from PIL import Image
+
+        pixels = []
+        for seed in seeds:
+            with Image.open(self.path(seed)) as picture:
+                array = np.array(picture)
+            pixels.append(torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1))
+        return torch.stack(pixels) / 127.5 - 1
+
+    def finish(self, chunks: Sequence[Sequence[int]]) -> None:
+        """Nothing more: the files are the set."""
+
+
+class Shards:
+    """A set as tensors, one safetensors file a chunk, samples-0000000-0000099.safetensors.
+
+    A file holds `samples`, float32 `[n, C, H, W]` as the sampler returns them, row by row for the
+    seeds in its name. `index.json` lists the files once all of them are there.
+
+    Args:
+        folder: where the files are.
+    """
+
+    pattern = "samples-*.safetensors"
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def path(self, seeds: Sequence[int]) -> Path:
+        """The file of one chunk."""
+        return self.folder / f"samples-{seeds[0]:07d}-{seeds[-1]:07d}.safetensors"
+
+    def missing(self, seeds: Sequence[int]) -> list[int]:
+        """The seeds of this chunk, or none if its file is there.
+
+        Raises:
+            Refused: a file that is cut off, or holds something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path(seeds)
+        if not path.exists():
+            return list(seeds)
+        try:
+            with safe_open(path, framework="pt") as file:
+                count = file.get_slice("samples").get_shape()[0]
+        except SafetensorError as error:
+            raise Refused(f"{path} is damaged ({error}): delete it, it is made again") from error
+        if count != len(seeds):
+            raise Refused(f"{path} holds {count} samples in place of {len(seeds)}: delete it")
+        return []
+
+    def write(self, seeds: Sequence[int], x: Tensor) -> None:
+        """Write the chunk `[n, C, H, W]`, whole or not at all."""
+        from safetensors.torch import save_file
+
+        with whole(self.path(seeds)) as partial:
+            save_file({"samples": x.float().contiguous()}, partial, metadata={"format": "pt"})
+
+    def read(self, seeds: Sequence[int]) -> Tensor:
+        """The samples of one chunk."""
+        from safetensors.torch import load_file
+
+        return load_file(self.path(seeds))["samples"]
+
+    def finish(self, chunks: Sequence[Sequence[int]]) -> None:
+        """Write the index."""
+        files = [
+            {"file": self.path(seeds).name, "first_seed": seeds[0], "count": len(seeds)}
+            for seeds in chunks
+        ]
+        with whole(self.folder / INDEX) as partial:
+            partial.write_text(json.dumps({"shards": files}, indent=1) + "\n")
+
+
+def cut(seeds: Sequence[int], batch_size: int) -> list[Sequence[int]]:
+    """The seeds in chunks of `batch_size`; the last may be shorter."""
+    return [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
+
+
+def agree(
+    files: Pngs | Shards, settings: dict, processes: Processes, plan: Callable[[], Plan]
+) -> Plan:
+    """The plan of the set in this folder, which has to be one of the same settings.
+
+    The first run writes them to `settings.json`, with the plan. A later one, and the other
+    processes, take the plan from there: one that follows from a measured speed would be another.
+
+    Args:
+        settings: what an image follows from beside its seed, as JSON; a "plan" only if it is given.
+        plan: the plan of a new set; called by the main process alone.
+
+    Raises:
+        Refused: images of other settings are there, or of unknown ones; no common folder.
+    """
+    path = files.folder / SETTINGS
+    if processes.main and not path.exists():
+        if found := next(files.folder.glob(files.pattern), None):
+            raise Refused(
+                f"{found} is there, but no {SETTINGS} that says how it was made: choose another "
+                "--out, or delete the files"
+            )
+        content = settings | {"plan": str(plan())}
+        with whole(path) as partial:
+            partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    processes.wait()
+    if not path.exists():
+        raise Refused(f"{path} of the first process is not seen here: use a shared folder")
+    try:
+        found = json.loads(path.read_text())
+        agreed = Plan(found["plan"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise Refused(f"{path} is damaged ({error}): choose another --out") from error
+    for name, value in settings.items():
+        if found.get(name) != value:
+            raise Refused(
+                f"{files.folder} holds images with {name} {_shown(found.get(name))}, these are "
+                f"with {_shown(value)}: choose another --out, or delete that folder"
+            )
+    return agreed
+
+
+def _shown(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def fill(
+    sampler: Callable[..., Tensor],
+    files: Pngs | Shards,
+    seeds: Sequence[int],
+    *,
+    batch_size: int = 100,
+    processes: Processes | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> int:
+    """Sample what is missing of a set, this process its share; returns when the set is complete.
+
+    Args:
+        sampler: `sampler(seed=seeds, on_step=...) -> [n, C, H, W]`, one of `compile`.
+        on_step: called with the number of images after each step of a plan, and with all steps of
+            those that are there already.
+
+    Returns:
+        how many images this process sampled.
+
+    Raises:
+        Refused: a file is damaged; raised before anything is sampled.
+    """
+    processes = processes or Processes.join()
+    chunks = cut(seeds, batch_size)
+    mine = chunks[processes.index :: processes.count]
+    missing = [chunk for chunk in mine if files.missing(chunk)]
+    steps = len(sampler.plan)
+    if on_step is not None:
+        on_step(steps * (sum(map(len, mine)) - sum(map(len, missing))))
+    for chunk in missing:
+        size = len(chunk)
+        advance = None if on_step is None else lambda i, n, size=size: on_step(size)
+        files.write(chunk, sampler(seed=chunk, on_step=advance).cpu())
+    processes.wait()
+    if processes.main:
+        files.finish(chunks)
+        for partial in _left_behind(files.folder):
+            partial.unlink(missing_ok=True)
+    return sum(map(len, missing))
+
+
+def _left_behind(folder: Path) -> Iterator[Path]:
+    """Temporary files of processes that were killed, where the whole file has come since."""
+    for partial in folder.glob(".*.partial.*"):
+        if (folder / f"{partial.name[1:].split('.')[0]}{partial.suffix}").exists():
+            yield partial
+
+
+def _check_png(path: Path) -> None:
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - len(_END_OF_PNG)))
+        if file.read() != _END_OF_PNG:
+            raise Refused(f"{path} is cut off: delete it, it is made again")

@@ -1,0 +1,23 @@
+"""What a helper is worth: quality against cost, speed-up, figures and the page."""
+
+from .speedup import (
+    Frechet,
+    SpeedUp,
+    extrapolate,
+    reuse,
+    rmse_to_full,
+    sample_many,
+    speedup,
+    speedup_over_sets,
+)
+
+__all__ = [
+    "Frechet",
+    "SpeedUp",
+    "extrapolate",
+    "reuse",
+    "rmse_to_full",
+    "sample_many",
+    "speedup",
+    "speedup_over_sets",
+]

@@ -1,0 +1,63 @@
+"""The plan that a budget buys in a pipeline, whose steps are timed on inputs of the real size."""
+
+import torch
+from torch import Tensor
+
+from ..engine.sampler import Sampler
+from ..sampling.plan import Plan
+from ..system.errors import Refused
+from .proxies import DASH_ONLY
+
+TOKENS = 77  # of CLIP
+
+
+def plan_of(budget: float, dot_speed: float | None, pipe, sampler: Sampler) -> Plan:
+    """The plan of `budget` LSD; with a Dot at `dot_speed`, or as measured here on one image.
+
+    Raises:
+        Refused: the budget is below 1, or there is no size to measure at.
+    """
+    if sampler.models.dot is None:
+        return Plan.spread(int(budget), 0)
+    if dot_speed is None:
+        if sampler.shape is None:
+            raise Refused("a budget needs dot_speed=: the unet's config has no sample_size")
+        guidance_scale, cond = _example(pipe, sampler.shape)
+        speed = sampler.with_plan("-.").measure(guidance_scale=guidance_scale, **cond)
+        dot_speed = speed.dot_speed
+    return Plan.from_budget(budget, dot_speed)
+
+
+def _example(pipe, shape: tuple[int, ...]) -> tuple[float | None, dict]:
+    """Guidance scale and conditioning of one image."""
+    unet, config = pipe.unet, pipe.unet.config
+    if not hasattr(config, "cross_attention_dim"):
+        return None, {}
+    guided = config.time_cond_proj_dim is None  # else the model is told the guidance scale
+
+    def zeros(*size: int) -> Tensor:
+        return torch.zeros(2 if guided else 1, *size, device=unet.device, dtype=unet.dtype)
+
+    cond: dict = {"encoder_hidden_states": zeros(TOKENS, config.cross_attention_dim)}
+    if config.addition_embed_type == "text_time":
+        # Six numbers of size and crop; with an aesthetic score, as for the refiner, five.
+        ids = 5 if pipe.config.get("requires_aesthetics_score") else 6
+        pooled = config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim
+        cond["added_cond_kwargs"] = {"text_embeds": zeros(pooled), "time_ids": zeros(ids)}
+    if not guided:
+        cond["timestep_cond"] = zeros(config.time_cond_proj_dim)
+    channels, height, width = shape
+    dash_only: dict = {}
+    if config.in_channels > channels:
+        dash_only["channels"] = zeros(config.in_channels - channels, height, width)
+    net = getattr(pipe, "controlnet", None)
+    if net is not None:
+        image = zeros(3, height * pipe.vae_scale_factor, width * pipe.vae_scale_factor)
+        several = len(net.nets) if hasattr(net, "nets") else 0
+        of_net = {
+            "controlnet_cond": [image] * several if several else image,
+            "conditioning_scale": [1.0] * several if several else 1.0,
+        }
+        taken = ("encoder_hidden_states", "added_cond_kwargs")
+        dash_only["controlnet"] = {k: cond[k] for k in taken if k in cond} | of_net
+    return 7.5 if guided else None, cond | ({DASH_ONLY: dash_only} if dash_only else {})

@@ -1,0 +1,282 @@
+"""One run of a sampler: whole, in segments, or step by step, with the same bits.
+
+A run knows its plan and where in it it is. What a step does depends on the backend:
+
+    EagerRun   the specification, `sampler.walk`
+    FusedRun   the two steps of `steps.Steps`, called one by one
+    GraphRun   the same steps captured, launched by the host or by the device (`graphs.StepGraphs`)
+"""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..sampling.plan import Plan
+from ..system.errors import Refused, Unavailable
+from .graphs import StepGraphs, mark, wait
+from .steps import Steps
+
+POLL_S = 2e-4  # how often a run that is watched asks how far the device is
+
+
+class Run(ABC):
+    """A run that has been started by `Sampler.start`.
+
+    Attributes:
+        plan: the order of its steps.
+        i: how many of them have been asked for.
+    """
+
+    def __init__(self, plan: Plan, lock: threading.RLock):
+        self.plan, self.i = plan, 0
+        self._lock, self._cancelled = lock, False
+
+    def step(self) -> int:
+        """Make the next step; returns how many have been made."""
+        return self.segment(1)
+
+    def segment(self, k: int | None = None) -> int:
+        """Make the next k steps, all that are left by default; returns how many have been made.
+
+        On a GPU this returns before the GPU has done them. With the "device" backend a segment is
+        one launch.
+
+        Raises:
+            Refused: k is below 1.
+            Unavailable: the run is over, was cancelled, or has lost its memory to a later run.
+        """
+        left = len(self.plan) - self.i
+        k = left if k is None else k
+        if k < 1 and left:
+            raise Refused(f"a segment of {k} steps: at least 1")
+        with self._lock:
+            self._check()
+            if not left:
+                raise Unavailable(f"all {len(self.plan)} steps of this run have been made")
+            self._advance(self.i + min(k, left))
+        return self.i
+
+    def watch(self, on_step: Callable[[int, int], None]) -> None:
+        """Make all steps that are left and call `on_step(i, n)` when step i of n has been made.
+
+        An exception from `on_step`, or Ctrl-C, cancels the run within one step and is passed on.
+        """
+        with self._lock:
+            while self.i < len(self.plan):
+                self.segment(1)
+                self._wait()
+                on_step(self.i - 1, len(self.plan))
+
+    def reach(self, k: int, stop: Callable[[], bool] = lambda: False) -> None:
+        """Return when the first k steps have been made, or soon after `stop()` is true.
+
+        For a caller that follows a run step by step and changes nothing on the way: more steps may
+        have been asked for meanwhile, with the "device" backend all of them in one launch.
+        """
+        with self._lock:
+            while self.i < k and not stop():
+                self.segment(1)
+            self._wait()
+
+    def cancel(self) -> None:
+        """Stop within one step; from any thread. x stays what it was after the last step made."""
+        self._cancelled = True
+
+    @property
+    def reached(self) -> int:
+        """How many steps have been made by now; `i` counts those that were asked for."""
+        return self.i
+
+    @property
+    def x(self) -> Tensor:
+        """A copy of x after the steps so far, float32 `[B, C, H, W]`; not clamped.
+
+        Raises:
+            Unavailable: a later run of the same sampler has taken the memory.
+        """
+        with self._lock:
+            self._own()
+            return self._x()
+
+    def _check(self) -> None:
+        self._own()
+        if self._cancelled:
+            raise Unavailable(f"this run was cancelled at step {self.reached} of {len(self.plan)}")
+
+    def _own(self) -> None:  # noqa: B027 - eager runs have their memory to themselves
+        """Raise if another run has taken the memory."""
+
+    def _wait(self) -> None:  # noqa: B027 - nothing to wait for on a CPU
+        """Until the steps that were asked for have been made."""
+
+    @abstractmethod
+    def _advance(self, until: int) -> None:
+        """Make the steps from i to until - 1."""
+
+    @abstractmethod
+    def _x(self) -> Tensor: ...
+
+
+class EagerRun(Run):
+    """The specification, a step at a time."""
+
+    def __init__(self, plan: Plan, lock, start: Tensor, walk: Iterator[Tensor]):
+        super().__init__(plan, lock)
+        self._at, self._walk = start, walk
+
+    def _advance(self, until: int) -> None:
+        while self.i < until and not self._cancelled:
+            with kernels.references():
+                self._at = next(self._walk)
+            self.i += 1
+
+    def _wait(self) -> None:
+        wait(self._at.device)
+
+    def _x(self) -> Tensor:
+        return self._at.clone()
+
+
+class _SharedRun(Run):
+    """A run on memory that the next run of the same layout takes over."""
+
+    def __init__(self, steps: Steps, lock):
+        super().__init__(steps.plan, lock)
+        self.steps = steps
+        # A token, not the run: the memory must not keep the run alive, and with it itself.
+        self._token = steps.owner = object()
+
+    @property
+    def _owns(self) -> bool:
+        return self.steps.owner is self._token
+
+    def _own(self) -> None:
+        if not self._owns:
+            raise Unavailable(
+                "this run has lost its memory: the same sampler, or one made from it by with_plan, "
+                "has started another one; finish a run first, or compile a second sampler"
+            )
+
+    def _x(self) -> Tensor:
+        return self.steps.state.x.clone()
+
+    @property
+    def device(self) -> torch.device:
+        return self.steps.layout.device
+
+    @abstractmethod
+    def both_steps(self) -> tuple[Callable[[], None], Callable[[], None] | None]:
+        """A Dash and a Dot step at the start of the run again and again, to be timed."""
+
+
+class FusedRun(_SharedRun):
+    """The two steps over static memory, called one by one."""
+
+    def both_steps(self):
+        steps = self.steps
+
+        def again(step):
+            steps.state.step.zero_()
+            step()
+
+        dot_step = (lambda: again(steps.dot_step)) if steps.layout.with_dot else None
+        return lambda: again(steps.dash_step), dot_step
+
+    def _advance(self, until: int) -> None:
+        while self.i < until and not self._cancelled:
+            dash = self.plan.morse[self.i] == "-"
+            (self.steps.dash_step if dash else self.steps.dot_step)()
+            self.i += 1
+
+
+class GraphRun(_SharedRun):
+    """Captured steps, launched by the host or by the device."""
+
+    def __init__(self, graphs: StepGraphs, backend: str, lock):
+        super().__init__(graphs.steps, lock)
+        self._graphs, self._backend, self._before = graphs, backend, 0
+        self._marks: dict[int, torch.cuda.Event | None] = {}  # where the stream is after k steps
+
+    def both_steps(self):
+        return self._graphs.both_steps()
+
+    def _advance(self, until: int) -> None:
+        # Runs on several streams, from several threads, take turns on the memory.
+        with self._graphs.turn():
+            if self._backend == "device":
+                self._before = self.reached  # while the device has not begun with this segment
+                self._graphs.launch_loop(until)
+                self.i = until
+            else:
+                while self.i < until and not self._cancelled:
+                    self._graphs.launch(self.i, self.i + 1)
+                    self.i += 1
+
+    def watch(self, on_step: Callable[[int, int], None]) -> None:
+        if self._backend != "device":
+            return super().watch(on_step)
+        loop, n = self._graphs.loop, len(self.plan)
+        with self._lock:
+            seen = self.i
+            try:
+                self.segment()
+                over = False
+                while not over:
+                    over = loop.done()  # before the last look at the progress
+                    for i in range(seen, loop.progress()):
+                        on_step(i, n)
+                        seen = i + 1
+                    if not over:
+                        self._graphs.raise_errors()
+                        time.sleep(POLL_S)
+                if seen < n:
+                    self._check()  # says that it was cancelled
+            except BaseException:
+                self.cancel()
+                self._wait()
+                raise
+
+    def reach(self, k: int, stop: Callable[[], bool] = lambda: False) -> None:
+        with self._lock:
+            if self._backend != "device":
+                return self._reach_by_host(k)
+            if self.i < len(self.plan):
+                self.segment()
+            over = False
+            while self.reached < k and not over and not stop():
+                over = self._graphs.loop.done()
+                self._graphs.raise_errors()
+                time.sleep(POLL_S)
+
+    def _reach_by_host(self, k: int) -> None:
+        # One step ahead of the one that is waited for, so that the GPU has always work.
+        while self.i < min(k + 1, len(self.plan)):
+            self.segment(1)
+            self._marks[self.i] = mark(self._graphs.device)
+        if self._marks.get(k) is not None:
+            self._marks.pop(k).synchronize()
+        else:
+            self._wait()
+
+    def cancel(self) -> None:
+        super().cancel()
+        if self._backend == "device" and self._owns:
+            self._graphs.loop.cancel()
+
+    @property
+    def reached(self) -> int:
+        if self._backend == "device" and self._owns and self.i:
+            return max(self._graphs.loop.progress(), self._before)
+        return self.i
+
+    def _wait(self) -> None:
+        wait(self._graphs.device)
+
+    def _x(self) -> Tensor:
+        with torch.no_grad(), self._graphs.turn():
+            return super()._x()

@@ -1,0 +1,1 @@
+"""The specification: plans, solvers as tables, noise, and the loop in plain PyTorch."""

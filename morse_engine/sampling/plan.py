@@ -1,0 +1,209 @@
+"""A plan: the order of Dash and Dot steps of a run, written in Morse code."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from operator import index
+
+from ..system.errors import Refused
+
+DASH, DOT = "-", "."
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """The order of Dash and Dot steps of one run: `Plan("-...-...")`, `-` a Dash, `.` a Dot step.
+
+    A budget of n LSD (latencies of one Dash step) buys (n - k) Dash and N*k Dot steps, where N, the
+    Dot speed, is the number of Dot steps that take as long as one Dash step. That is
+    n - k + N*k steps in the time of n, so the gain is at most (n - k + N*k) / n steps per LSD.
+
+    A plan is fixed before the run, immutable, hashable, and the same as its string:
+    `Plan(str(plan)) == plan`. `len(plan)` is the number of steps, `iter(plan)` goes through them.
+
+    Raises:
+        Refused: no steps, a first step that is not a Dash (a Dot corrects the last estimate of
+            Dash, so there has to be one), or a character other than `-` and `.`.
+
+    Source: Morse (ICML 2025, arXiv 2506.18251).
+    """
+
+    morse: str
+
+    def __post_init__(self):
+        if not isinstance(self.morse, str):
+            raise Refused(
+                f"Plan({self.morse!r}): a plan is a string such as '-...-...'; "
+                "use Plan.from_budget for a number of LSD"
+            )
+        if not self.morse:
+            raise Refused("Plan(''): a plan has at least one step, the shortest is '-'")
+        for i, mark in enumerate(self.morse):
+            if mark not in (DASH, DOT):
+                raise Refused(
+                    f"Plan({self.morse!r}): character {mark!r} at position {i}; "
+                    "write '-' for a Dash step and '.' for a Dot step"
+                )
+        if self.morse[0] != DASH:
+            raise Refused(
+                f"Plan({self.morse!r}): the first step has to be a Dash ('-'), "
+                "a Dot step corrects the estimate of an earlier Dash step"
+            )
+
+    def __str__(self) -> str:
+        return self.morse
+
+    def __repr__(self) -> str:
+        return f'Plan("{self.morse}")'
+
+    def __len__(self) -> int:
+        return len(self.morse)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.morse)
+
+    @property
+    def num_dash(self) -> int:
+        """Number of Dash steps, at least 1."""
+        return self.morse.count(DASH)
+
+    @property
+    def num_dot(self) -> int:
+        """Number of Dot steps."""
+        return self.morse.count(DOT)
+
+    @property
+    def dash_positions(self) -> tuple[int, ...]:
+        """Positions of the Dash steps in order, counted from 0; the first is 0."""
+        return tuple(i for i, mark in enumerate(self.morse) if mark == DASH)
+
+    @property
+    def dot_positions(self) -> tuple[int, ...]:
+        """Positions of the Dot steps in order, counted from 0."""
+        return tuple(i for i, mark in enumerate(self.morse) if mark == DOT)
+
+    def lsd(self, dot_speed: float) -> float:
+        """The latency of the run: num_dash + num_dot / dot_speed, in LSD.
+
+        Args:
+            dot_speed: N, how many Dot steps take as long as one Dash step; a measured number.
+
+        Raises:
+            Refused: `dot_speed` is not a positive finite number.
+        """
+        return _lsd(self.num_dash, self.num_dot, _positive("dot_speed", dot_speed))
+
+    def gain(self, dot_speed: float) -> float:
+        """The most that this plan can gain over Dash alone in the same time: len / lsd.
+
+        With n = `lsd(N)` and k = num_dot / N this is the bound (n - k + N*k) / n, in steps per LSD.
+        It is reached where a Dot step is worth as much to the image as a Dash step.
+
+        Raises:
+            Refused: `dot_speed` is not a positive finite number.
+        """
+        return len(self) / self.lsd(dot_speed)
+
+    @classmethod
+    def spread(cls, num_dash: int, num_dot: int) -> "Plan":
+        """The plan with Dash steps spread evenly: Dash j is step ceil(j * num_steps / num_dash).
+
+        The runs of Dot steps behind each Dash differ in length by at most one, the longer ones are
+        distributed evenly among the shorter ones, the first run is one of the longest and the last,
+        which ends on the image, one of the shortest.
+
+        Raises:
+            Refused: `num_dash` below 1, `num_dot` below 0, or either not an integer.
+        """
+        num_dash = _integer("num_dash", num_dash, at_least=1)
+        num_steps = num_dash + _integer("num_dot", num_dot, at_least=0)
+        # -(-a // b) is ceil(a / b) in integers; a float quotient would misplace steps.
+        dash = (-(-j * num_steps // num_dash) for j in range(num_dash))
+        return cls.from_positions(num_steps, dash)
+
+    @classmethod
+    def from_positions(cls, num_steps: int, dash: Iterable[int]) -> "Plan":
+        """The plan of `num_steps` steps whose Dash steps are at the positions `dash`, from 0.
+
+        Raises:
+            Refused: `num_steps` below 1, a position outside the plan or named twice, none at 0.
+        """
+        marks = [DOT] * _integer("num_steps", num_steps, at_least=1)
+        for position in dash:
+            if _integer("position of a Dash", position, at_least=0) >= num_steps:
+                raise Refused(
+                    f"Dash at position {position} is outside a plan of {num_steps} steps; "
+                    f"positions go from 0 to {num_steps - 1}"
+                )
+            if marks[position] == DASH:
+                raise Refused(f"Dash at position {position} is named twice")
+            marks[position] = DASH
+        return cls("".join(marks))
+
+    @classmethod
+    def from_budget(cls, lsd: float, dot_speed: float, *, dots_per_dash: float = 2.0) -> "Plan":
+        """The plan that spends a budget of `lsd` latencies of a Dash step and never exceeds it.
+
+            num_dot  = floor((lsd - num_dash) * dot_speed)
+            num_dash = the one with the least |num_dot - dots_per_dash * num_dash|
+
+        Both steps are spread evenly. What is left of the budget is less than one Dot step, and the
+        budget of a plan, `plan.lsd(dot_speed)`, buys all of its steps.
+
+        Args:
+            lsd: the budget in LSD, at least 1.
+            dot_speed: N, how many Dot steps take as long as one Dash step; a measured number.
+            dots_per_dash: how many Dot steps are wanted for each Dash step; the plan comes as near
+                to this ratio as whole steps allow.
+
+        Raises:
+            Refused: `lsd` below 1 or not finite, `dot_speed` not a positive finite number,
+                `dots_per_dash` negative or not finite.
+
+        Source: Morse (ICML 2025, arXiv 2506.18251), with the ratio of Dot to Dash steps left free.
+        """
+        _positive("dot_speed", dot_speed)
+        if not (math.isfinite(lsd) and lsd >= 1):
+            raise Refused(f"lsd={lsd}: a budget is a finite number, 1 (one Dash step) or more")
+        if not (math.isfinite(dots_per_dash) and dots_per_dash >= 0):
+            raise Refused(f"dots_per_dash={dots_per_dash}: has to be a finite number, 0 or more")
+
+        def dots(num_dash: int) -> int:
+            return _largest(
+                (lsd - num_dash) * dot_speed, lambda n: _lsd(num_dash, n, dot_speed) <= lsd
+            )
+
+        # Fewer Dash steps mean more Dot steps: the whole numbers around the exact one suffice.
+        exact = math.floor(lsd / (1 + dots_per_dash / dot_speed))
+        around = sorted({min(max(1, n), math.floor(lsd)) for n in (exact, exact + 1)})
+        num_dash = min(around, key=lambda n: abs(dots(n) - dots_per_dash * n))
+        return cls.spread(num_dash, dots(num_dash))
+
+
+def _lsd(num_dash: float, num_dot: float, dot_speed: float) -> float:
+    return num_dash + num_dot / dot_speed
+
+
+def _largest(quotient: float, fits) -> int:
+    # The floor of a quotient, corrected by the one step that rounding can cost or give:
+    # (4 + 6 / 7 - 4) * 7 is 5.999..., yet six steps fit by the very sum that `lsd` computes.
+    count = math.floor(quotient)
+    if fits(count + 1):
+        return count + 1
+    return count if fits(count) else count - 1
+
+
+def _positive(name: str, value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise Refused(f"{name}={value}: has to be a positive finite number")
+    return value
+
+
+def _integer(name: str, value: int, *, at_least: int) -> int:
+    try:
+        number = index(value)
+    except TypeError:
+        raise Refused(f"{name}={value!r}: has to be an integer") from None
+    if number < at_least:
+        raise Refused(f"{name}={number}: has to be at least {at_least}")
+    return number

@@ -1,0 +1,184 @@
+"""A solver is a table: every supported diffusers scheduler, read off as one row per model call.
+
+The form. A row takes x, the model's raw output z and at most three earlier estimates to the next x:
+
+    m      = clamp(P x + Q z, lo, hi)                                the solver's own estimate
+    x_next = A x + B z + C0 m + C1 m_1 + C2 m_2 + C3 m_3 + D noise   m_k: the estimate k calls ago
+
+m is what the solver keeps between calls: the (clipped) clean image x0 for DDPM, DDIM, Euler, Heun,
+LCM and data-prediction DPM-Solver++ and UniPC, eps for the noise-prediction ones and DEIS, the raw
+z for PNDM, flow matching and the two score SDEs.
+
+Why no earlier x is in it. Heun, PNDM, UniPC and single-step DPM-Solver start a step from an x that
+they saved calls ago. But that x led to the present one by earlier rows, x' = A x + C0 m + ...,
+which can be solved for it: the saved x is linear in the present x and the earlier estimates. So one
+x and a few m are the whole state. Two cases resist, and are refused: with fresh noise between the
+saved x and now (single-step SDE solvers) that noise would be needed too, and the Runge-Kutta start
+of PNDM reaches back twelve calls. Solving divides by A, which costs digits where a step shrinks x
+much (Heun with two or three steps): keep x and the estimates in float32 or better.
+
+The numbers come from the scheduler itself, see `probe.py`.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import inf
+
+import torch
+from torch import Tensor
+
+from ..system.errors import Refused
+from . import probe
+from .probe import HISTORY, Column
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SolverTable:
+    """A sampler as numbers: one row of linear coefficients per model call.
+
+    Attributes:
+        name: e.g. "DPMSolverMultistepScheduler(order 2)".
+        rows: float64 CPU `[n, 13]`, columns as in `Column`; lo and hi are infinite without a clamp.
+        timesteps: `[n]`, what the model is given as timestep, in diffusers' dtype.
+        init_noise_sigma: the run starts at x = init_noise_sigma * unit noise.
+    """
+
+    name: str
+    rows: Tensor
+    timesteps: Tensor
+    init_noise_sigma: float
+
+    @classmethod
+    def from_scheduler(cls, scheduler, num_steps: int, *, eta: float = 0.0) -> "SolverTable":
+        """Reads the table of `num_steps` steps off a diffusers scheduler, which is not modified.
+
+        Args:
+            scheduler: one of DDPM, DDIM, DPMSolverMultistep, DPMSolverSinglestep, EulerDiscrete,
+                EulerAncestralDiscrete, LCM, DEISMultistep, UniPCMultistep, PNDM, HeunDiscrete,
+                FlowMatchEulerDiscrete, ScoreSdeVp, ScoreSdeVe. For the last two z is what
+                `step_pred` takes: VP the noise prediction eps (the score is -z / std), VE the score
+                itself; VP models are given t * (num_train_timesteps - 1), VE models sigma. As in
+                diffusers' pipelines their last step adds no noise; correctors are not run.
+            num_steps: as for `set_timesteps`; the number of model calls is `len(table)`.
+            eta: the DDIM noise level, 0 (deterministic) to 1; an argument of DDIM's step().
+
+        Raises:
+            Refused: a scheduler, an option or a number of steps that has no table.
+        """
+        name = probe.check(scheduler, num_steps, eta)
+        with torch.device("cpu"):  # whatever the default device is
+            scheduler = probe.prepare(scheduler, num_steps)
+            return cls._read(name, scheduler, eta)
+
+    @classmethod
+    def of_prepared(cls, scheduler, first: int = 0, *, eta: float = 0.0) -> "SolverTable":
+        """Reads the table off a scheduler as a pipeline has set it, which is not modified.
+
+        Custom timesteps and sigmas, shifts and the like are in it. The run starts at the x that
+        call `first` is given, so `init_noise_sigma` is 1.
+
+        Args:
+            scheduler: as for `from_scheduler`, after `set_timesteps`, before its first `step`.
+            first: index in `scheduler.timesteps` of the first model call; `len(table)` is the
+                number of those from there on.
+
+        Raises:
+            Refused: as `from_scheduler`.
+        """
+        name = probe.check(scheduler, 1, eta)
+        with torch.device("cpu"):
+            table = cls._read(name, probe.at(scheduler, first), eta, first)
+        return replace(table, init_noise_sigma=1.0)
+
+    @classmethod
+    def _read(cls, name: str, scheduler, eta: float, first: int = 0) -> "SolverTable":
+        timesteps = probe.model_timesteps(scheduler)
+        if (timesteps == -1).any():
+            n = len(timesteps)
+            raise Refused(
+                f"{name}: diffusers rounds {n - 1} steps to one too many, at timestep -1; use "
+                f"{n - 2} or {n} steps, or another timestep_spacing"
+            )
+        rows = probe.rows(name, scheduler, timesteps, eta, first)
+        sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))
+        return cls(name, rows, timesteps[first:], sigma)
+
+    @classmethod
+    def for_calls(cls, scheduler, num_calls: int, *, eta: float = 0.0) -> "SolverTable":
+        """Reads the table with exactly `num_calls` model calls (Heun makes 2n - 1, PNDM n + 1).
+
+        Raises:
+            Refused: as `from_scheduler`, or no number of steps makes that many calls.
+        """
+        probe.check(scheduler, num_calls, eta)
+        return cls.from_scheduler(scheduler, probe.steps_for_calls(scheduler, num_calls), eta=eta)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"SolverTable({self.name}, {len(self)} calls)"
+
+    @cached_property
+    def _numbers(self) -> list[list[float]]:
+        return self.rows.tolist()  # reading single elements of a tensor takes longer than the step
+
+    @property
+    def num_history(self) -> int:
+        """How many earlier estimates the rows use, 0 to 3."""
+        return max((k for k, c in enumerate(HISTORY, 1) if self.rows[:, c].any()), default=0)
+
+    @property
+    def uses_noise(self) -> bool:
+        """Whether any row adds noise."""
+        return bool(self.rows[:, Column.D].any())
+
+    def adds_noise(self, i: int) -> bool:
+        """Whether row i adds noise."""
+        return self._numbers[i][Column.D] != 0
+
+    def scale_model_input(self, i: int, x: Tensor) -> Tensor:
+        """x * s_i, what the model is given in call i."""
+        scale = self._numbers[i][Column.SCALE]
+        return x if scale == 1 else x * scale
+
+    def step(
+        self, i: int, x: Tensor, z: Tensor, history: list[Tensor], noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Row i in plain arithmetic, in the dtype and on the device of x.
+
+        Args:
+            x, z: the noisy sample and the model's raw output, of one shape.
+            history: earlier estimates, newest first; may be longer than needed.
+            noise: unit normal, needed where `adds_noise(i)`.
+
+        Returns:
+            (x_next, m), both shaped as x.
+
+        Raises:
+            Refused: the history is too short, or the noise is missing.
+        """
+        row = self._numbers[i]
+        m = row[Column.Q] * z
+        if row[Column.P]:
+            m = row[Column.P] * x + m
+        if row[Column.HI] < inf:
+            m = m.clamp(row[Column.LO], row[Column.HI])
+        terms = {Column.A: x, Column.B: z, Column.C0: m, Column.D: noise}
+        terms |= dict(zip(HISTORY, history, strict=False))
+        x_next = None
+        for column in (Column.A, Column.B, Column.C0, *HISTORY, Column.D):
+            if row[column] == 0:
+                continue
+            if terms.get(column) is None:
+                raise Refused(
+                    f"call {i} of {self.name} needs "
+                    + ("noise" if column is Column.D else f"{column.name[1]} earlier estimates")
+                )
+            term = row[column] * terms[column]
+            x_next = term if x_next is None else x_next + term
+        return x_next, m
+
+    def to(self, device: torch.device | str) -> Tensor:
+        """The rows as the kernels read them: float32 `[n, 13]` on `device`."""
+        return self.rows.to(device, torch.float32)

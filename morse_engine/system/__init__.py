@@ -1,0 +1,1 @@
+"""What is around the mathematics: files, pictures, the machine, the clock."""

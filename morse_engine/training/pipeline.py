@@ -1,0 +1,150 @@
+"""Training the Dot of a text-to-image pipeline: from its folder and captioned images to a file."""
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from ..dot import hub
+from ..dot.dot import Dot
+from ..system.errors import Refused
+from ..system.files import output_folder, whole
+from . import captions, latents
+from .dot import train_dot
+
+HELD_OUT = 256  # captions at most that are not trained on; a tenth if there are less than 2,560
+LCM_STEPS = (2, 12)  # a consistency model is not run in more
+
+
+def load(model: str):
+    """A diffusers pipeline of Stable Diffusion, SDXL or LCM, in float32 on the CPU.
+
+    Args:
+        model: a folder as `save_pretrained` writes it, or a name on the hub.
+
+    Raises:
+        FileNotFoundError: no such folder, none of a pipeline, or the hub has none of that name.
+        Refused: another kind of pipeline, or transformers is missing.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise Refused("text encoders need the package transformers: pip install transformers")
+    from diffusers import DiffusionPipeline, UNet2DConditionModel
+
+    folder = hub.folder(model, ("model_index.json",))  # of the hub only this, before gigabytes
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"{folder / 'model_index.json'} is missing: is {model} a saved text-to-image pipeline?"
+        )
+    index = json.loads((folder / "model_index.json").read_text())
+    needed = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    lacking = [name for name in needed if not (index.get(name) or [None])[0]]
+    if lacking or index["unet"][1] != UNet2DConditionModel.__name__:
+        raise Refused(
+            f"{model} is a {index.get('_class_name')}: a Dot with prompts is trained for pipelines "
+            f"of a UNet2DConditionModel, a VAE and a text encoder"
+            + (f"; {', '.join(lacking)} missing" if lacking else "")
+        )
+    extra = {"safety_checker": None} if "safety_checker" in index else {}
+    return DiffusionPipeline.from_pretrained(model, **extra).to(torch.float32)
+
+
+def schedulers(pipe) -> list:
+    """The solvers whose ways are walked: LCM's own, or DDIM and DPM-Solver++ in both spacings."""
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
+
+    config = pipe.scheduler.config
+    if pipe.unet.config.time_cond_proj_dim:
+        return [LCMScheduler.from_config(config)]
+    return [
+        kind.from_config(config, timestep_spacing=spacing)
+        for kind in (DDIMScheduler, DPMSolverMultistepScheduler)
+        for spacing in ("leading", "trailing")
+    ]
+
+
+def train(
+    *,
+    model: str,
+    data: str,
+    size: int | None,
+    guided: bool,
+    guidance: Sequence[float],
+    dropout: float,
+    widths: Sequence[int],
+    cut: int | None,
+    lora_rank: int,
+    steps: int,
+    batch_size: int,
+    accumulate: int,
+    lr: float,
+    precision: str,
+    cache: str | None,
+    out: str,
+) -> None:
+    """Train the Dot of a pipeline's UNet; it is written to `out`/dot with a model card.
+
+    Latents and text embeddings are computed first and kept in `cache`, `out`/latents by default.
+    The parameters are those of the command line, which explains them.
+    """
+    from diffusers import DDPMScheduler
+    from rich.progress import Progress, track
+
+    main = PartialState().is_main_process
+    folder = output_folder(out)
+    examples = captions.find(
+        data, lambda files: track(files, "looking at the images", disable=not main)
+    )
+    pipe, device = load(model), PartialState().device
+    factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    size = pipe.unet.config.sample_size * factor if size is None else size
+    torch.manual_seed(0)  # of Dot's first weights
+    unet, noise_scheduler = pipe.unet.to(device), DDPMScheduler.from_config(pipe.scheduler.config)
+    shape = {"widths": tuple(widths), "lora_rank": lora_rank, "cut": cut}
+    dot = Dot(unet, noise_scheduler, guided=guided, **shape)
+    of_dot = factor * 2 ** (len(widths) + len(dot.trunk.down_blocks) - 1)
+    if size % of_dot:
+        raise Refused(f"--size {size}: this Dot needs a multiple of {of_dot} pixels")
+    for name in ("vae", "text_encoder", "text_encoder_2"):
+        if getattr(pipe, name, None) is not None:
+            getattr(pipe, name).to(device)
+    where = Path(cache) if cache else folder / "latents"
+    with Progress(disable=not main) as bar:
+        task = bar.add_task("latents and prompts", total=len(examples))
+        found = latents.encode(pipe, examples, where, size, lambda n: bar.advance(task, n))
+    num_held_out = min(HELD_OUT, len(found) // 10)
+    train_on = found.part(slice(0, len(found) - num_held_out))
+    held_out = found.part(slice(len(train_on), len(found))) if num_held_out else None
+    lcm = bool(unet.config.time_cond_proj_dim)
+    ways = schedulers(pipe)
+    del pipe  # the VAE and the text encoders have done their part
+    if main:
+        print(f"{len(train_on):,} images with captions, latents of {found.shape[1:]}")
+        if (folder / "checkpoint.pt").exists():
+            print(f"{folder / 'checkpoint.pt'} is there: the run continues from it")
+    dot = train_dot(
+        dot, unet, train_on, noise_scheduler, folder,
+        schedulers=ways, num_steps=steps, batch_size=batch_size, lr=lr, dropout=dropout,
+        guidance=tuple(guidance), held_out=held_out, accumulate=accumulate,
+        mixed_precision=precision, **({"run_steps": LCM_STEPS} if lcm else {}),
+    )  # fmt: skip
+    if not main:
+        return
+    last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    at_once = batch_size * accumulate * PartialState().num_processes
+    facts = {
+        "training": f"{steps:,} steps of {at_once}, {len(train_on):,} images of {size} x {size}",
+        "guidance scales": " to ".join(f"{scale:g}" for scale in guidance),
+    }
+    if "held_out_loss" in last:
+        ours, zero = last["held_out_loss"], last["zero_residual"]
+        facts["squared error on held-out images"] = (
+            f"{ours:.3g}; {zero:.3g} before training, which is the reuse of Dash's last estimate"
+        )
+    dot.save_pretrained(folder / "dot")
+    with whole(folder / "dot" / "README.md") as path:
+        path.write_text(hub.card(dot, model, facts), "utf-8")
+    print(f"The Dot and its model card are in {folder / 'dot'}. To use it:")
+    print(f"  dot = morse_engine.Dot.from_pretrained({str(folder / 'dot')!r}, pipe.unet)")

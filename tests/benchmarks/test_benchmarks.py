@@ -1,0 +1,273 @@
+"""The GPU benchmark, tried out without a GPU: its rows, what fails in it, and what it is run on."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+GIVEN = dict.fromkeys(("gpu", "driver", "torch", "triton", "commit", "date"), "x")
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture
+def one_thread():
+    """Steps of microseconds are slower on several threads, much so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def main(out, *arguments: str) -> tuple[int, list[dict]]:
+    import gpu
+
+    status = gpu.main(["--device", "cpu", "--model", "tiny", "--out", str(out), *arguments])
+    return status, json.loads(out.read_text())
+
+
+def test_models_are_the_published_ones():
+    from paper_models import MODELS
+
+    for model in MODELS.values():
+        unet = model.build("meta", torch.float16)
+        assert sum(p.numel() for p in unet.parameters()) == model.parameters, model.name
+        cut = len(model.widths) - (model.text is not None)
+        assert cut < len(unet.config.block_out_channels)
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_conditioning_fits_the_model(name):
+    from paper_models import MODELS
+
+    model = MODELS[name]
+    unet = model.build("meta", torch.float32)
+    size = unet.config.sample_size
+    x = torch.empty(2 * 3, 4, size, size, device="meta")
+    t = torch.empty((), dtype=torch.int64, device="meta")
+    assert unet(x, t, **model.cond(3, "meta", torch.float32)).sample.shape == x.shape
+
+
+def test_the_whole_script(tmp_path, capsys, one_thread):
+    from rows import KEYS, UNITS
+
+    status, rows = main(tmp_path / "new" / "rows.json", "--batch", "1")
+    assert status == 0
+    variants: dict[str, list[str]] = {}
+    for row in rows:
+        assert tuple(row) == KEYS
+        assert (row["model"], row["batch"], row["unit"]) == ("tiny", 1, UNITS[row["bench"]])
+        assert isinstance(row["value"], float)
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["n"] >= 2
+        assert (row["gpu"], row["driver"], row["torch"]) == (None, None, torch.__version__)
+        variants.setdefault(row["bench"], []).append(row["variant"])
+    assert set(variants) == {"step_ms", "dot_speed", "run_ms", "loop_overhead"}
+    assert "Dash, eager, contiguous" in variants["step_ms"]
+    lora = [f"Dot 8 {lora}, {kind}" for kind in ("host", "eager") for lora in ("merged", "shared")]
+    assert variants["dot_speed"] == lora
+    for bench in ("run_ms", "loop_overhead"):
+        assert {v.split(", ")[0] for v in variants[bench]} == {"host", "eager", "diffusers"}
+    printed = capsys.readouterr().out
+    assert "captured steps need a CUDA GPU" in printed  # why "device" has no rows
+    assert printed.splitlines()[-1].startswith(f"== {len(rows)} rows in ")
+
+
+@pytest.fixture
+def fake(fake, monkeypatch):
+    import fake_capture
+
+    fake_capture.install(monkeypatch, fake)
+
+
+def test_captured_steps(tmp_path, capsys, fake, one_thread):
+    _, rows = main(tmp_path / "rows.json", "--batch", "1")
+    found = {(row["bench"], row["variant"].split(", ")[0]) for row in rows}
+    for bench in ("run_ms", "loop_overhead"):
+        assert {name for b, name in found if b == bench} == {"device", "host", "eager", "diffusers"}
+    for bench in ("capture_s", "capture_bytes"):
+        assert (bench, "device") in found
+    assert "no rows from these" not in capsys.readouterr().out
+    started = [row for row in rows if row["variant"].endswith("started run")]
+    assert len(started) == 2
+
+
+def test_a_loop_with_other_bits_is_not_timed(tmp_path, capsys, monkeypatch, fake, one_thread):
+    from morse_engine.runtime.graphs import StepGraphs
+
+    launch_loop = StepGraphs.launch_loop
+
+    def wrong(self, until):
+        launch_loop(self, until)
+        self.steps.state.x.add_(1e-6)
+
+    monkeypatch.setattr(StepGraphs, "launch_loop", wrong)
+    _, rows = main(tmp_path / "rows.json", "--batch", "1")
+    assert {row["variant"].split(", ")[0] for row in rows if row["bench"] == "run_ms"} == {
+        *("host", "eager", "diffusers")
+    }
+    assert "CHECK: device made other bits than host" in capsys.readouterr().out
+
+
+def test_layouts(fake):
+    import layouts
+    from rows import Out
+
+    messages: list[dict] = []
+    layouts.measure(Out(messages.append, "-", 1, "cpu"), torch.device("cpu"))
+    variants = [message["row"]["variant"] for message in messages]
+    kinds = [*(f"run of {n}" for n in layouts.NUM_STEPS), "per step", "fixed"]
+    names = ("host", *layouts.LAYOUTS)
+    assert variants == [f"{name}, {kind}" for name in names for kind in kinds]
+
+
+def test_one_failure_does_not_lose_the_rest(tmp_path, capsys, monkeypatch, one_thread):
+    import loop
+
+    def fail(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nmore lines")
+
+    monkeypatch.setattr(loop, "runs", fail)
+    status, rows = main(tmp_path / "rows.json", "--batch", "1", "--tests", "3")
+    assert status == 3
+    assert {row["bench"] for row in rows} == {"step_ms", "dot_speed"}
+    printed = capsys.readouterr().out
+    assert "OutOfMemoryError: CUDA out of memory." in printed
+    assert "more lines" not in printed
+    assert "tests: FAILED (status 3)" in printed.splitlines()[-1]
+
+
+def test_rows_are_written_after_each_job(tmp_path, capsys, monkeypatch):
+    import gpu
+    import loop
+
+    out = tmp_path / "rows.json"
+    seen = []
+
+    def measure(job, model, batch, device):
+        seen.append([row["value"] for row in json.loads(out.read_text())])
+        job.row("run_ms", "quick", (batch, batch, batch, 1))
+        if batch == 2:
+            raise ValueError("no batch of two")
+
+    jobs = [gpu.Job("loop", "tiny", batch, needs=0) for batch in (1, 2, 3)]
+    jobs.append(gpu.Job("loop", "tiny", 4, needs=1000))
+    monkeypatch.setattr(loop, "measure", measure)
+    monkeypatch.setattr(gpu, "jobs_for", lambda *args: jobs)
+    _, rows = main(out, "--minutes", "1", "--commit", "0123")
+    assert seen == [[], [1.0], [1.0, 2.0]]
+    assert [row["value"] for row in rows] == [1.0, 2.0, 3.0]
+    printed = capsys.readouterr().out
+    assert "tiny, batch 2: loop: ValueError: no batch of two" in printed
+    skipped = printed[printed.index("== SKIPPED") :]
+    assert "loop tiny batch 4 (" in skipped
+    assert "1 notes, 1 skipped" in skipped
+
+
+def test_wrong_images_are_not_timed(tmp_path, capsys, monkeypatch, one_thread):
+    from subject import Subject
+
+    run = Subject.run
+    monkeypatch.setattr(Subject, "run", lambda self, sampler: run(self, sampler) / 0)
+    status, rows = main(tmp_path / "rows.json", "--batch", "1")
+    assert status == 1
+    assert rows == []
+    assert "not finite: nothing is timed" in capsys.readouterr().out
+
+
+def test_jobs():
+    import gpu
+    from paper_models import MODELS
+
+    names = [name for name in MODELS if name != "tiny"]
+    jobs = gpu.jobs_for("cuda", names, None, [1, 8])
+    for bench in ("loop", "compiled"):
+        pairs = [(job.model, job.batch) for job in jobs if job.bench == bench]
+        assert len(pairs) == len(set(pairs)) == 2 * (len(names) - 1)  # CelebA-HQ is LSUN-Church
+    assert [str(job) for job in gpu.jobs_for("cuda", ["sd"], ["loop"], [8])] == ["loop sd batch 8"]
+    assert len(gpu.jobs_for("cuda", names, ["kernels"], [1])) == 1
+
+
+SERVER = f"""
+import os, sys, time
+sys.path.insert(0, {str(BENCHMARKS)!r})
+import isolate
+
+def do(job, emit):
+    print("this goes elsewhere")
+    emit({{"pid": os.getpid(), "was": job}})
+    if job.get("crash"):
+        os.abort()
+    if job.get("hang"):
+        time.sleep(60)
+
+isolate.serve(do)
+"""
+
+
+def test_a_lost_process_costs_one_job(capfd):
+    import isolate
+
+    worker = isolate.Worker([sys.executable, "-c", SERVER])
+    try:
+        (first,) = worker.run({"job": 1}, 20)
+        (second,) = worker.run({"job": 2}, 20)
+        assert first["pid"] == second["pid"]
+        assert second["was"] == {"job": 2}
+        messages = worker.run({"crash": True}, 20)
+        assert next(messages)["pid"] == first["pid"]
+        with pytest.raises(isolate.Lost, match="ended with status -6"):
+            next(messages)
+        messages = worker.run({"hang": True}, 2)
+        assert next(messages)["pid"] != first["pid"]
+        started = time.monotonic()
+        with pytest.raises(isolate.Lost, match="it had taken 2 s"):
+            next(messages)
+        assert time.monotonic() - started < 10
+        assert len(list(worker.run({"job": 3}, 20))) == 1
+    finally:
+        worker.stop()
+    assert "this goes elsewhere" not in capfd.readouterr().out
+
+
+def row(bench: str, variant: str, value: float, model: str = "cifar10", batch: int = 1) -> dict:
+    known = {"bench": bench, "model": model, "variant": variant, "batch": batch, "unit": "u"}
+    return known | {"value": value, "low": value, "high": value, "n": 5} | GIVEN
+
+
+def test_missed_goals_are_named():
+    import summary
+
+    rows = [
+        row("loop_overhead", "device, 8 Dash + 16 Dot", 4.9),
+        row("loop_overhead", "host, 8 Dash + 16 Dot", 5.1),
+        row("loop_overhead", "diffusers, 24 Dash", 900.0),
+        row("dot_speed", "host, Dot 32-64 shared", 7.0),
+        row("dot_speed", "host, Dot 32-64 merged", 8.5),
+        row("dot_speed", "host, Dot 32-64 merged", 3.0, batch=8),
+        row("kernel_us", "dash_update, ours, within L2", 3.0, "3x32x32"),
+        row("kernel_us", "dash_update, torch.compile, within L2", 2.0, "3x32x32"),
+        row("kernel_us", "time_silu, ours, within L2", 2.0, "3x32x32"),
+        row("kernel_us", "time_silu, torch.compile, within L2", 3.0, "3x32x32"),
+        row("kernel_share", "dash_update, ours, within L2", 0.1, "3x32x32"),
+        row("kernel_share", "time_silu, ours, exceeds L2", 0.8, "3x256x256", 64),
+        row("kernel_share", "dash_update, ours, exceeds L2", 0.9, "3x256x256", 64),
+    ]
+    lines = summary.missed(rows)
+    assert [line.split(", ")[0] for line in lines[:2]] == ["overhead", "N"]
+    assert "host, 8 Dash + 16 Dot: 5.1 " in lines[0]
+    assert "batch 8" in lines[1]
+    assert lines[2:] == [
+        "dash_update is slower than torch.compile: 3x32x32, batch 1 3.0 us to 2.0",
+        "time_silu is below 85 % of a copy: 3x256x256, batch 64 80 %",
+    ]
+    assert summary.missed([row | {"gpu": None} for row in rows]) == []
+    text = summary.text(rows, [], [], 0, "rows.json").splitlines()
+    assert text[-1] == "== 13 rows in rows.json; 4 goals missed, 0 notes, 0 skipped; tests: passed"

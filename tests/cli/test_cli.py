@@ -1,0 +1,374 @@
+"""The command line: help, arguments, errors, and what each command writes."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from morse_engine import Dot, train_dash, train_dot, zoo
+from morse_engine.cli import app as cli
+from morse_engine.cli import doctor
+from morse_engine.cli import models as commands
+from morse_engine.system import machine
+
+COMMANDS = ("demo", "sample", "train-dash", "train-dot", "evaluate", "doctor")
+
+
+def run(*argv) -> int:
+    return cli.main([str(word) for word in argv])
+
+
+@pytest.fixture
+def fails(capsys):
+    """Runs a command that has to fail as a user error; its message."""
+
+    def check(*argv) -> str:
+        assert run(*argv) == 2
+        out, err = capsys.readouterr()
+        assert err.startswith("morse-engine: error: ")
+        assert "Traceback" not in err + out
+        return err.removeprefix("morse-engine: error: ").strip()
+
+    return check
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.array(picture).astype(int)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twelve colour pictures of odd sizes, one of them in a folder within the folder."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for i in range(12):
+        array = generator.integers(0, 256, (40 + i, 50 - i, 3), dtype=np.uint8)
+        Image.fromarray(array).save(folder / ("more" if i == 5 else ".") / f"{i:02d}.png")
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+# -- help --------------------------------------------------------------------------------------
+
+
+def test_help_lists_the_commands(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run("--help")
+    text = capsys.readouterr().out
+    for name in COMMANDS:
+        assert name in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run(name, "--help")
+    assert f"example:\n  morse-engine {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_a_command_is_valid(name):
+    """Nobody can copy an example from the help that argparse refuses."""
+    command = cli.parser()._subparsers._group_actions[0].choices[name]
+    words = command.epilog.split()[2:]  # after "example:" and the name of the program
+    assert cli.parser().parse_args(cli._joined(words)).module
+
+
+def test_help_needs_no_torch():
+    """It would take seconds to load."""
+    code = (
+        "import sys\nfrom morse_engine import cli\n"
+        "try: cli.main(['sample', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'diffusers', 'numpy', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run("--version")
+    assert capsys.readouterr().out.startswith("morse-engine 0.")
+
+
+# -- arguments and errors ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plan", ["-", "--", "-.", "-..-.."])
+@pytest.mark.parametrize("words", [["--plan", "{}"], ["--plan={}"]])
+def test_a_plan_may_begin_with_a_dash(plan, words):
+    argv = cli._joined(["sample", *(word.format(plan) for word in words), "--seed", "1"])
+    options = cli.parser().parse_args(argv)
+    assert (options.plan, options.seed) == (plan, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sample", "--num-images", "0"], "'0': give a whole number, 1 or more"),
+        (["sample", "--budget", "-1"], "'-1': give a number above 0"),
+        (["sample", "--budget", "nan"], "'nan': give a number above 0"),
+        (["sample", "--plan", "-.", "--steps", "3"], "not allowed with"),
+        (["demo", "--images", "64"], "'64': give a whole number, 65 or more"),
+        (["train-dot"], "--out"),
+        (["train-dot", "--unet", "a", "--model", "b"], "not allowed with"),
+        (["unknown"], "invalid choice"),
+    ],
+)
+def test_wrong_arguments(words, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(*words)
+    assert said in capsys.readouterr().err
+
+
+def test_defaults_are_those_of_the_library():
+    """The help shows them, so they are written twice."""
+
+    def default(function, name):
+        return inspect.signature(function).parameters[name].default
+
+    for command, function in (("train-dash", train_dash), ("train-dot", train_dot)):
+        options = cli.parser().parse_args([command, "--out", "out"])
+        assert options.steps == default(function, "num_steps")
+        assert options.batch_size == default(function, "batch_size")
+        assert options.lr == default(function, "lr")
+    assert options.dropout == default(train_dot, "dropout")
+    assert tuple(options.guidance) == default(train_dot, "guidance")
+    assert tuple(options.widths) == default(Dot, "widths")
+    assert options.lora_rank == default(Dot, "lora_rank")
+
+
+@pytest.mark.parametrize("name", ["demo", "sample", "train-dash", "train-dot", "evaluate"])
+def test_out_is_a_file(name, fails, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert "file: choose a folder" in fails(name, "--out", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without CUDA")
+@pytest.mark.parametrize("name", ["demo", "sample", "evaluate"])
+def test_no_cuda(name, fails, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "digits_dash", lambda: pytest.fail("work before the check"))
+    message = fails(name, "--device", "cuda", "--out", tmp_path)
+    assert torch.__version__ in message
+    assert "use the CPU" in message
+
+
+def test_no_such_device(fails, tmp_path):
+    said = fails("sample", "--device", "tpu", "--out", tmp_path)
+    assert said == "device 'tpu': choose auto, cpu, cuda or cuda:NUMBER"
+
+
+def test_unet_folder(fails, tmp_path):
+    out = ["--out", tmp_path / "out"]
+    assert "is not a folder" in fails("sample", "--unet", tmp_path / "none", *out)
+    assert "is missing: is" in fails("sample", "--unet", tmp_path, *out)
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    assert "holds a UNet2DConditionModel" in fails("sample", "--unet", tmp_path, *out)
+    (tmp_path / "config.json").write_text("{")
+    assert "is damaged" in fails("sample", "--unet", tmp_path, *out)
+
+
+def test_dot_is_needed(fails, tmp_path):
+    words = ["--unet", zoo.WEIGHTS / "dash", "--out", tmp_path]
+    for how in (["--budget", 5], ["--plan", "-.-."]):
+        assert "needs a Dot" in fails("sample", *words, *how)
+    assert "needs a Dot" in fails("evaluate", *words)
+
+
+def test_plan_of_other_characters(fails, tmp_path):
+    assert "character 'x' at position 1" in fails("sample", "--plan=-x-", "--out", tmp_path)
+    assert "first step has to be a Dash" in fails("sample", "--plan", "..-", "--out", tmp_path)
+
+
+def _torch_fails() -> None:
+    torch.ones(2) @ torch.ones(3)
+
+
+def _python_fails() -> None:
+    int("x")
+
+
+@pytest.mark.parametrize(
+    ("defect", "kind"), [(_torch_fails, RuntimeError), (_python_fails, ValueError)]
+)
+def test_a_defect_keeps_its_traceback(defect, kind, monkeypatch):
+    """The types are those of our own errors, but nothing of ours raised them."""
+    monkeypatch.setitem(defect.__globals__, "__name__", "morse_engine.cli.models")
+    monkeypatch.setattr(doctor, "doctor", defect)
+    with pytest.raises(kind):
+        run("doctor")
+
+
+@pytest.mark.parametrize(("name", "status"), [("sklearn", 2), ("nothing_else", None)])
+def test_missing_package(name, status, monkeypatch, capsys):
+    def missing() -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(doctor, "doctor", missing)
+    if status is None:
+        with pytest.raises(ModuleNotFoundError):
+            run("doctor")
+    else:
+        assert run("doctor") == status
+        assert "pip install 'morse-engine[demo]'" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys, tmp_path):
+    def stopped(**options) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "train_dot", stopped)
+    assert run("train-dot", "--out", tmp_path) == 130
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "the same command continues" in err
+
+
+# -- the commands ------------------------------------------------------------------------------
+
+
+def test_sample_with_a_plan(tmp_path, capsys):
+    words = ["sample", "--plan", "-.-", "--out", tmp_path, "--device", "cpu"]
+    assert run(*words, "--num-images", 3, "--seed", 7, "--batch-size", 2) == 0
+    names = {f"seed-{n:07d}.png" for n in (7, 8, 9)}
+    assert {path.name for path in tmp_path.iterdir()} == {"grid.png", "settings.json", *names}
+    assert pixels(tmp_path / "seed-0000007.png").shape == (32, 32)
+    out = capsys.readouterr().out
+    assert "-.-  (2 Dash, 1 Dot)" in out
+    assert "3 images and grid.png are in" in out
+    # the image of a seed does not depend on the batch
+    assert run(*words[:-4], "--out", tmp_path / "alone", "--num-images", 1, "--seed", 9) == 0
+    apart = pixels(tmp_path / "alone" / "seed-0000009.png") - pixels(tmp_path / "seed-0000009.png")
+    assert abs(apart).max() <= 1
+
+
+def test_sample_within_a_budget(tmp_path, capsys):
+    assert run("sample", "--budget", 2, "--num-images", 2, "--out", tmp_path) == 0
+    out = capsys.readouterr().out
+    cost = float(out.split("Dot: ")[1].split(" LSD by the measured N")[0])
+    assert 1 <= cost <= 2
+
+
+def test_sample_with_dash_alone(tmp_path, capsys):
+    words = ["sample", "--unet", zoo.WEIGHTS / "dash", "--solver", "dpm", "--num-images", 1]
+    assert run(*words, "--steps", 3, "--out", tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "---  (3 Dash, 0 Dot)" in out
+    assert "DPMSolverMultistepScheduler" in out
+
+
+def test_train_both_then_sample(photos, tmp_path, capsys):
+    """A folder of pictures, a Dash, its Dot and an image, by the commands that the texts name."""
+    small = ["--batch-size", 2, "--data", photos]
+    words = ["train-dash", *small, "--size", 32, "--widths", 8, 8, 8, "--steps", 2]
+    assert run(*words, "--out", tmp_path / "dash") == 0
+    unet = tmp_path / "dash" / "unet"
+    assert {"config.json", "scheduler_config.json"} <= {path.name for path in unet.iterdir()}
+    # two of the twelve are held out
+    assert "10 images of 32 x 32, 3 channels" in capsys.readouterr().out
+    log = (tmp_path / "dash" / "log.jsonl").read_text().splitlines()
+    assert "held_out_loss" in json.loads(log[-1])
+
+    words = ["train-dot", *small, "--unet", unet, "--widths", 4, 4, "--lora-rank", 1, "--steps", 2]
+    assert run(*words, "--out", tmp_path / "dot") == 0
+    capsys.readouterr()
+    assert run(*words, "--out", tmp_path / "dot") == 0  # a second time: it is finished already
+    assert "the run continues" in capsys.readouterr().out
+
+    words = ["sample", "--unet", unet, "--dot", tmp_path / "dot" / "dot", "--plan", "-.."]
+    assert run(*words, "--num-images", 1, "--out", tmp_path / "out") == 0
+    assert pixels(tmp_path / "out" / "seed-0000000.png").shape == (32, 32, 3)
+
+
+def test_dot_of_another_dash(fails, tmp_path):
+    unet = zoo.digits_dash()
+    with torch.no_grad():
+        unet.conv_in.weight.mul_(2)
+    unet.save_pretrained(tmp_path / "other")
+    words = ["--unet", tmp_path / "other", "--dot", zoo.WEIGHTS / "dot", "--out", tmp_path / "out"]
+    assert "Dot of another Dash" in fails("sample", *words)
+
+
+def test_a_pipeline_folder(tmp_path):
+    """The model in `unet/`, its noise schedule in `scheduler/`."""
+    from diffusers import DDPMScheduler
+
+    zoo.digits_dash().save_pretrained(tmp_path / "unet")
+    DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_pretrained(tmp_path / "scheduler")
+    for folder in (tmp_path, tmp_path / "unet"):
+        _, config = commands.load_unet(folder)
+        assert config["beta_schedule"] == "squaredcos_cap_v2"
+
+
+def test_training_errors(fails, tmp_path, photos):
+    out = ["--out", tmp_path / "out"]
+    message = fails("train-dash", "--size", 30, *out)
+    assert message.endswith("4 widths need a multiple of 8, for instance 32")
+    assert "multiples of 8" in fails("train-dash", "--widths", 12, 16, *out)
+    message = fails("train-dash", "--data", "digits", "--size", 64, *out)
+    assert "the digits are grey, 32 x 32" in message
+    assert "is not a folder of images" in fails("train-dot", "--data", tmp_path / "none", *out)
+
+
+def test_evaluate(tmp_path, capsys):
+    words = ["--budgets", 2, "--steps", 2, 3, "--num-images", 66, "--device", "cpu"]
+    assert run("evaluate", *words, "--out", tmp_path) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.json", "quality.png"}
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    variants = ["dash only"] * 2 + ["morse", "extrapolation"] + ["morse", "extrapolation"]
+    assert [row["variant"] for row in rows] == variants
+    text = " ".join(capsys.readouterr().out.split())
+    assert "which needs no training" in text
+
+
+def test_evaluate_needs_enough_images(fails, tmp_path):
+    message = fails("evaluate", "--num-images", 64, "--out", tmp_path)
+    assert message.startswith("64 images")
+
+
+# -- doctor ------------------------------------------------------------------------------------
+
+
+def test_doctor(capsys):
+    assert run("doctor") == 0
+    out = capsys.readouterr().out
+    for name in doctor.CHECKS:
+        assert f"ok    {name}: " in out
+    assert torch.__version__ in out
+    assert "eager, available" in out
+    assert out.endswith("all is well\n")
+
+
+def test_doctor_finds_missing_models(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+    assert run("doctor") == 1
+    out = capsys.readouterr().out
+    assert "FAIL  bundled models: the models in" in out
+    assert doctor.REINSTALL in out
+    assert f"2 of {len(doctor.CHECKS)} checks failed" in out
+
+
+def test_doctor_finds_a_dot_that_does_not_help(monkeypatch, capsys):
+    def harmful(unet):
+        return lambda x, t, x_s, z_s, *rest: torch.ones_like(z_s)
+
+    monkeypatch.setattr(zoo, "digits_dot", harmful)
+    assert run("doctor") == 1
+    assert "Dot does not help" in capsys.readouterr().out
+
+
+def test_device_names():
+    assert machine.device("cpu") == torch.device("cpu")
+    assert machine.device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="choose auto, cpu"):
+        machine.device("cuda:one")

@@ -1,0 +1,266 @@
+"""Morse as a sampler of k-diffusion, against its published formulas."""
+
+import pytest
+import torch
+
+from models import randomised, tiny_unet
+from morse_engine import Dot, Plan, SolverTable
+from morse_engine.integrations import k_diffusion
+from morse_engine.integrations.k_diffusion import extrapolate, reuse
+from morse_engine.sampling.loop import walk
+from tolerances import assert_close
+
+SHAPE = (2, 1, 16, 16)
+
+
+def karras(n: int, low: float = 0.03, high: float = 14.6) -> torch.Tensor:
+    ramp = torch.linspace(0, 1, n)
+    levels = (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+    return torch.cat([levels, torch.zeros(1)])
+
+
+def model(x, sigma, shift=0.0):
+    """A clean image that is not linear in x."""
+    assert sigma.shape == (len(x),)
+    sigma = sigma[:, None, None, None]
+    return torch.tanh(x / (1 + sigma**2).sqrt() + 0.3 + shift)
+
+
+def start(sigmas):
+    return sigmas[0] * torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def euler(model, x, sigmas):
+    """`sample_euler` without churn, as Karras et al. (2022), algorithm 1, line by line."""
+    for i in range(len(sigmas) - 1):
+        denoised = model(x, sigmas[i] * x.new_ones(len(x)))
+        d = (x - denoised) / sigmas[i]
+        x = x + d * (sigmas[i + 1] - sigmas[i])
+    return x
+
+
+def dpmpp_2m(model, x, sigmas):
+    """DPM-Solver++ 2M in lambda = -log sigma, as Lu et al. (2022), algorithm 2."""
+    before = None
+    for i in range(len(sigmas) - 1):
+        denoised = model(x, sigmas[i] * x.new_ones(len(x)))
+        h = sigmas[i].log() - sigmas[i + 1].log()
+        estimate = denoised
+        if before is not None and sigmas[i + 1] > 0:
+            r = (sigmas[i - 1].log() - sigmas[i].log()) / h
+            estimate = (1 + 1 / (2 * r)) * denoised - 1 / (2 * r) * before
+        x = sigmas[i + 1] / sigmas[i] * x - torch.expm1(-h) * estimate
+        before = denoised
+    return x
+
+
+FORMULAS = {"euler": euler, "dpmpp_2m": dpmpp_2m}
+
+
+@pytest.mark.parametrize("solver", FORMULAS)
+@pytest.mark.parametrize("sigmas", [karras(12), karras(7)[2:], karras(8)[:5]])
+def test_dash_alone_is_the_published_sampler(solver, sigmas):
+    """From noise to images, from the middle of a schedule, and to the middle of one."""
+    ours = k_diffusion.sampler("-", solver=solver)(model, start(sigmas), sigmas, disable=True)
+    assert_close("k_diffusion", ours, FORMULAS[solver](model, start(sigmas), sigmas))
+
+
+def test_euler_is_that_of_diffusers():
+    from diffusers import EulerDiscreteScheduler
+
+    theirs = EulerDiscreteScheduler()
+    table = SolverTable.from_scheduler(theirs, 9)
+    theirs.set_timesteps(9)
+    ours = k_diffusion._table(theirs.sigmas.tolist(), "euler", torch.float32)
+    x, z = torch.randn((2, *SHAPE))
+    for i in range(9):
+        assert_close("solver/float32", ours.step(i, x, z, [])[0], table.step(i, x, z, [])[0])
+
+
+@pytest.mark.parametrize("solver", FORMULAS)
+def test_extrapolation_written_out(solver):
+    """Plan -.-. : the third step extrapolates nothing, the fourth from the first and third."""
+    sigmas = karras(4)
+    ours = k_diffusion.sampler("-.", solver=solver)(model, start(sigmas), sigmas, disable=True)
+    kept = {}
+
+    def stepwise(x, sigma):
+        i = int((sigmas == sigma[0]).nonzero())
+        s = sigmas[i]
+        if i in (0, 2):
+            kept[i] = (x - model(x, sigma)) / s
+            return x - s * kept[i]
+        if i == 1:
+            return x - s * kept[0]
+        slope = min(float((s / sigmas[2]).log() / (sigmas[2] / sigmas[0]).log()), 2.0)
+        return x - s * (kept[2] + slope * (kept[2] - kept[0]))
+
+    assert_close("k_diffusion", ours, FORMULAS[solver](stepwise, start(sigmas), sigmas))
+
+
+def test_the_model_is_asked_at_dash_steps_only():
+    asked = []
+
+    def counting(x, sigma, shift):
+        asked.append(float(sigma[0]))
+        return model(x, sigma, shift)
+
+    sigmas = karras(8)
+    run = k_diffusion.sampler("-..", reuse)
+    run(counting, start(sigmas), sigmas, extra_args={"shift": 0.1}, disable=True)
+    assert asked == sigmas[[0, 3, 6]].tolist()
+
+
+def test_callback():
+    """k-diffusion's dict before each step's update, with Dash's own answer; raising ends it."""
+    sigmas, seen = karras(5), []
+    x = start(sigmas)
+    out = k_diffusion.sampler("-.")(model, x, sigmas, callback=seen.append, disable=True)
+    assert [at["i"] for at in seen] == list(range(5))
+    assert set(seen[0]) == {"x", "i", "sigma", "sigma_hat", "denoised"}
+    assert torch.equal(seen[0]["x"], x)
+    assert torch.equal(seen[2]["denoised"], model(seen[2]["x"], sigmas[2] * torch.ones(2)))
+    assert all(at["sigma"] == at["sigma_hat"] == sigmas[at["i"]] for at in seen)
+    # the last level is 0, where both solvers end on the clean image
+    assert_close("k_diffusion", out, seen[-1]["denoised"])
+
+    class Interrupt(Exception):
+        pass
+
+    asked = []
+
+    def stop(at):
+        if at["i"] == 1:
+            raise Interrupt
+
+    def counting(x, sigma):
+        asked.append(sigma)
+        return model(x, sigma)
+
+    with pytest.raises(Interrupt):
+        k_diffusion.sampler("-")(counting, x, sigmas, callback=stop, disable=True)
+    assert len(asked) == 2
+
+
+def test_two_runs_share_nothing():
+    """One sampler, another model and another number of steps in between."""
+    run, sigmas = k_diffusion.sampler("-.."), karras(6)
+    first = run(model, start(sigmas), sigmas, disable=True)
+    run(lambda x, sigma: 0 * x, start(karras(9)), karras(9), disable=True)
+    assert torch.equal(run(model, start(sigmas), sigmas, disable=True), first)
+
+
+def test_a_whole_plan_and_half_precision():
+    sigmas = karras(5)
+    x = start(sigmas)
+    whole = k_diffusion.sampler(Plan("-.--."), reuse)
+    seen = []
+
+    def half_model(x, sigma):
+        seen.append((x.dtype, sigma.dtype))
+        return model(x.float(), sigma.float()).to(x.dtype)
+
+    low = whole(half_model, x.half(), sigmas, disable=True)
+    assert low.dtype == torch.float16
+    assert set(seen) == {(torch.float16, torch.float16)}
+    assert len(seen) == 3
+    full = whole(model, x, sigmas, disable=True)
+    assert_close("steps/float16", low.float(), full)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    unet = tiny_unet()
+    return unet, randomised(Dot(unet))
+
+
+def test_a_dot_sees_its_own_scale_and_timesteps(pair):
+    """A run in the terms of k-diffusion is the run of the variance-preserving Euler scheduler."""
+    from diffusers import EulerDiscreteScheduler
+
+    unet, dot = pair
+    scheduler = EulerDiscreteScheduler()
+    table = SolverTable.from_scheduler(scheduler, 6)
+    scheduler.set_timesteps(6)
+    sigmas, times = (
+        scheduler.sigmas,
+        dict(zip(scheduler.sigmas.tolist(), table.timesteps, strict=False)),
+    )
+
+    def host(x, sigma):
+        s = sigma[:, None, None, None]
+        return x - s * unet(x / (1 + s**2).sqrt(), times[float(sigma[0])]).sample
+
+    plan, x = Plan("-..-.."), start(sigmas)
+    ours = k_diffusion.sampler(plan, dot, solver="euler")(host, x, sigmas, disable=True)
+    dash = lambda x, t: unet(x, t).sample  # noqa: E731
+    *_, theirs = walk(dash, dot.merged(), plan, table, x / table.init_noise_sigma, ())
+    assert_close("k_diffusion/dot", ours, theirs)
+
+
+def test_timestep_of_a_noise_level(pair):
+    """The inverse of `NoiseLevels.at`, at timesteps and between them."""
+    _, dot = pair
+    for t in (0.0, 0.25, 17.0, 499.5, 998.75, 999.0):
+        alpha, sigma = dot.levels.at(torch.tensor([t]))
+        found = k_diffusion._timestep(dot, (sigma / alpha).reshape(()))
+        assert_close("levels/timestep", found, torch.tensor(t))
+
+
+# -- what is refused ---------------------------------------------------------------------------
+
+
+def never(x, sigma):
+    pytest.fail("the model was asked before the check")
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "said"),
+    [
+        ([1.0, 2.0, 0.0], "sigmas 0 and 1 are 1 and 2"),
+        ([2.0, 2.0, 0.0], "each is below the one before it"),
+        ([2.0, 1.0, -1.0], "sigmas 1 and 2 are 1 and -1"),
+        ([float("inf"), 1.0, 0.0], "finite"),
+        ([float("nan"), 1.0, 0.0], "finite"),
+        ([[2.0, 0.0]], r"sigmas is \[1, 2\]"),
+        ([], r"sigmas is \[0\]"),
+    ],
+)
+def test_wrong_levels(sigmas, said):
+    with pytest.raises(ValueError, match=said):
+        k_diffusion.sampler("-")(never, torch.zeros(SHAPE), torch.tensor(sigmas))
+
+
+def test_one_level_is_no_step():
+    x = torch.ones(SHAPE)
+    assert k_diffusion.sampler("-.")(never, x, torch.tensor([3.0])) is x
+
+
+def test_wrong_arguments(pair):
+    _, dot = pair
+    with pytest.raises(ValueError, match="first step has to be a Dash"):
+        k_diffusion.sampler(".-")
+    with pytest.raises(ValueError, match="choose euler or dpmpp_2m"):
+        k_diffusion.sampler("-", solver="heun")
+    with pytest.raises(ValueError, match="dot is a str"):
+        k_diffusion.sampler("-.", "extrapolate")
+    with pytest.raises(ValueError, match="has 5 steps, but this run 4"):
+        k_diffusion.sampler("-....", extrapolate)(never, torch.zeros(SHAPE), karras(4))
+    run = k_diffusion.sampler("-.", dot)
+    with pytest.raises(ValueError, match="the run begins at 1000"):
+        run(never, torch.zeros(SHAPE), karras(4, high=1000.0))
+
+
+def test_conditions_reach_the_dot(pair):
+    """And only the Dot: this one has no use for them, and says so at its first step."""
+    run = k_diffusion.sampler("-.", pair[1], cond={"label": torch.zeros(2)})
+    with pytest.raises(ValueError, match="label"):
+        run(model, start(karras(4)), karras(4), disable=True)
+
+
+def test_a_dot_of_another_prediction_type():
+    from diffusers import DDPMScheduler
+
+    dot = Dot(tiny_unet(), DDPMScheduler(prediction_type="v_prediction"))
+    with pytest.raises(ValueError, match="corrects v_prediction"):
+        k_diffusion.sampler("-.", dot)

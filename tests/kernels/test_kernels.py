@@ -1,0 +1,406 @@
+"""Every kernel against its reference: on a GPU if there is one, else in Triton's interpreter."""
+
+import subprocess
+import sys
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from morse_engine.kernels import checks, solver_step
+from morse_engine.kernels.philox_normal import normal_pair, philox_words
+from morse_engine.kernels.triton_or_stub import jit, tl
+
+from kernel_inputs import (
+    DEVICE,
+    DTYPES,
+    ROWS,
+    SHAPES,
+    check_all,
+    check_dash_update,
+    check_residual_up_update,
+    clone,
+    down_inputs,
+    randn,
+    residual_inputs,
+    state,
+    tolerance,
+)
+from morse_engine import kernels
+from morse_engine.sampling import noise
+from morse_engine.sampling.solver import Column
+from tolerances import assert_close
+
+pytest.importorskip("triton", reason="the kernels are written in Triton")
+
+
+@pytest.fixture(autouse=True)
+def _kernels_run():
+    with nullcontext() if DEVICE == "cuda" else kernels.interpreter():
+        yield
+
+
+# -- noise ---------------------------------------------------------------------------------------
+
+
+def test_words_are_those_of_the_reference():
+    @jit
+    def kernel(out_ptr, seed_ptr, step, BLOCK: tl.constexpr):
+        block = tl.arange(0, BLOCK)
+        words = philox_words(tl.load(seed_ptr), step, block)
+        for j in tl.static_range(4):
+            tl.store(out_ptr + 4 * block + j, words[j].to(tl.int64))
+
+    for seed, step in ((0, 0), (-1, 3), (2**62 + 5, -1), (123456789, 2**31 - 1)):
+        out = torch.empty(64, 4, dtype=torch.int64, device=DEVICE)
+        kernel[(1,)](out, torch.tensor([seed], device=DEVICE), step, BLOCK=64)
+        key = torch.tensor([seed % 2**32, seed % 2**64 // 2**32])
+        counter = torch.zeros(64, 4, dtype=torch.int64)
+        counter[:, 0], counter[:, 1] = torch.arange(64), step % 2**32
+        assert torch.equal(out.cpu(), noise.philox4x32(counter, key))
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 5, 7), (1, 32, 32), (4, 18, 34)])
+def test_philox_normal(shape):
+    seeds = torch.tensor([0, 7, -1, 2**62 + 11], device=DEVICE)
+    for step in (-1, 0, 41):
+        ours = kernels.philox_normal(seeds, torch.tensor([step], device=DEVICE), list(shape))
+        expected = noise.normal([0, 7, 2**64 - 1, 2**62 + 11], step, shape, device=DEVICE)
+        assert_close("philox_normal", ours, expected)
+        alone = kernels.philox_normal(seeds[2:3], torch.tensor([step], device=DEVICE), list(shape))
+        assert torch.equal(alone[0], ours[2])
+
+
+def test_normals_of_words_everywhere():
+    @jit
+    def kernel(out_ptr, w_ptr, BLOCK: tl.constexpr):
+        at = tl.arange(0, BLOCK)
+        w0, w1 = tl.load(w_ptr + at).to(tl.uint32), tl.load(w_ptr + BLOCK + at).to(tl.uint32)
+        cosine, sine = normal_pair(w0, w1)
+        tl.store(out_ptr + at, cosine)
+        tl.store(out_ptr + BLOCK + at, sine)
+
+    ends = [0, 1, 2, 1000, 2**31 - 1, 2**31, 2**32 - 2**8, 2**32 - 2**4, 2**32 - 2, 2**32 - 1]
+    # w0 at both ends, where the logarithm is hard; w1 at all multiples of an eighth of a turn.
+    turns = [(eighth * 2**29 + d) % 2**32 for eighth in range(8) for d in (-1, 0, 1, 2**27)]
+    pairs = np.array([(w0, w1) for w0 in ends for w1 in turns][:256]).T
+    words = np.concatenate([pairs, np.random.default_rng(0).integers(0, 2**32, (2, 768))], axis=1)
+    out = torch.empty(2, 1024, device=DEVICE)
+    kernel[(1,)](out, torch.tensor(words, device=DEVICE), BLOCK=1024)
+    u = (words.astype(np.float64) + 0.5) / 2.0**32
+    radius, angle = np.sqrt(-2 * np.log(u[0])), 2 * np.pi * u[1]
+    expected = torch.tensor(np.stack([radius * np.cos(angle), radius * np.sin(angle)]))
+    assert_close("philox_normal", out.cpu(), expected.float())
+
+
+# -- updates -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_dash_update_shapes(shape, dtype):
+    check_dash_update(shape, dtype, rows="third order", step=3, guidance=None, keep="guided")
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize(
+    ("guidance", "keep"),
+    [(None, None), (None, "guided"), (4.5, "guided"), (4.5, "branches"), (0.0, None)],
+)
+def test_dash_update(rows, step, guidance, keep):
+    check_dash_update(
+        (2, 3, 6, 4), torch.float32, rows=rows, step=step, guidance=guidance, keep=keep
+    )
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_dash_update_with_a_short_history(slots):
+    options = {"step": 1, "guidance": None, "keep": None}
+    check_dash_update((1, 1, 4, 4), torch.float32, rows="first order", slots=slots, **options)
+
+
+def test_dash_update_of_channels_last_models():
+    options = {"rows": "noisy", "step": 1, "guidance": 2.0, "keep": "branches"}
+    st = state((2, 3, 4, 6), guidance=2.0)
+    z = randn(4, 3, 4, 6).to(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match="z_s has strides"):
+        kernels.dash_update(z, *st, st.x.clone(), z.clone(), z.clone())
+    check_dash_update((2, 3, 4, 6), torch.float16, channels_last=True, **options)
+
+
+def test_dash_update_with_other_dtypes_of_the_state():
+    st = state((2, 1, 6, 6), rows="third order", step=3)
+    st = st._replace(
+        x=st.x.half(),
+        history=st.history.half(),
+        timestep=torch.zeros(1, device=DEVICE),
+        step=st.step.long(),
+    )
+    z, expected = randn(2, 1, 6, 6), solver_step.State(*clone(st))
+    kernels.dash_update_ref(z, None, expected)
+    kernels.dash_update(z, *st, None, None, None)
+    check_all(torch.float16, st, expected)
+
+
+def test_a_table_of_one_row():
+    st = state((1, 1, 4, 4))
+    st = st._replace(rows=st.rows[:1].clone())
+    z, expected = randn(1, 1, 4, 4), solver_step.State(*clone(st))
+    kernels.dash_update_ref(z, None, expected)
+    kernels.dash_update(z, *st, None, None, None)
+    check_all(torch.float32, st, expected)
+
+
+def test_an_overflow_of_the_model_is_clamped_as_in_the_specification():
+    st = state((1, 1, 4, 4), rows="first order")
+    st.rows[0, Column.LO], st.rows[0, Column.HI] = -1.0, 1.0
+    z = randn(1, 1, 4, 4)
+    z[0, 0, 1, 2] = torch.inf
+    expected = solver_step.State(*clone(st))
+    kernels.dash_update_ref(z, None, expected)
+    kernels.dash_update(z, *st, None, None, None)
+    assert expected.x.isfinite().all()
+    check_all(torch.float32, st, expected)
+
+
+def test_nan_stays_nan_through_the_clamp():
+    st = state((1, 1, 4, 4), rows="clamped")
+    z = randn(1, 1, 4, 4)
+    z[0, 0, 1, 2] = torch.nan
+    kernels.dash_update(z, *st, None, None, None)
+    assert st.x.isnan().sum() == 1
+    assert st.x[0, 0, 1, 2].isnan()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "width"), list(zip(SHAPES, (16, 16, 5, 40), strict=True)))
+def test_residual_up_update_shapes(shape, width, dtype):
+    inputs = residual_inputs(shape, dtype, width)
+    check_residual_up_update(shape, dtype, inputs, rows="third order", step=3)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(("guidance", "copies"), [(None, 1), (3.5, 1), (3.5, 2)])
+def test_residual_up_update(rows, guidance, copies):
+    shape = (2, 3, 6, 4)
+    inputs = residual_inputs(shape, torch.float32, 16, copies, rows_of_mix=2 * copies)
+    check_residual_up_update(shape, torch.float32, inputs, rows=rows, step=1, guidance=guidance)
+
+
+def test_residual_up_update_of_channels_last_models():
+    for shape, width in (((2, 3, 6, 4), 24), ((1, 5, 20, 16), 16)):  # the second: two blocks
+        inputs = residual_inputs(shape, torch.float16, width, channels_last=True)
+        check_residual_up_update(shape, torch.float16, inputs, rows="noisy", step=2)
+
+
+# -- Dot's blocks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "width", "rows"),
+    [
+        ((1, 1, 2, 2), 16, 1),
+        ((2, 1, 32, 32), 16, 2),
+        ((3, 3, 9, 7), 5, 3),  # odd sizes: the last window hangs over
+        ((2, 4, 10, 14), 24, 1),
+    ],
+)
+def test_trajectory_down(shape, width, rows, dtype):
+    inputs = down_inputs(shape, dtype, width, rows)
+    if dtype != torch.float32:
+        # The reference rounds what Dot looks at to half precision, the kernel does not.
+        wide = [t.float() for t in inputs]
+        expected = kernels.trajectory_down_ref(*wide).to(dtype)
+    else:
+        expected = kernels.trajectory_down_ref(*inputs)
+    assert_close(tolerance(dtype), kernels.trajectory_down(*inputs), expected)
+
+
+def test_trajectory_down_follows_the_layout_of_its_weight():
+    inputs = down_inputs((2, 3, 8, 6), torch.float32, 16, layout=torch.channels_last)
+    out = kernels.trajectory_down(*inputs)
+    assert checks.is_channels_last(out)
+    assert_close("kernel/float32", out, kernels.trajectory_down_ref(*inputs))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("shape", "rows"), [((1, 16, 1, 1), 1), ((3, 5, 9, 7), 3), ((2, 32, 16, 16), 1)]
+)
+def test_time_silu(shape, rows, dtype, layout):
+    h = randn(*shape, dtype=dtype).to(memory_format=layout)
+    inputs = [h, randn(shape[1], dtype=dtype), randn(rows, 2 * shape[1])]
+    out = kernels.time_silu(*inputs)
+    assert out.stride() == h.stride()
+    assert_close(tolerance(dtype), out, kernels.time_silu_ref(*inputs))
+
+
+@pytest.mark.parametrize("name", ["trajectory_down", "time_silu"])
+def test_gradients(name):
+    inputs = {
+        "trajectory_down": lambda: down_inputs((2, 1, 6, 6), torch.float32, 4, 2),
+        "time_silu": lambda: [randn(2, 4, 3, 3), randn(4), randn(2, 8)],
+    }[name]()
+    op, ref = getattr(kernels, name), getattr(kernels, f"{name}_ref")
+    grads = []
+    for function in (op, ref):
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        out = function(*leaves)
+        grads.append(
+            torch.autograd.grad(
+                (out * torch.arange(out.numel(), device=DEVICE).view_as(out)).sum(), leaves
+            )
+        )
+    for ours, expected in zip(*grads, strict=True):
+        assert expected.abs().max() > 0
+        assert_close("kernel/float32", ours, expected)
+
+
+# -- as torch ops --------------------------------------------------------------------------------
+
+
+def op_examples():
+    shape = (2, 1, 4, 4)
+    st = state(shape, rows="third order", step=1, guidance=2.0)
+    z = randn(4, 1, 4, 4)
+    ops = torch.ops.morse_engine
+    yield ops.philox_normal, (st.seeds, st.step, [1, 4, 4])
+    yield ops.dash_update, (z, *st, st.x.clone(), z.clone(), z.clone())
+    yield ops.dash_update, (z, *st, None, None, None)
+    yield ops.residual_up_update, (*residual_inputs(shape, torch.float32, 16, 2), *st)
+    grad = [t.requires_grad_() for t in down_inputs(shape, torch.float32, 4)]
+    yield ops.trajectory_down, tuple(grad)
+    yield (
+        ops.time_silu,
+        tuple(t.requires_grad_() for t in (randn(2, 4, 3, 3), randn(4), randn(1, 8))),
+    )
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_opcheck(index):
+    op, args = list(op_examples())[index]
+    if DEVICE == "cpu":  # compiled code does not run in the interpreter's context: the references
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checks, "_mode", checks.ContextVar("off", default="auto"))
+            torch.library.opcheck(op.default, args)
+    else:
+        torch.library.opcheck(op.default, args)
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+
+def broken(name, st, z):
+    x, doubled = st.x, torch.zeros(2, *st.x.shape[1:], device=DEVICE)
+    return {
+        "x": x.double(),
+        "z": z[:, :, :, :3],
+        "history": torch.zeros(0, *x.shape, device=DEVICE),
+        "model_input": doubled.repeat(2, 1, 1, 1),
+        "timestep": torch.zeros(2, device=DEVICE),
+        "rows": st.rows[:, :12],
+        "step": st.step.float(),
+        "seeds": st.seeds[:1],
+        "guidance": torch.zeros(1, dtype=torch.float64, device=DEVICE),
+        "x_s": x.transpose(2, 3),
+        "z_s": x[:1],
+        "z_p": x.double(),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*solver_step.State._fields, "z", "x_s", "z_s", "z_p"],
+)
+def test_dash_update_names_what_is_wrong(name):
+    guidance = 2.0 if name == "guidance" else None
+    st = state((2, 1, 4, 4), guidance=guidance)
+    z = randn(*st.model_input.shape)
+    args = {"z": z, **st._asdict(), "x_s": z.clone(), "z_s": z.clone(), "z_p": z.clone()}
+    args[name] = broken(name, st, z)
+    with pytest.raises(ValueError, match=rf"^{name} (has|is)"):
+        kernels.dash_update(**args)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("features", lambda t: t[:, :, :1]),
+        ("weight", lambda t: t.half()),
+        ("bias", lambda t: t[:3]),
+        ("mix", lambda t: t.half()),
+        ("x_s", lambda t: t[:1]),
+        ("z_s", lambda t: t.transpose(2, 3)),
+        ("z_p", lambda t: t[:, :, 1:]),
+    ],
+)
+def test_residual_up_update_names_what_is_wrong(name, wrong):
+    inputs = residual_inputs((2, 1, 4, 4), torch.float32, 16)
+    names = ("features", "weight", "bias", "mix", "x_s", "z_s", "z_p")
+    args = dict(zip(names, inputs, strict=True))
+    args[name] = wrong(args[name])
+    with pytest.raises(ValueError, match=rf"^{name} (has|is)"):
+        kernels.residual_up_update(**args, **state((2, 1, 4, 4))._asdict())
+
+
+def test_residual_up_update_refuses_odd_sizes():
+    inputs = residual_inputs((1, 1, 6, 6), torch.float32, 16)
+    with pytest.raises(ValueError, match=r"\[1, 1, 5, 6\]: height and width have to be even"):
+        kernels.residual_up_update(*inputs, *state((1, 1, 5, 6)))
+
+
+@pytest.mark.parametrize(
+    ("index", "name"),
+    list(enumerate(("x", "x_s", "z_s", "z_p", "mix", "weight", "bias", "scale_shift"))),
+)
+def test_trajectory_down_names_what_is_wrong(index, name):
+    inputs = down_inputs((2, 1, 4, 4), torch.float32, 4)
+    inputs[index] = inputs[index].double()
+    with pytest.raises(ValueError, match=rf"^{name} is torch.float64: has to be"):
+        kernels.trajectory_down(*inputs)
+
+
+def test_time_silu_names_what_is_wrong():
+    h, bias, scale_shift = randn(2, 4, 3, 3), randn(4), randn(2, 8)
+    for name, args in {
+        "h": (h.transpose(2, 3), bias, scale_shift),
+        "bias": (h, bias[:3], scale_shift),
+        "scale_shift": (h, bias, scale_shift[:, :7]),
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{name} has"):
+            kernels.time_silu(*args)
+
+
+def test_images_of_two_to_the_31_elements_are_refused():
+    x = torch.empty(1, 1, 1, 1, device=DEVICE).expand(1, 2, 2**15, 2**15)
+    with pytest.raises(ValueError, match="x has 2147483648 elements an image"):
+        checks.check_image("x", x)
+
+
+def test_without_the_interpreter_cpu_tensors_run_the_reference(monkeypatch):
+    if DEVICE == "cuda":
+        pytest.skip("kernels run on this device")
+    monkeypatch.setattr(checks, "_mode", checks.ContextVar("off", default="auto"))
+    called = []
+    module = sys.modules["morse_engine.kernels.time_silu"]
+    monkeypatch.setattr(module, "time_silu_ref", lambda *a: called.append(a) or a[0].clone())
+    kernels.time_silu(randn(1, 2, 2, 2), randn(2), randn(1, 4))
+    assert called
+
+
+def test_the_folder_by_the_name_of_another_package_is_empty():
+    """As transformers finds it from a checkout: the ops must not be registered a second time."""
+    from pathlib import Path
+
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import morse_engine.kernels, kernels, torch; "
+        "assert not hasattr(kernels, 'dash_update'); "
+        "print(morse_engine.kernels.philox_normal(torch.zeros(1, dtype=torch.int64), "
+        "torch.zeros(1, dtype=torch.int64), [2]).shape)"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parents[2])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "torch.Size([1, 2])\n", done.stderr

@@ -1,0 +1,349 @@
+"""Captured steps without a GPU: Python and C++ for real, the graphs are functions.
+
+tests/test_graphs_gpu.py has those with real graphs.
+"""
+
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
+
+import fake_capture
+import morse_engine
+from models import randomised, tiny_unet
+from morse_engine import Dot
+from morse_engine.runtime.graphs import GraphCache
+from tolerances import assert_close
+
+PLAN = "-..-.-."
+BACKENDS = ["host", "device"]
+
+
+@pytest.fixture
+def models():
+    unet = tiny_unet()
+    return unet, randomised(Dot(unet))
+
+
+@pytest.fixture
+def fake(fake, monkeypatch):
+    return fake, fake_capture.install(monkeypatch, fake)
+
+
+def compiled(models, backend, **options):
+    options = {"plan": PLAN, "scheduler": DPMSolverMultistepScheduler()} | options
+    return morse_engine.compile(*models, backend=backend, **options)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("plan", ["-", "-.", "-..-.-.", "--.--...-", "-" * 20])
+def test_captured_steps_are_the_specification(models, fake, backend, plan):
+    _, log = fake
+    eager, ours = compiled(models, "eager", plan=plan), compiled(models, backend, plan=plan)
+    for seed in (3, 4):
+        log.clear()
+        assert_close("steps", ours(batch_size=2, seed=seed), eager(batch_size=2, seed=seed))
+        steps = [name for name in log if name != "first"]
+        assert steps == ["Dash" if symbol == "-" else "Dot" for symbol in plan]
+    assert ours.report().captures == 1
+
+
+def test_host_and_device_make_the_same_bits(models, fake):
+    runs = [compiled(models, backend)(batch_size=3, seed=5) for backend in BACKENDS]
+    assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_changes_without_a_new_capture(models, fake, backend):
+    unet, _ = models
+
+    def dash(x, t, *, shift):
+        return unet(x, t).sample + shift[:, None, None, None] * x
+
+    def light(x, t, x_s, z_s, t_s, z_p, t_p, *, shift):
+        return 0.1 * (x - x_s) + shift[:, None, None, None] * (z_s - z_p)
+
+    options = {"shape": (1, 16, 16), "plan": PLAN}
+    ours, eager = (
+        morse_engine.compile(dash, light, backend=name, **options) for name in (backend, "eager")
+    )
+    call = {"batch_size": 2, "shift": torch.tensor([0.0, 0.0, 0.1, 0.2]), "guidance_scale": 3.0}
+    changes = [
+        {},
+        {"seed": 2**63},
+        {"guidance_scale": 7.5},
+        {"shift": torch.tensor([0.3, 0.0, 0.1, 0.0])},
+        {"noise": torch.ones(2, 1, 16, 16)},
+    ]
+    plans = [PLAN, "-", "-.-.-.-.-.-."]
+    schedulers = [None, DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")]
+    for change in changes:
+        assert_close("steps", ours(**call | change), eager(**call | change))
+    for plan in plans:
+        for scheduler in schedulers:
+            pair = [s.with_plan(plan, scheduler) for s in (ours, eager)]
+            assert_close("steps", pair[0](**call), pair[1](**call))
+    assert ours.report().captures == 1
+    ours(**call | {"guidance_scale": None, "shift": torch.zeros(2)})
+    assert ours.report().captures == 2, "without guidance the models see half as many images"
+    # float timesteps are another type for the model
+    euler = ours.with_plan(PLAN, EulerAncestralDiscreteScheduler())
+    euler(**call)
+    assert ours.report().captures == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_steps_and_segments_are_the_whole_run(models, fake, backend):
+    ours = compiled(models, backend)
+    whole = ours(batch_size=2, seed=4)
+    for sizes in ([1] * 7, [3, 3, 1], [2, 5], [7]):
+        run = ours.start(batch_size=2, seed=4)
+        for size in sizes:
+            run.segment(size)
+            assert run.reached == run.i
+        assert torch.equal(run.x, whole)
+
+
+def test_reached_is_not_that_of_the_run_before(models, fake):
+    """Between the launch and the device's first look at it."""
+    driver, _ = fake
+    ours = compiled(models, "device")
+    ours(seed=1)
+    driver.configure(deferred=True)
+    run = ours.start(seed=1)
+    run.segment(3)
+    assert (run.i, run.reached) == (3, 0)
+    driver.run_pending()
+    assert run.reached == 3
+    run.segment(2)
+    assert (run.i, run.reached) == (5, 3)
+    driver.run_pending()
+    assert run.reached == 5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_progress(models, fake, backend):
+    seen = []
+    ours = compiled(models, backend)
+    assert torch.equal(ours(seed=1, on_step=lambda *at: seen.append(at)), ours(seed=1))
+    assert seen == [(i, 7) for i in range(7)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cancel_from_another_thread_stops_within_one_step(models, fake, backend):
+    _, log = fake
+    unet, _ = models
+    reached, go_on = threading.Event(), threading.Event()
+    count = 0
+
+    class Slow(torch.nn.Module):
+        """Says when the third call begins and waits there."""
+
+        def __init__(self):
+            super().__init__()
+            self.unet = unet
+
+        def forward(self, x, t):
+            nonlocal count
+            if log:
+                count += 1
+                if count == 3:
+                    reached.set()
+                    assert go_on.wait(30)
+            return self.unet(x, t).sample
+
+    ours = morse_engine.compile(Slow(), plan="-" * 9, backend=backend, shape=(1, 16, 16))
+    run = ours.start(seed=1)
+    log.append("run")
+    thread = threading.Thread(target=run.segment)
+    thread.start()
+    assert reached.wait(30)
+    run.cancel()
+    go_on.set()
+    thread.join(30)
+    assert run.reached == 3
+    with pytest.raises(RuntimeError, match="cancelled at step 3 of 9"):
+        run.step()
+    three = ours.start(seed=1)
+    three.segment(3)
+    assert torch.equal(three.x, _specification(ours, 3))
+
+
+def _specification(sampler, steps):
+    eager = morse_engine.compile(
+        sampler.models.unet, plan=sampler.plan, backend="eager", shape=sampler.shape
+    ).start(seed=1)
+    eager.segment(steps)
+    return eager.x
+
+
+def test_a_callback_that_raises_cancels(models, fake):
+    ours = compiled(models, "device")
+    with pytest.raises(KeyboardInterrupt):
+        ours(seed=1, on_step=lambda i, n: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert_close("steps", ours(seed=1), compiled(models, "eager")(seed=1))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights(models, fake, backend):
+    _, dot = models
+    ours = compiled(models, backend, merge_dot=False)
+    ours(seed=1)
+
+    def check(captures):
+        eager = compiled(models, "eager", merge_dot=False)
+        assert_close("steps", ours(seed=1), eager(seed=1))
+        assert ours.report().captures == captures
+
+    with torch.no_grad():
+        dot.gains.bias.add_(0.1)
+    check(1)
+    dot.gains.bias = torch.nn.Parameter(dot.gains.bias.detach() + 0.1)
+    check(2)
+    assert ours.report().recaptured_because == "gains.bias was replaced"
+    with torch.no_grad():
+        dot.gains.weight.data = dot.gains.weight.data.clone()
+    check(3)
+    assert ours.report().recaptured_because == "gains.weight was moved"
+    dot.refine.act = type(dot.refine.act)(dot.refine.conv1.out_channels, 32).requires_grad_(False)
+    check(4)
+    assert ours.report().recaptured_because == "layers were exchanged or added"
+    check(4)
+
+
+def test_cast_models_are_refused(models, fake):
+    ours = compiled(models, "host")
+    ours(seed=1)
+    models[0].half()
+    with pytest.raises(RuntimeError, match=r"Dash is on cpu in torch.float16.*compile again"):
+        ours(seed=1)
+
+
+def test_ledger(models, fake):
+    ours = compiled(models, "device", graph_memory=1 << 40)
+    for batch_size in (1, 2, 3, 1, 2):
+        ours(batch_size=batch_size)
+    report = ours.report()
+    assert (report.captures, report.evicted, len(ours._shared.cache)) == (3, 0, 3)
+    assert report.graph_bytes == sum(
+        graphs.steps.num_bytes for graphs in ours._shared.cache._kept.values()
+    )
+    ours._shared.cache.budget = report.graph_bytes - 1
+    ours(batch_size=1)
+    assert (ours.report().evicted, len(ours._shared.cache)) == (1, 2)
+    ours(batch_size=2), ours(batch_size=1)
+    assert ours.report().captures == 3, "3 was the least recently used"
+    ours._shared.cache.budget = 0
+    ours(batch_size=1)
+    assert len(ours._shared.cache) == 1
+    ours.free()
+    assert ours.report().graph_bytes == 0
+    assert_close("steps", ours(), compiled(models, "eager")())
+
+
+def test_no_memory_for_a_capture_drops_the_others(models, fake, monkeypatch):
+    ours = compiled(models, "host")
+    ours(batch_size=1), ours(batch_size=2)
+    capture, failures = morse_engine.runtime.graphs.capture, ["once"]
+
+    def fail_once(*args):
+        if failures:
+            raise torch.OutOfMemoryError(failures.pop())
+        return capture(*args)
+
+    dropped = [weakref.ref(graphs) for graphs in ours._shared.cache._kept.values()]
+    monkeypatch.setattr(morse_engine.runtime.graphs, "capture", fail_once)
+    eager = compiled(models, "eager")
+    assert_close("steps", ours(batch_size=3), eager(batch_size=3))
+    assert (ours.report().evicted, len(ours._shared.cache)) == (2, 1)
+    assert not any(graphs() for graphs in dropped), "their memory is free for the second try"
+    ours.free()
+    failures.append("alone")
+    with pytest.raises(torch.OutOfMemoryError, match="alone"):
+        ours()
+
+
+def test_with_backend_shares_the_captures(models, fake):
+    host = compiled(models, "host")
+    device, eager = host.with_backend("device"), host.with_backend("eager")
+    assert torch.equal(host(batch_size=2, seed=5), device(batch_size=2, seed=5))
+    assert_close("steps", host(batch_size=2, seed=5), eager(batch_size=2, seed=5))
+    assert device.report().captures == 1
+    with pytest.raises(ValueError, match="fast"):
+        host.with_backend("fast")
+
+
+def test_nothing_grows_over_many_runs(models, fake):
+    driver, _ = fake
+    ours = compiled(models, "device", plan="-.")
+    ours()
+    before = driver.live()
+    for seed in range(200):
+        ours(seed=seed)
+    assert driver.live() == before
+    ours.free()
+    gc.collect()
+    assert driver.live()["execs"] == 0
+
+
+def test_auto_measures_and_picks(models, fake, monkeypatch):
+    monkeypatch.setattr(morse_engine.runtime.backends, "captures_by_itself", lambda device: True)
+    ours = compiled(models, "auto")
+    assert_close("steps", ours(seed=1), compiled(models, "eager")(seed=1))
+    report = ours.report()
+    assert report.backend in BACKENDS
+    assert "host" in report.why
+    assert "device" in report.why
+    assert "for 7 steps" in report.why
+
+
+def test_auto_without_a_loop_is_host(models, fake, monkeypatch):
+    driver, _ = fake
+    monkeypatch.setattr(morse_engine.runtime.backends, "captures_by_itself", lambda device: True)
+    driver.fail("cuGraphInstantiateWithParams")
+    ours = compiled(models, "auto")
+    assert_close("steps", ours(seed=1), compiled(models, "eager")(seed=1))
+    assert ours.report().backend == "host"
+    assert "cuGraphInstantiateWithParams" in ours.report().why
+
+
+def test_auto_without_captures_is_eager_and_says_so(models, fake, monkeypatch):
+    monkeypatch.setattr(morse_engine.runtime.backends, "captures_by_itself", lambda device: True)
+
+    def fail(*args):
+        raise RuntimeError("the Dash step cannot be captured: because")
+
+    monkeypatch.setattr(morse_engine.runtime.graphs, "capture", fail)
+    ours = compiled(models, "auto")
+    with pytest.warns(UserWarning, match="cannot be captured"):
+        x = ours(seed=1)
+    assert torch.equal(x, compiled(models, "eager")(seed=1))
+    assert (ours.report().backend, ours.report().captures) == ("eager", 1)
+    with pytest.raises(RuntimeError, match="cannot be captured"):
+        compiled(models, "host")(seed=1)
+
+
+def test_a_budget_is_spent_with_the_measured_speed(models, fake):
+    ours = compiled(models, "host", plan=4.0)
+    assert ours.plan.num_dot
+    assert ours.measure(batch_size=2).dot_speed > 0
+
+
+def test_report(models, fake):
+    ours = compiled(models, "device")
+    ours(batch_size=2)
+    report = ours.report(measure=True, batch_size=2)
+    assert report.backend == "device"
+    assert report.launches == {"Dash": 1, "Dot": 1}
+    assert report.capture_s > 0
+    assert report.dot_speed == pytest.approx(report.lsd_ms / report.dot_ms)
+    for word in ("device", "captures", "nodes: Dash 1, Dot 1", "captured steps"):
+        assert word in str(report)
+
+
+def test_budget_of_the_ledger():
+    with pytest.raises(ValueError, match="-1"):
+        GraphCache(-1)

@@ -1,0 +1,64 @@
+"""Folders of pictures in, PNG files out."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from morse_engine.system import images
+
+
+def test_load_folder(tmp_path):
+    """Colour pictures of odd sizes, one of them in a folder within the folder."""
+    (tmp_path / "more").mkdir()
+    generator = np.random.default_rng(0)
+    for k in range(12):
+        array = generator.integers(0, 256, (40 + k, 50 - k, 3), dtype=np.uint8)
+        Image.fromarray(array).save(tmp_path / ("more" if k == 5 else ".") / f"{k:02d}.png")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    colour = images.load_folder(tmp_path, 32, 3)
+    assert colour.shape == (12, 3, 32, 32)
+    assert colour.dtype == torch.float32
+    assert -1 <= colour.min() < -0.5
+    assert 0.5 < colour.max() <= 1
+    assert images.load_folder(tmp_path, 16, 1).shape == (12, 1, 16, 16)
+
+
+def test_load_folder_is_sorted_and_cuts_the_centre(tmp_path):
+    wide = np.zeros((4, 12), np.uint8)
+    wide[:, 4:8] = 255
+    Image.fromarray(wide).save(tmp_path / "b.png")
+    Image.fromarray(np.full((4, 4), 51, np.uint8)).save(tmp_path / "a.PNG")
+    found = images.load_folder(tmp_path, 4, 1)
+    assert torch.equal(found[1], torch.ones(1, 4, 4))
+    assert torch.allclose(found[0], torch.full((1, 4, 4), -0.6))
+
+
+def test_load_folder_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        images.load_folder(tmp_path / "none", 8, 3)
+    with pytest.raises(ValueError, match=r"holds no images, no file that ends in \.bmp"):
+        images.load_folder(tmp_path, 8, 3)
+    with pytest.raises(ValueError, match="channels=4"):
+        images.load_folder(tmp_path, 8, 4)
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits"):
+        images.load_folder(tmp_path, 8, 3)
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"broken\.jpg cannot be read .*: repair or remove it"):
+        images.load_folder(tmp_path, 8, 3)
+
+
+def test_save_png(tmp_path):
+    image = torch.tensor([[-1.0, 1.0], [-2.0, 0.0]])[None]
+    images.save_png(image, tmp_path / "a.png", scale=2)
+    expected = np.array([[0, 255], [0, 128]]).repeat(2, axis=0).repeat(2, axis=1)
+    assert np.array_equal(np.array(Image.open(tmp_path / "a.png")), expected)
+    images.save_png(image.expand(3, 2, 2), tmp_path / "b.png")
+    assert np.array(Image.open(tmp_path / "b.png")).shape == (2, 2, 3)
+
+
+def test_grid():
+    sheet = images.grid(-torch.ones(3, 1, 4, 5), gap=2)
+    assert sheet.shape == (1, 10, 12)
+    assert (sheet == -1).sum() == 3 * 4 * 5

@@ -1,0 +1,168 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from models import tiny_unet, trajectory
+from morse_engine import Dot, train_dash, train_dot, zoo
+from morse_engine.training.dot import Visits
+from morse_engine.training.fit import step_generator, stratified
+from morse_engine.zoo import digits, digits_scheduler
+
+HERE = Path(__file__).parent
+PATH = [str(HERE), str(HERE.parent / "support")]  # of a process of its own
+IMAGES = torch.linspace(-1, 1, 16)[:, None, None, None].expand(-1, 1, 16, 16).contiguous()
+
+
+def dash_run(folder, **options):
+    options = {"num_steps": 8, "batch_size": 4, "lr": 1e-3, "checkpoint_every": 3} | options
+    return train_dash(tiny_unet(), IMAGES, DDPMScheduler(), folder, progress=False, **options)
+
+
+def dot_run(folder, **options):
+    unet = tiny_unet()
+    torch.manual_seed(0)
+    dot = Dot(unet, widths=(8, 8), lora_rank=2)
+    options = {
+        "schedulers": [digits_scheduler("ddim"), digits_scheduler("dpm")],
+        "num_steps": 9,
+        "batch_size": 4,
+        "num_visits": 64,
+        "refresh_every": 2,
+        "checkpoint_every": 2,
+    } | options
+    return train_dot(dot, unet, IMAGES, DDPMScheduler(), folder, progress=False, **options)
+
+
+def assert_same_weights(a, b):
+    for (name, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("run", [dash_run, dot_run])
+@pytest.mark.parametrize("last_step", [3, 5, 7])
+def test_stopped_and_resumed_is_the_uninterrupted_run(run, last_step, tmp_path, monkeypatch):
+    from morse_engine.training.fit import Fit
+
+    whole = run(tmp_path / "whole")
+    one_step = Fit._one_step
+
+    def stop(self):
+        if self.step == last_step:
+            raise Killed
+        return one_step(self)
+
+    monkeypatch.setattr(Fit, "_one_step", stop)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed")
+    monkeypatch.undo()
+    assert_same_weights(run(tmp_path / "killed"), whole)
+
+
+def test_killed_process_resumes(tmp_path):
+    """SIGKILL at a moment that nobody chose, then the same command again."""
+    script = f"""
+import sys; sys.path[:0] = {PATH!r}
+import torch; torch.set_num_threads(1)
+from test_training import dot_run
+dot = dot_run({str(tmp_path / "killed")!r}, num_steps=60)
+torch.save(dot.state_dict(), {str(tmp_path / "end")!r})
+"""
+    command = [sys.executable, "-c", script]
+    process = subprocess.Popen(command)
+    deadline = time.time() + 120
+    while not (tmp_path / "killed" / "checkpoint.pt").exists() and time.time() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "end").exists(), "the run ended before it was killed"
+    step = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < step < 60
+    subprocess.run(command, check=True, timeout=300)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole = dot_run(tmp_path / "whole", num_steps=60).state_dict()
+    finally:
+        torch.set_num_threads(threads)
+    resumed = torch.load(tmp_path / "end", weights_only=True)
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
+def test_another_run_in_the_same_folder_is_refused(tmp_path):
+    dash_run(tmp_path)
+    with pytest.raises(ValueError, match="num_steps=8, this one has 9"):
+        dash_run(tmp_path, num_steps=9)
+    with pytest.raises(ValueError, match="another model"):
+        train_dash(
+            tiny_unet(block_out_channels=(8, 8, 16)), IMAGES, DDPMScheduler(), tmp_path, num_steps=8
+        )
+
+
+def test_dash_learns_and_returns_its_averaged_weights(tmp_path):
+    run = {"num_steps": 60, "batch_size": 16, "lr": 3e-3, "checkpoint_every": 20}
+    dash_run(tmp_path, held_out=IMAGES, ema_decay=0.9, **run)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [20, 40, 60]
+    assert rows[-1]["held_out_loss"] < 0.5 * rows[0]["held_out_loss"]
+
+
+def test_dot_beats_the_zero_residual(tmp_path):
+    """A minute of the real thing in small: the bundled Dash, a fresh Dot."""
+    unet = zoo.digits_dash()
+    images, held_out = (digits.images(split)[0] for split in ("train", "held-out"))
+    train_dot(
+        Dot(unet), unet, images, DDPMScheduler(), tmp_path,
+        schedulers=[zoo.digits_scheduler("ddim")], num_steps=60, batch_size=16, refresh_every=20,
+        num_visits=512, checkpoint_every=30, held_out=held_out[:64], ema_decay=0.9, warmup=10,
+        own_way_from=0.5, progress=False,
+    )  # fmt: skip
+    row = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert row["loss"] < 0.5, "the zero residual is worth about 1"
+    assert row["held_out_loss"] < row["zero_residual"]
+    assert sum(b["n"] for b in row["bins"]) == 64
+    mean = sum(b["n"] * b["zero"] for b in row["bins"]) / 64
+    assert mean == pytest.approx(row["zero_residual"], rel=1e-4)
+
+
+def test_visits_keep_the_newest_rows():
+    visits = Visits(5)
+    for k in range(4):
+        column = torch.full((2,), float(k))
+        visits.add(**dict.fromkeys(Visits.NAMES, column))
+    assert sorted(visits.rows["x"].tolist()) == [1.0, 2.0, 2.0, 3.0, 3.0]
+    drawn = visits.draw(100, torch.Generator().manual_seed(0), "cpu")
+    assert set(drawn["z"].tolist()) == {1.0, 2.0, 3.0}
+    assert torch.equal(drawn["x"], drawn["t_s"])
+
+
+def test_stratified_times_cover_the_range():
+    u = stratified(64, step_generator(0, 0))
+    assert torch.equal((64 * u).long().sort().values, torch.arange(64))
+    assert not torch.equal(u, stratified(64, step_generator(0, 1)))
+
+
+@pytest.mark.parametrize(("options", "message"), [({"num_steps": 0}, "num_steps=0")])
+def test_wrong_input(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        dash_run(tmp_path, **options)
+    scheduler = DDPMScheduler(prediction_type="learned")
+    with pytest.raises(ValueError, match="learned"):
+        train_dash(tiny_unet(), IMAGES, scheduler, tmp_path, num_steps=1)
+
+
+def test_trained_dot_is_usable(tmp_path):
+    dot = dot_run(tmp_path)
+    assert not dot.training
+    assert torch.isfinite(dot(*trajectory(tiny_unet()))).all()
