@@ -21,14 +21,36 @@ Source: Morse (arXiv 2506.18251), section 3; z_p and t_p are ours. Guidance: Ho 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from . import noise
-from .plan import Plan
+from .plan import DASH, Plan
 from .solver import SolverTable
+
+
+class Trajectory(NamedTuple):
+    """Where Dash's last two estimates were made: what Dot is given beside x and t."""
+
+    x_s: Tensor  # the model input of the last Dash step
+    z_s: Tensor  # Dash's estimate there
+    t_s: Tensor  # and its time
+    z_p: Tensor  # the estimate of the Dash step before it
+    t_p: Tensor  # and its time
+
+    @classmethod
+    def after(cls, last: "Trajectory | None", x: Tensor, z: Tensor, t: Tensor) -> "Trajectory":
+        """The trajectory once Dash has said z at (x, t). At the first Dash step p is s."""
+        return cls(x, z, t, *((z, t) if last is None else (last.z_s, last.t_s)))
+
+
+def guide(z: Tensor, scale: float | Tensor) -> Tensor:
+    """Classifier-free guidance of `[2 B, ...]` estimates, those without the condition first."""
+    unconditional, conditional = z.chunk(2)
+    return unconditional + scale * (conditional - unconditional)
 
 
 def sample(
@@ -90,30 +112,25 @@ def walk(
     twice = guidance_scale is not None
     each = twice and not guided_dot  # each branch has its own residual
 
-    def guide(z: Tensor) -> Tensor:
-        unconditional, conditional = z.chunk(2)
-        return unconditional + guidance_scale * (conditional - unconditional)
-
     x = table.init_noise_sigma * start
     history: list[Tensor] = []  # estimates m, newest first
     num_history = table.num_history
     timesteps = table.timesteps.to(start.device)
-    z_s = t_s = None
+    trajectory: Trajectory | None = None
     for i, symbol in enumerate(plan):
         t = timesteps[i]
         scaled = table.scale_model_input(i, x)
         both = torch.cat([scaled, scaled]) if twice else scaled
         for_dot = both if each else scaled
-        if symbol == "-":
+        if symbol == DASH:
             z = dash(both, t, **cond)
             if twice and not each:
-                z = guide(z)
-            z_p, t_p = (z, t) if z_s is None else (z_s, t_s)
-            x_s, z_s, t_s = for_dot, z, t
+                z = guide(z, guidance_scale)
+            trajectory = Trajectory.after(trajectory, for_dot, z, t)
         else:
-            z = z_s + dot(for_dot, t, x_s, z_s, t_s, z_p, t_p, **dot_cond)
+            z = trajectory.z_s + dot(for_dot, t, *trajectory, **dot_cond)
         if each:
-            z = guide(z)
+            z = guide(z, guidance_scale)
         fresh = None
         if table.adds_noise(i):
             fresh = noise.normal(seeds, i, x.shape[1:], device=x.device).to(x.dtype)
