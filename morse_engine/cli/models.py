@@ -12,6 +12,7 @@ from ..dot.dot import Dot, fingerprint
 from ..engine import sampler as engine
 from ..evaluation import experiment, figures
 from ..evaluation.speedup import Frechet
+from ..sampling import budget as budgets
 from ..sampling.plan import Plan
 from ..system import images
 from ..system.errors import Refused
@@ -149,7 +150,7 @@ def sample(
     processes, folder = sharding.Processes.join(device), output_folder(out)
     chosen = Plan(plan) if plan is not None else None if steps is None else Plan.spread(steps, 0)
     if chosen is None and budget is None and unet is not None and dot is None:
-        chosen = Plan.spread(engine.DEFAULT_DASH_STEPS, 0)
+        chosen = Plan.spread(budgets.DEFAULT_DASH_STEPS, 0)
     needs_dot = chosen is None or chosen.num_dot > 0
     model, helper, scheduler = _models(unet, dot, solver, processes.device, needs_dot)
     _, channels = _shape(model)
@@ -158,7 +159,7 @@ def sample(
             f"the model has {channels} channels: PNG files are written of 1 or 3, use "
             "--format safetensors"
         )
-    budget = None if chosen is not None else engine.DEFAULT_BUDGET if budget is None else budget
+    budget = None if chosen is not None else budgets.DEFAULT_BUDGET if budget is None else budget
     settings = {"format": form, "budget": budget}
     if chosen is not None:
         settings["plan"] = str(chosen)

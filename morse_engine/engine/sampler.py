@@ -19,14 +19,14 @@ from ..runtime.speed import Speed, measure_speed, measure_steps
 from ..runtime.steps import Layout, Steps, cond_layout
 from ..runtime.weights import Weights
 from ..sampling import noise as philox
+from ..sampling.budget import DEFAULT_BUDGET, DEFAULT_DASH_STEPS, plan_of
 from ..sampling.loop import walk
-from ..sampling.plan import Plan
+from ..sampling.plan import DASH, Plan
 from ..sampling.request import Request
 from ..sampling.solver import SolverTable
 from ..system.errors import Refused, Unavailable
 from .report import Report
 
-DEFAULT_DASH_STEPS, DEFAULT_BUDGET = 50, 10.0
 CAPACITY = 1024  # steps that captured memory has room for; longer plans double it
 
 
@@ -107,19 +107,17 @@ def compile(
         scheduler = DDIMScheduler(timestep_spacing="trailing")
     shared = _Shared(GraphCache(graph_memory))
     if plan is None:
-        plan = DEFAULT_BUDGET if dot is not None else "-" * DEFAULT_DASH_STEPS
+        plan = DEFAULT_BUDGET if dot is not None else DASH * DEFAULT_DASH_STEPS
     if isinstance(plan, (int, float)):
-        if dot is None:
-            plan = Plan.spread(int(plan), 0)
-        else:
-            if dot_speed is None:
-                if shape is None:
-                    raise Refused(
-                        "a budget in LSD needs dot_speed=, or shape=(C, H, W) to measure it"
-                    )
-                probe = Sampler(models, scheduler, Plan("-.-."), shape, backend, shared)
-                dot_speed = probe.measure().dot_speed
-            plan = Plan.from_budget(plan, dot_speed)
+
+        def measured() -> float:
+            if shape is None:
+                raise Refused("a budget in LSD needs dot_speed=, or shape=(C, H, W) to measure it")
+            probe = Sampler(models, scheduler, Plan("-.-."), shape, backend, shared)
+            return probe.measure().dot_speed
+
+        speed = None if dot is None else measured if dot_speed is None else dot_speed
+        plan = plan_of(plan, scheduler, speed)
     elif isinstance(plan, str):
         plan = Plan(plan)
     return Sampler(models, scheduler, plan, shape, backend, shared)

@@ -37,6 +37,7 @@ from torch import Tensor
 from ..engine.report import Report
 from ..engine.sampler import Sampler, compile
 from ..sampling import probe
+from ..sampling.budget import DEFAULT_BUDGET
 from ..sampling.plan import Plan
 from ..sampling.solver import SolverTable
 from ..system.errors import Refused, Unavailable
@@ -63,7 +64,6 @@ SUPPORTED = (
     "StableDiffusionXLControlNetInpaintPipeline",
 )
 NUM_TABLES = 16  # tables that are kept: reading one takes milliseconds a step
-DEFAULT_BUDGET = 10.0
 
 
 def accelerate(
