@@ -6,8 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .. import zoo
-from ..engine import sampler as engine
+from .. import engine, zoo
 from ..evaluation import experiment, figures, page
 from ..evaluation.experiment import DASH, MORSE, NAMES, RIVAL, Experiment, Point
 from ..evaluation.speedup import Frechet

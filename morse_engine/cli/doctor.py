@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .. import zoo
-from ..engine.sampler import compile
+from ..engine import compile
 from ..evaluation.speedup import rmse_to_full
 from ..runtime.backends import BACKENDS, unavailable
 from ..system.machine import cuda_missing, device, machine

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import zoo
+from .. import engine, zoo
 from ..dot.dot import Dot, fingerprint
-from ..engine import sampler as engine
 from ..evaluation import experiment, figures
 from ..evaluation.speedup import Frechet
 from ..sampling import budget as budgets

@@ -1,5 +1,6 @@
 """From models and a plan to a `Sampler`."""
 
-from .sampler import Sampler, compile
+from .compile import compile
+from .sampler import Sampler
 
 __all__ = ["Sampler", "compile"]

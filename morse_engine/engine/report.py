@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+from ..runtime.captures import Ledger
 from ..runtime.speed import Speed
 from ..sampling.plan import Plan
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, kw_only=True)
+class Report(Ledger):
     """What a sampler runs: backend, plan, memory, and latencies when they were measured.
 
     Attributes:
@@ -15,13 +16,8 @@ class Report:
         not_available: the other backends and what they lack.
         dash_bytes, dot_bytes: of the models' weights.
         speed: latencies at `batch_size`; None if they were not measured.
-        launches: nodes of the captured Dash and Dot step, by name.
-        replays: launches of captured steps (host) or of whole runs and segments (device).
-        capture_s: seconds that the last capture took, with its warm-up.
-        graph_bytes: device memory of all captures.
-        captures: how many captures were made.
-        recaptured_because: what had happened to the weights when all captures were made anew.
-        evicted: captures that were dropped for lack of memory.
+
+    Those of a `Ledger` besides.
     """
 
     backend: str
@@ -34,13 +30,6 @@ class Report:
     dot_bytes: int
     batch_size: int
     speed: Speed | None
-    launches: dict[str, int] | None
-    replays: int
-    capture_s: float | None
-    graph_bytes: int
-    captures: int
-    recaptured_because: str | None
-    evicted: int
 
     @property
     def lsd_ms(self) -> float | None:

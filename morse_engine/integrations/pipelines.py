@@ -34,8 +34,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..engine import Sampler, compile
 from ..engine.report import Report
-from ..engine.sampler import Sampler, compile
 from ..sampling import probe
 from ..sampling.budget import DEFAULT_BUDGET
 from ..sampling.plan import Plan

@@ -5,25 +5,28 @@
              composed by the C++ extension (`native`) from the same two graphs
 
 Both read the same memory (`steps.Steps`), so plan, solver, seeds, guidance scale and conditioning
-change without a new capture, and both make the same bits. `GraphCache` keeps the captures of
-several layouts within a budget of bytes.
+change without a new capture, and both make the same bits. `captures.Captures` keeps those of
+several layouts.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
+from ..sampling.plan import DASH, DOT
 from ..sampling.request import Request
-from ..system.errors import Refused, Unavailable
+from ..system.errors import Unavailable
 from . import native
-from .steps import Layout, Steps
+from .steps import Steps
 
-WARM_UPS = (
-    3  # torch asks for eleven with DistributedDataParallel, else lazy initialisation needs one
-)
+# Lazy initialisation needs one; torch asks for eleven with DistributedDataParallel.
+WARM_UPS = 3
+
+
+class NotCaptured(Unavailable):
+    """The steps of a layout cannot be captured."""
 
 
 def reason(device: torch.device) -> str:
@@ -42,7 +45,7 @@ def capture(name: str, step: Callable[[], None], pool, device: torch.device):
     """`step` as a `torch.cuda.CUDAGraph` that is not instantiated yet.
 
     Raises:
-        Unavailable: the step draws from torch's generator, whose numbers would be the same in each
+        NotCaptured: the step draws from torch's generator, whose numbers would be the same in each
             replay, or does something that cannot be captured.
     """
     with torch.cuda.device(device):
@@ -55,7 +58,7 @@ def capture(name: str, step: Callable[[], None], pool, device: torch.device):
                 step()
         torch.cuda.current_stream().wait_stream(side)
         if generator.get_offset() != before:
-            raise Unavailable(
+            raise NotCaptured(
                 f"the {name} step draws random numbers from torch's generator, which a captured "
                 "step would repeat: call eval() on the models, or use backend='eager'"
             )
@@ -67,7 +70,7 @@ def capture(name: str, step: Callable[[], None], pool, device: torch.device):
         except torch.OutOfMemoryError:
             raise  # a RuntimeError too; the ledger makes room and tries again
         except RuntimeError as error:
-            raise Unavailable(
+            raise NotCaptured(
                 f"the {name} step cannot be captured into a CUDA graph ({error}); a model must not "
                 "wait for the GPU or copy from the host in its forward; use backend='eager'"
             ) from error
@@ -93,9 +96,9 @@ class StepGraphs:
         self.device = steps.layout.device
         started, free = time.perf_counter(), _free_bytes(self.device)
         pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
-        functions = {"-": ("Dash", steps.dash_step)}
+        functions = {DASH: ("Dash", steps.dash_step)}
         if steps.layout.with_dot:
-            functions["."] = ("Dot", steps.dot_step)
+            functions[DOT] = ("Dot", steps.dot_step)
         self._begin = capture("first", steps.begin, pool, self.device)
         self._begin.instantiate()
         self._graphs = {
@@ -111,21 +114,26 @@ class StepGraphs:
         self.capture_s = time.perf_counter() - started
 
     def compose(self) -> None:
-        """Make the one-launch loop of the two steps.
+        """Make the one-launch loop of the two steps, if it is not there yet.
 
         Raises:
             Unavailable: no driver, or a node that a loop cannot hold; the message says which.
         """
+        if self.loop is not None:
+            return
         started, free = time.perf_counter(), _free_bytes(self.device)
         handles = {symbol: graph.raw_cuda_graph() for symbol, graph in self._graphs.items()}
-        with self.turn():  # the device's context is current
-            self.loop = native.LoopGraph(
-                native.Driver(),
-                handles["-"],
-                handles.get(".", 0),
-                self.steps.state.step.data_ptr(),
-                self.steps.layout.capacity,
-            )
+        try:
+            with self.turn():  # the device's context is current
+                self.loop = native.LoopGraph(
+                    native.Driver(),
+                    handles[DASH],
+                    handles.get(DOT, 0),
+                    self.steps.state.step.data_ptr(),
+                    self.steps.layout.capacity,
+                )
+        except RuntimeError as error:
+            raise Unavailable(str(error)) from error
         self.num_bytes += max(0, free - _free_bytes(self.device))
         self.capture_s += time.perf_counter() - started
 
@@ -149,15 +157,14 @@ class StepGraphs:
     def both_steps(self) -> tuple[Callable[[], None], Callable[[], None] | None]:
         """Launches of a Dash and of a Dot step, to be timed; fewer in all than the capacity."""
         self._instantiate()
-        dot = self._graphs.get(".")
-        return self._graphs["-"].replay, dot.replay if dot else None
+        dot = self._graphs.get(DOT)
+        return self._graphs[DASH].replay, dot.replay if dot else None
 
-    def launch(self, i: int, until: int) -> None:
-        """The host launches steps i to until - 1, one by one."""
+    def launch(self, i: int) -> None:
+        """The host launches step i."""
         self._instantiate()
-        for symbol in self.steps.plan.morse[i:until]:
-            self._graphs[symbol].replay()
-        self.replays += until - i
+        self._graphs[self.steps.plan.morse[i]].replay()
+        self.replays += 1
 
     def launch_loop(self, until: int) -> None:
         """The device runs all steps from where the run is to until - 1, in one launch."""
@@ -183,18 +190,26 @@ class StepGraphs:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).query()
 
-    def choose(self, fill: Callable[[], None]) -> str:
-        """Which backend is faster here, "host" or "device"; sets `choice` and `why`.
+    def choose(self, fill: Callable[[], None]) -> None:
+        """Find once which backend is faster here: sets `choice` and `why`.
 
         Both make the first steps of a run twice, the second time by the clock, and have to agree
-        bit for bit. Long runs are not measured whole: 8 steps show what a launch costs.
+        bit for bit. Long runs are not measured whole: 8 steps show what a launch costs. Without a
+        loop it is the host.
 
         Args:
             fill: fills the memory for a run.
         """
+        if self.why:
+            return
+        try:
+            self.compose()
+        except Unavailable as error:
+            self.why = f"no one-launch loop: {error}"
+            return
         until = min(8, len(self.steps.plan))
         launches = {
-            "host": lambda: self.launch(0, until),
+            "host": lambda: [self.launch(i) for i in range(until)],
             "device": lambda: self.launch_loop(until),
         }
         ms, x = {}, {}
@@ -207,15 +222,12 @@ class StepGraphs:
                 wait(self.device)
                 ms[backend] = 1e3 * (time.perf_counter() - started)
             x[backend] = self.steps.state.x.clone()
-        self.choice = min(ms, key=ms.get)
-        self.why = ", ".join(f"{name} {value:.3f} ms" for name, value in ms.items())
-        self.why += f" for {until} steps"
-        if not torch.equal(*x.values()):
-            self.choice, self.why = (
-                "host",
-                "the one-launch loop gave other bits than single launches",
-            )
-        return self.choice
+        if torch.equal(*x.values()):
+            self.choice = min(ms, key=ms.get)
+            times = ", ".join(f"{name} {value:.3f} ms" for name, value in ms.items())
+            self.why = f"{times} for {until} steps"
+        else:
+            self.why = "the one-launch loop gave other bits than single launches"
 
     @property
     def launches(self) -> dict[str, int] | None:
@@ -226,75 +238,14 @@ class StepGraphs:
         return {name: counts[name.lower()] for name in ("Dash", "Dot") if counts[name.lower()]}
 
 
-class GraphCache:
-    """The captures of a sampler, the least recently used dropped where a budget is exceeded.
-
-    Args:
-        budget: bytes of device memory that all captures may take together; the one in use is kept
-            whatever it takes. None: a quarter of the device's memory.
-    """
-
-    def __init__(self, budget: int | None = None):
-        if budget is not None and budget < 0:
-            raise Refused(f"graph_memory={budget}: bytes, 0 keeps only the capture in use")
-        self.budget = budget
-        self.evicted = 0
-        self._kept: OrderedDict[Layout, StepGraphs] = OrderedDict()
-
-    def get(self, layout: Layout, make: Callable[[], StepGraphs]) -> StepGraphs:
-        """The capture of this layout, made if there is none."""
-        if layout not in self._kept:
-            try:
-                made = make()
-            except torch.OutOfMemoryError:
-                if not self._kept:
-                    raise
-                self.evicted += len(self._kept)
-                self.clear()
-                made = make()
-            self._kept[layout] = made
-        self._kept.move_to_end(layout)
-        self._fit(layout.device)
-        return self._kept[layout]
-
-    def _fit(self, device: torch.device) -> None:
-        budget = self.budget
-        if budget is None:
-            if device.type != "cuda":
-                return
-            budget = torch.cuda.get_device_properties(device).total_memory // 4
-        while len(self._kept) > 1 and self.num_bytes > budget:
-            _wait_for_all(device)  # it may be running
-            self._kept.popitem(last=False)
-            self.evicted += 1
-
-    def clear(self) -> None:
-        """Drop every capture and its memory."""
-        for layout in {layout.device: layout for layout in self._kept}.values():
-            _wait_for_all(layout.device)
-        self._kept.clear()
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    @property
-    def last(self) -> StepGraphs | None:
-        """The capture that was used last; None if there is none."""
-        return next(reversed(self._kept.values()), None)
-
-    @property
-    def num_bytes(self) -> int:
-        """Device memory of all captures."""
-        return sum(graphs.num_bytes for graphs in self._kept.values())
-
-
 def wait(device: torch.device) -> None:
     """Until the device has done what was asked of it on this stream."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 
 
-def _wait_for_all(device: torch.device) -> None:
+def wait_for_all(device: torch.device) -> None:
+    """Until the device has done what was asked of it on all streams."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -2,23 +2,30 @@
 
 A run knows its plan and where in it it is. What a step does depends on the backend:
 
-    EagerRun   the specification, `sampler.walk`
-    FusedRun   the two steps of `steps.Steps`, called one by one
-    GraphRun   the same steps captured, launched by the host or by the device (`graphs.StepGraphs`)
+    EagerRun    the specification, `loop.walk`
+    FusedRun    the two steps of `steps.Steps`, called one by one
+    HostRun     the same steps captured (`graphs.StepGraphs`), launched by the host one by one
+    DeviceRun   the same captures in the one-launch loop: a segment is one launch
 """
 
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .. import kernels
-from ..sampling.plan import Plan
+from ..sampling import noise
+from ..sampling.loop import walk
+from ..sampling.plan import DASH, DOT, Plan
+from ..sampling.request import Request
+from ..sampling.solver import SolverTable
 from ..system.errors import Refused, Unavailable
 from .graphs import StepGraphs, mark, wait
+from .models import Models
+from .speed import Speed, measure_speed, measure_steps
 from .steps import Steps
 
 POLL_S = 2e-4  # how often a run that is watched asks how far the device is
@@ -83,6 +90,10 @@ class Run(ABC):
                 self.segment(1)
             self._wait()
 
+    @abstractmethod
+    def measure(self) -> Speed:
+        """Time its Dash and Dot steps, in turns; the run is of no use afterwards."""
+
     def cancel(self) -> None:
         """Stop within one step; from any thread. x stays what it was after the last step made."""
         self._cancelled = True
@@ -123,11 +134,26 @@ class Run(ABC):
 
 
 class EagerRun(Run):
-    """The specification, a step at a time."""
+    """The specification, a step at a time, on memory of its own."""
 
-    def __init__(self, plan: Plan, lock, start: Tensor, walk: Iterator[Tensor]):
-        super().__init__(plan, lock)
-        self._at, self._walk = start, walk
+    def __init__(self, models: Models, plan: Plan, table: SolverTable, request: Request):
+        super().__init__(plan, threading.RLock())
+        start, seeds, shape, guidance_scale, cond, device = request
+        if start is None:
+            start = noise.normal(seeds, noise.INITIAL, shape[1:], device=device)
+        self._models, self._request = models, request
+        self._at = table.init_noise_sigma * start
+        self._walk = walk(
+            models.dash, models.dot, plan, table, start, seeds, cond, guidance_scale,
+            models.guided_dot,
+        )  # fmt: skip
+
+    def measure(self) -> Speed:
+        models, (_, _, shape, guidance_scale, cond, device) = self._models, self._request
+        size = shape[0] * (2 if guidance_scale is not None else 1)
+        args = (models.dash, models.dot, shape[1:])
+        with kernels.references():
+            return measure_speed(*args, batch_size=size, device=device, cond=cond)
 
     def _advance(self, until: int) -> None:
         while self.i < until and not self._cancelled:
@@ -165,19 +191,18 @@ class _SharedRun(Run):
     def _x(self) -> Tensor:
         return self.steps.state.x.clone()
 
-    @property
-    def device(self) -> torch.device:
-        return self.steps.layout.device
+    def measure(self) -> Speed:
+        return measure_steps(*self._both_steps(), device=self.steps.layout.device)
 
     @abstractmethod
-    def both_steps(self) -> tuple[Callable[[], None], Callable[[], None] | None]:
+    def _both_steps(self) -> tuple[Callable[[], None], Callable[[], None] | None]:
         """A Dash and a Dot step at the start of the run again and again, to be timed."""
 
 
 class FusedRun(_SharedRun):
     """The two steps over static memory, called one by one."""
 
-    def both_steps(self):
+    def _both_steps(self):
         steps = self.steps
 
         def again(step):
@@ -188,47 +213,78 @@ class FusedRun(_SharedRun):
         return lambda: again(steps.dash_step), dot_step
 
     def _advance(self, until: int) -> None:
+        steps = {DASH: self.steps.dash_step, DOT: self.steps.dot_step}
         while self.i < until and not self._cancelled:
-            dash = self.plan.morse[self.i] == "-"
-            (self.steps.dash_step if dash else self.steps.dot_step)()
+            steps[self.plan.morse[self.i]]()
             self.i += 1
 
 
-class GraphRun(_SharedRun):
-    """Captured steps, launched by the host or by the device."""
+class _CapturedRun(_SharedRun):
+    """Captured steps. Runs on several streams, from several threads, take turns on the memory."""
 
-    def __init__(self, graphs: StepGraphs, backend: str, lock):
+    def __init__(self, graphs: StepGraphs, lock):
         super().__init__(graphs.steps, lock)
-        self._graphs, self._backend, self._before = graphs, backend, 0
-        self._marks: dict[int, torch.cuda.Event | None] = {}  # where the stream is after k steps
+        self._graphs = graphs
 
-    def both_steps(self):
+    def _both_steps(self):
         return self._graphs.both_steps()
 
+    def _wait(self) -> None:
+        wait(self._graphs.device)
+
+    def _x(self) -> Tensor:
+        with torch.no_grad(), self._graphs.turn():
+            return super()._x()
+
+
+class HostRun(_CapturedRun):
+    """Captured steps, launched one by one by the host."""
+
+    def __init__(self, graphs: StepGraphs, lock):
+        super().__init__(graphs, lock)
+        self._marks: dict[int, torch.cuda.Event | None] = {}  # where the stream is after k steps
+
     def _advance(self, until: int) -> None:
-        # Runs on several streams, from several threads, take turns on the memory.
         with self._graphs.turn():
-            if self._backend == "device":
-                self._before = self.reached  # while the device has not begun with this segment
-                self._graphs.launch_loop(until)
-                self.i = until
+            while self.i < until and not self._cancelled:
+                self._graphs.launch(self.i)
+                self.i += 1
+
+    def reach(self, k: int, stop: Callable[[], bool] = lambda: False) -> None:
+        with self._lock:
+            # One step ahead of the one that is waited for, so that the GPU has always work.
+            while self.i < min(k + 1, len(self.plan)):
+                self.segment(1)
+                self._marks[self.i] = mark(self._graphs.device)
+            if self._marks.get(k) is not None:
+                self._marks.pop(k).synchronize()
             else:
-                while self.i < until and not self._cancelled:
-                    self._graphs.launch(self.i, self.i + 1)
-                    self.i += 1
+                self._wait()
+
+
+class DeviceRun(_CapturedRun):
+    """Captured steps in the one-launch loop."""
+
+    def __init__(self, graphs: StepGraphs, lock):
+        super().__init__(graphs, lock)
+        self._loop, self._before = graphs.loop, 0
+
+    def _advance(self, until: int) -> None:
+        with self._graphs.turn():
+            self._before = self.reached  # while the device has not begun with this segment
+            self._graphs.launch_loop(until)
+            self.i = until
 
     def watch(self, on_step: Callable[[int, int], None]) -> None:
-        if self._backend != "device":
-            return super().watch(on_step)
-        loop, n = self._graphs.loop, len(self.plan)
+        n = len(self.plan)
         with self._lock:
             seen = self.i
             try:
                 self.segment()
                 over = False
                 while not over:
-                    over = loop.done()  # before the last look at the progress
-                    for i in range(seen, loop.progress()):
+                    over = self._loop.done()  # before the last look at the progress
+                    for i in range(seen, self._loop.progress()):
                         on_step(i, n)
                         seen = i + 1
                     if not over:
@@ -243,40 +299,21 @@ class GraphRun(_SharedRun):
 
     def reach(self, k: int, stop: Callable[[], bool] = lambda: False) -> None:
         with self._lock:
-            if self._backend != "device":
-                return self._reach_by_host(k)
             if self.i < len(self.plan):
                 self.segment()
             over = False
             while self.reached < k and not over and not stop():
-                over = self._graphs.loop.done()
+                over = self._loop.done()
                 self._graphs.raise_errors()
                 time.sleep(POLL_S)
 
-    def _reach_by_host(self, k: int) -> None:
-        # One step ahead of the one that is waited for, so that the GPU has always work.
-        while self.i < min(k + 1, len(self.plan)):
-            self.segment(1)
-            self._marks[self.i] = mark(self._graphs.device)
-        if self._marks.get(k) is not None:
-            self._marks.pop(k).synchronize()
-        else:
-            self._wait()
-
     def cancel(self) -> None:
         super().cancel()
-        if self._backend == "device" and self._owns:
-            self._graphs.loop.cancel()
+        if self._owns:
+            self._loop.cancel()
 
     @property
     def reached(self) -> int:
-        if self._backend == "device" and self._owns and self.i:
-            return max(self._graphs.loop.progress(), self._before)
+        if self._owns and self.i:
+            return max(self._loop.progress(), self._before)
         return self.i
-
-    def _wait(self) -> None:
-        wait(self._graphs.device)
-
-    def _x(self) -> Tensor:
-        with torch.no_grad(), self._graphs.turn():
-            return super()._x()

@@ -5,17 +5,19 @@ tests/test_graphs_gpu.py has those with real graphs.
 
 import gc
 import threading
+import warnings
 import weakref
 
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
+from torch import nn
 
 import fake_capture
 import morse_engine
 from models import randomised, tiny_unet
 from morse_engine import Dot
-from morse_engine.runtime.graphs import GraphCache
+from morse_engine.runtime.captures import Captures
 from tolerances import assert_close
 
 PLAN = "-..-.-."
@@ -227,18 +229,18 @@ def test_ledger(models, fake):
     for batch_size in (1, 2, 3, 1, 2):
         ours(batch_size=batch_size)
     report = ours.report()
-    assert (report.captures, report.evicted, len(ours._shared.cache)) == (3, 0, 3)
+    assert (report.captures, report.evicted, len(ours.captures)) == (3, 0, 3)
     assert report.graph_bytes == sum(
-        graphs.steps.num_bytes for graphs in ours._shared.cache._kept.values()
+        graphs.steps.num_bytes for graphs in ours.captures._kept.values()
     )
-    ours._shared.cache.budget = report.graph_bytes - 1
+    ours.captures.budget = report.graph_bytes - 1
     ours(batch_size=1)
-    assert (ours.report().evicted, len(ours._shared.cache)) == (1, 2)
+    assert (ours.report().evicted, len(ours.captures)) == (1, 2)
     ours(batch_size=2), ours(batch_size=1)
     assert ours.report().captures == 3, "3 was the least recently used"
-    ours._shared.cache.budget = 0
+    ours.captures.budget = 0
     ours(batch_size=1)
-    assert len(ours._shared.cache) == 1
+    assert len(ours.captures) == 1
     ours.free()
     assert ours.report().graph_bytes == 0
     assert_close("steps", ours(), compiled(models, "eager")())
@@ -254,11 +256,11 @@ def test_no_memory_for_a_capture_drops_the_others(models, fake, monkeypatch):
             raise torch.OutOfMemoryError(failures.pop())
         return capture(*args)
 
-    dropped = [weakref.ref(graphs) for graphs in ours._shared.cache._kept.values()]
+    dropped = [weakref.ref(graphs) for graphs in ours.captures._kept.values()]
     monkeypatch.setattr(morse_engine.runtime.graphs, "capture", fail_once)
     eager = compiled(models, "eager")
     assert_close("steps", ours(batch_size=3), eager(batch_size=3))
-    assert (ours.report().evicted, len(ours._shared.cache)) == (2, 1)
+    assert (ours.report().evicted, len(ours.captures)) == (2, 1)
     assert not any(graphs() for graphs in dropped), "their memory is free for the second try"
     ours.free()
     failures.append("alone")
@@ -326,6 +328,34 @@ def test_auto_without_captures_is_eager_and_says_so(models, fake, monkeypatch):
         compiled(models, "host")(seed=1)
 
 
+def test_a_layout_without_captures_does_not_make_the_next_one_eager(models, fake, monkeypatch):
+    monkeypatch.setattr(morse_engine.runtime.backends, "captures_by_itself", lambda device: True)
+    capture, tried = morse_engine.runtime.graphs.capture, []
+
+    def fail_at_batch_2(name, step, pool, device):
+        batch = len(step.__self__.state.x)
+        tried.append(batch)
+        if batch == 2:
+            raise RuntimeError("this batch cannot be captured")
+        return capture(name, step, pool, device)
+
+    monkeypatch.setattr(morse_engine.runtime.graphs, "capture", fail_at_batch_2)
+    ours = compiled(models, "auto")
+    with pytest.warns(UserWarning, match="this batch"):
+        ours(batch_size=2)
+    assert (ours.report().backend, ours.report().why) == ("eager", "this batch cannot be captured")
+    ours(batch_size=1)
+    assert ours.report().backend in BACKENDS
+    with warnings.catch_warnings():  # known by now: neither tried nor said again
+        warnings.simplefilter("error")
+        x = ours(batch_size=2)
+    assert torch.equal(x, compiled(models, "eager")(batch_size=2))
+    assert tried.count(2) == 1
+    models[0].conv_in.bias = nn.Parameter(models[0].conv_in.bias.detach().clone())
+    with pytest.warns(UserWarning, match="this batch"):  # other weights, another try
+        ours(batch_size=2)
+
+
 def test_a_budget_is_spent_with_the_measured_speed(models, fake):
     ours = compiled(models, "host", plan=4.0)
     assert ours.plan.num_dot
@@ -346,4 +376,4 @@ def test_report(models, fake):
 
 def test_budget_of_the_ledger():
     with pytest.raises(ValueError, match="-1"):
-        GraphCache(-1)
+        Captures(None, -1)

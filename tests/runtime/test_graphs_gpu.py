@@ -10,8 +10,8 @@ from diffusers import DPMSolverMultistepScheduler
 import morse_engine
 from models import randomised, tiny_unet
 from morse_engine import Dot
-from morse_engine.engine.sampler import CAPACITY
 from morse_engine.runtime import native
+from morse_engine.runtime.captures import CAPACITY
 from morse_engine.sampling.request import Request
 from solvers import FAMILIES
 from tolerances import assert_close
@@ -40,7 +40,8 @@ def by_hand(sampler, batch_size, **call):
         None, batch_size, call.get("seed", 0), call.get("guidance_scale"), cond,
         shape=sampler.shape, device=sampler.models.device,
     )  # fmt: skip
-    steps = sampler._make_steps(sampler._layout(request, CAPACITY), request.cond)
+    captures, args = sampler.captures, (sampler.plan, sampler.table, request)
+    steps = captures._steps_for(captures._layout(sampler.table, request, CAPACITY), *args)
     steps.fill(request)
     steps.begin()
     for symbol in sampler.plan:

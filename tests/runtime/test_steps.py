@@ -89,7 +89,7 @@ def test_guidance_through_a_dot(models):
 def test_a_run_leaves_nothing_behind(models):
     _, host = pair(*models, scheduler=FAMILIES["dpm 2m"], plan="-.-.")
     first = host(batch_size=2, seed=5)
-    host._shared.steps.state.history.fill_(torch.nan)
+    host.captures._steps.state.history.fill_(torch.nan)
     host(batch_size=1, seed=99)
     host(batch_size=2, seed=99)
     assert torch.equal(host(batch_size=2, seed=5), first)
@@ -99,11 +99,11 @@ def test_runs_inside_and_outside_inference_mode_share_their_memory(models):
     _, host = pair(*models, plan="-.-.")
     with torch.inference_mode():
         first = host(batch_size=1, seed=5)
-    addresses = [t.data_ptr() for t in (host._shared.steps.packed, *host._shared.steps.state[:-1])]
+    steps = host.captures._steps
+    addresses = [t.data_ptr() for t in (steps.packed, *steps.state[:-1])]
     assert torch.equal(host(batch_size=1, seed=5), first)
-    assert [
-        t.data_ptr() for t in (host._shared.steps.packed, *host._shared.steps.state[:-1])
-    ] == addresses
+    assert host.captures._steps is steps
+    assert [t.data_ptr() for t in (steps.packed, *steps.state[:-1])] == addresses
 
 
 def test_half_precision_models():

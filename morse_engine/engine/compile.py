@@ -1,0 +1,108 @@
+"""`compile(unet, dot)`: from two models, a scheduler and a plan to a `Sampler`."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from ..dot.dot import Dot
+from ..runtime import backends
+from ..runtime.backends import BACKENDS, check_backend
+from ..runtime.captures import Captures
+from ..runtime.models import Models
+from ..sampling.budget import DEFAULT_BUDGET, DEFAULT_DASH_STEPS, plan_of
+from ..sampling.plan import DASH, Plan
+from ..system.errors import Refused
+from .sampler import Sampler
+
+
+def compile(
+    unet: Callable[..., Tensor],
+    dot: Callable[..., Tensor] | None = None,
+    *,
+    scheduler=None,
+    plan: "Plan | str | float | None" = None,
+    backend: str = "auto",
+    dot_speed: float | None = None,
+    shape: Sequence[int] | None = None,
+    merge_dot: bool = True,
+    inductor: bool = False,
+    graph_memory: int | None = None,
+) -> Sampler:
+    """Make a sampler that runs `plan` with Dash `unet` and the residual model `dot`.
+
+    Args:
+        unet: a diffusers `UNet2DModel` or `UNet2DConditionModel`, or any
+            `eps(x, timestep, **cond) -> Tensor`.
+        dot: a `Dot` of this unet, or any
+            `eta(x, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond) -> Tensor`.
+        scheduler: a diffusers scheduler; default: DDIM with trailing steps on 1,000 linear betas.
+        plan: Morse code such as `"-..-..-.."`, a `Plan`, or a budget in LSD (latency of one Dash
+            step). Default: a budget of 10 LSD with a Dot, 50 Dash steps without.
+        backend: "eager", the specification in plain PyTorch; "host", the same two steps with fused
+            kernels over static memory, on a GPU each captured once as a CUDA graph and launched in
+            the order of the plan (on a CPU the kernels' references run, nothing is captured);
+            "device", one launch for the whole run. "auto" is eager on a CPU; on a GPU it measures
+            host and device at the first run of each batch size and takes the faster one.
+        dot_speed: N, Dot steps that fit in one LSD; only used to spend a budget. Default: measured
+            here at batch 1, with this backend.
+        shape: `(C, H, W)` of one sample; default: from the unet's config.
+        merge_dot: add Dot's LoRA into a private copy of its trunk: faster, and the trunk's weights
+            are in memory once more. The copy is made here: a Dot changed later needs a new compile.
+        inductor: run both models through torch.compile (minutes at the first run of a shape).
+        graph_memory: bytes that the captured graphs of all shapes may take on a GPU, least recently
+            used dropped first. Default: a quarter of the GPU's memory.
+
+    Returns:
+        a `Sampler`.
+
+    Raises:
+        Refused: plan, scheduler, unet and dot do not fit each other.
+        Unavailable: the backend is not available; the message says why.
+    """
+    if backend not in ("auto", *BACKENDS):
+        raise Refused(f"backend={backend!r}: choose auto, {', '.join(BACKENDS)}")
+    if not callable(unet):
+        raise Refused(f"unet is a {type(unet).__name__}, not a model or callable")
+    config = getattr(unet, "config", None)
+    if getattr(config, "out_channels", None) != getattr(config, "in_channels", None):
+        raise Refused(
+            f"unet has {config.in_channels} input and {config.out_channels} output channels: "
+            "models that also predict a variance are not supported"
+        )
+    if isinstance(dot, Dot):
+        dot.check_dash(unet)
+        if merge_dot:
+            dot = dot.merged()
+    elif dot is not None and not callable(dot):
+        raise Refused(f"dot is a {type(dot).__name__}, not a Dot or callable")
+    if shape is None and config is not None and getattr(config, "sample_size", None):
+        size = config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        shape = (config.in_channels, height, width)
+    shape = tuple(shape) if shape is not None else None
+
+    models = Models(unet, dot, inductor=inductor)
+    if backend != "auto":
+        check_backend(backend, models.device)
+    if backend == "auto" and not backends.captures_by_itself(models.device):
+        backend = "eager"
+    if scheduler is None:
+        from diffusers import DDIMScheduler
+
+        scheduler = DDIMScheduler(timestep_spacing="trailing")
+    captures = Captures(models, graph_memory)
+    if plan is None:
+        plan = DEFAULT_BUDGET if dot is not None else DASH * DEFAULT_DASH_STEPS
+    if isinstance(plan, (int, float)):
+
+        def measured() -> float:
+            if shape is None:
+                raise Refused("a budget in LSD needs dot_speed=, or shape=(C, H, W) to measure it")
+            probe = Sampler(models, scheduler, Plan("-.-."), shape, backend, captures)
+            return probe.measure().dot_speed
+
+        speed = None if dot is None else measured if dot_speed is None else dot_speed
+        plan = plan_of(plan, scheduler, speed)
+    elif isinstance(plan, str):
+        plan = Plan(plan)
+    return Sampler(models, scheduler, plan, shape, backend, captures)

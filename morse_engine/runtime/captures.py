@@ -1,0 +1,245 @@
+"""The captures of a sampler and of all that are made from it: a memory each, one lock, one ledger.
+
+    layout known     -> its capture; the run of another plan or solver is written into its memory
+    layout new       -> captured now, the least recently used dropped where the budget is exceeded
+    weights changed  -> all captured anew, and the ledger says what changed
+    not capturable   -> this layout runs eagerly with backend "auto", and is refused otherwise
+
+On a CPU nothing is captured: the fused steps run one by one, on the memory of the last layout.
+"""
+
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..sampling.plan import Plan
+from ..sampling.request import Request
+from ..sampling.solver import SolverTable
+from ..system.errors import Refused
+from . import graphs
+from .graphs import NotCaptured, StepGraphs
+from .models import Models
+from .run import DeviceRun, EagerRun, FusedRun, HostRun, Run
+from .steps import Layout, Steps, cond_layout
+from .weights import Weights
+
+CAPACITY = 1024  # steps that captured memory has room for; longer plans double it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """What was captured, and what it costs.
+
+    Attributes:
+        launches: nodes of the captured Dash and Dot step, by name.
+        replays: launches of captured steps (host) or of whole runs and segments (device).
+        capture_s: seconds that the last capture took, with its warm-up.
+        graph_bytes: device memory of all captures.
+        captures: how many captures were made.
+        recaptured_because: what had happened to the weights when all captures were made anew.
+        evicted: captures that were dropped for lack of memory.
+    """
+
+    launches: dict[str, int] | None
+    replays: int
+    capture_s: float | None
+    graph_bytes: int
+    captures: int
+    recaptured_because: str | None
+    evicted: int
+
+
+class Captures:
+    """Starts runs of fused steps, captured where the device can.
+
+    Args:
+        models: of all samplers that share these captures.
+        budget: bytes of device memory that all captures may take together; the one in use is kept
+            whatever it takes. None: a quarter of the device's memory.
+
+    Attributes:
+        lock: runs on shared memory take turns.
+        last: backend and reason of the last run; None before any.
+    """
+
+    def __init__(self, models: Models, budget: int | None = None):
+        if budget is not None and budget < 0:
+            raise Refused(f"graph_memory={budget}: bytes, 0 keeps only the capture in use")
+        self.models, self.budget = models, budget
+        self.lock = threading.RLock()
+        self.last: tuple[str, str] | None = None
+        self._kept: OrderedDict[Layout, StepGraphs] = OrderedDict()
+        self._refused: dict[Layout, str] = {}
+        self._steps: Steps | None = None  # of the last layout, where nothing is captured
+        self._weights: Weights | None = None
+        self._recaptured_because: str | None = None
+        self._made = self._evicted = 0
+
+    def start(self, plan: Plan, table: SolverTable, request: Request, backend: str) -> Run:
+        """Begin a run by "host", "device" or the faster of the two, "auto".
+
+        Raises:
+            Unavailable: the steps cannot be captured or composed; with "auto" the run is eager,
+                with a warning at the first one of its layout.
+        """
+        with self.lock:
+            if graphs.reason(request.device):
+                return self._fused(plan, table, request)
+            self._watch_weights()
+            capacity = CAPACITY
+            while capacity < len(plan):
+                capacity *= 2
+            layout = self._layout(table, request, capacity)
+            if backend == "auto" and layout in self._refused:
+                return self._eager(plan, table, request, self._refused[layout])
+            try:
+                made = self._get(layout, lambda: self._steps_for(layout, plan, table, request))
+            except NotCaptured as error:
+                if backend != "auto":
+                    raise
+                self._refused[layout] = why = str(error)
+                # Of user code: over Sampler.start and Sampler.__call__.
+                message = f"morse_engine runs eagerly, which is slower: {why}"
+                warnings.warn(message, stacklevel=4)
+                return self._eager(plan, table, request, why)
+            finally:
+                if self._weights is None:  # after the first forward, which may still make buffers
+                    self._weights = Weights([self.models.unet, self.models.dot_model])
+            return self._captured(made, plan, table, request, backend)
+
+    def _layout(self, table: SolverTable, request: Request, capacity: int) -> Layout:
+        return Layout(
+            request.shape,
+            self.models.dtype,
+            table.timesteps.dtype,
+            request.device,
+            request.guidance_scale is not None,
+            self.models.dot is not None,
+            cond_layout(request.cond),
+            capacity,
+        )
+
+    def _steps_for(self, layout: Layout, plan, table, request: Request) -> Steps:
+        models = self.models
+        steps = Steps(models.dash, models.dot_for_steps, layout, request.cond)
+        steps.load(plan, table)
+        return steps
+
+    # -- the three ways to run -----------------------------------------------------------------
+
+    def _eager(self, plan: Plan, table: SolverTable, request: Request, why: str) -> Run:
+        self.last = "eager", why
+        return EagerRun(self.models, plan, table, request)
+
+    def _fused(self, plan: Plan, table: SolverTable, request: Request) -> Run:
+        layout = self._layout(table, request, len(plan))
+        if self._steps is None or self._steps.layout != layout:
+            self._steps = self._steps_for(layout, plan, table, request)
+        self._steps.load(plan, table)
+        self._steps.fill(request)
+        self._steps.begin()
+        self.last = "host", ""
+        return FusedRun(self._steps, self.lock)
+
+    def _captured(self, made: StepGraphs, plan, table, request: Request, backend: str) -> Run:
+        if backend == "device":
+            made.compose()
+
+        def fill() -> None:
+            made.steps.load(plan, table)
+            made.start(request)
+
+        with made.turn():
+            if backend == "auto":
+                made.choose(fill)
+            fill()
+        why = made.why if backend == "auto" else ""
+        backend = made.choice if backend == "auto" else backend
+        self.last = backend, why
+        return {"host": HostRun, "device": DeviceRun}[backend](made, self.lock)
+
+    # -- the ledger ----------------------------------------------------------------------------
+
+    def _watch_weights(self) -> None:
+        """Forget all captures if a weight moved, or what a model is made of changed."""
+        if self._weights is not None and (changed := self._weights.changed()):
+            self._clear()
+            self._recaptured_because = changed
+
+    def _get(self, layout: Layout, steps: Callable[[], Steps]) -> StepGraphs:
+        """The capture of this layout, made if there is none."""
+        if layout not in self._kept:
+            try:
+                made = self._capture(steps)
+            except torch.OutOfMemoryError:
+                if not self._kept:
+                    raise
+                self._evicted += len(self._kept)
+                self._drop_all()
+                made = self._capture(steps)
+            self._kept[layout] = made
+        self._kept.move_to_end(layout)
+        self._fit(layout.device)
+        return self._kept[layout]
+
+    def _capture(self, steps: Callable[[], Steps]) -> StepGraphs:
+        self._made += 1
+        try:
+            return StepGraphs(steps())
+        except (torch.OutOfMemoryError, NotCaptured):
+            raise
+        except RuntimeError as error:  # of the model itself, in a warm-up
+            raise NotCaptured(str(error)) from error
+
+    def _fit(self, device: torch.device) -> None:
+        budget = self.budget
+        if budget is None:
+            if device.type != "cuda":
+                return
+            budget = torch.cuda.get_device_properties(device).total_memory // 4
+        while len(self._kept) > 1 and self._num_bytes > budget:
+            graphs.wait_for_all(device)  # it may be running
+            self._kept.popitem(last=False)
+            self._evicted += 1
+
+    def _drop_all(self) -> None:
+        for device in {layout.device for layout in self._kept}:
+            graphs.wait_for_all(device)
+        self._kept.clear()
+
+    def _clear(self) -> None:
+        self._drop_all()
+        self._refused.clear()
+        self._steps = self._weights = None
+
+    def free(self) -> None:
+        """Give back all memory; the next run captures again."""
+        with self.lock:
+            self._clear()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    @property
+    def _num_bytes(self) -> int:
+        return sum(made.num_bytes for made in self._kept.values())
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was captured so far; launches, replays and seconds are those of the last capture."""
+        last = next(reversed(self._kept.values()), None)
+        return Ledger(
+            launches=last.launches if last else None,
+            replays=last.replays if last else 0,
+            capture_s=last.capture_s if last else None,
+            graph_bytes=self._num_bytes,
+            captures=self._made,
+            recaptured_because=self._recaptured_because,
+            evicted=self._evicted,
+        )
+
+    def __len__(self) -> int:
+        return len(self._kept)
