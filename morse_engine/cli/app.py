@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+from ..sampling.schedulers import SOLVERS
 from ..system.errors import Refused, Unavailable
 
 EXTRAS = {"torchmetrics", "sklearn", "matplotlib"}  # what `morse-engine[demo]` adds
@@ -376,9 +377,9 @@ def _models(command) -> None:
 def _solver(command) -> None:
     command.add_argument(
         "--solver",
-        choices=("ddim", "dpm"),
+        choices=tuple(SOLVERS),
         default="ddim",
-        help="DDIM, or DPM-Solver++ of order 2 (default: ddim)",
+        help="(default: ddim)",
     )
 
 

@@ -12,6 +12,7 @@ from ..dot.dot import Dot, fingerprint
 from ..evaluation import experiment, figures
 from ..evaluation.speedup import Frechet
 from ..sampling import budget as budgets
+from ..sampling import schedulers
 from ..sampling.plan import Plan
 from ..system import images
 from ..system.errors import Refused
@@ -40,7 +41,7 @@ def load_unet(folder: str | Path) -> tuple[torch.nn.Module, dict]:
         FileNotFoundError: no such folder, or no model in it.
         Refused: a damaged config, or another kind of model.
     """
-    from diffusers import DDPMScheduler, UNet2DModel
+    from diffusers import UNet2DModel
 
     folder = Path(folder)
     if not folder.is_dir():
@@ -58,7 +59,7 @@ def load_unet(folder: str | Path) -> tuple[torch.nn.Module, dict]:
     name = "scheduler_config.json"
     places = (root / name, folder / "scheduler" / name, folder.parent / "scheduler" / name)
     found = next((path for path in places if path.is_file()), None)
-    return unet, dict(_json(found) if found else DDPMScheduler().config)
+    return unet, _json(found) if found else schedulers.LINEAR_BETAS
 
 
 def _json(path: Path) -> dict:
@@ -71,21 +72,13 @@ def _json(path: Path) -> dict:
     return content
 
 
-def _scheduler(config: dict, solver: str):
-    """The noise schedule of a config with a solver, as `zoo.digits_scheduler` has them."""
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
-
-    kind = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}[solver]
-    return kind.from_config(config, timestep_spacing="trailing")
-
-
 def _models(unet_folder, dot_folder, solver: str, device: torch.device, needs_dot: bool):
     """(unet, dot or None, scheduler): from the two folders, or of the bundled digits."""
     if unet_folder is None:
         unet, scheduler = zoo.digits_dash().to(device), zoo.digits_scheduler(solver)
     else:
         unet, config = load_unet(unet_folder)
-        unet, scheduler = unet.to(device), _scheduler(config, solver)
+        unet, scheduler = unet.to(device), schedulers.make(solver, config)
     if not needs_dot:
         return unet, None, scheduler
     if dot_folder is not None:
@@ -179,8 +172,7 @@ def sample(
         # N depends on the batch size, so it is measured at the one in use.
         first = engine.compile(model, helper, scheduler=scheduler, plan="-")
         speed = first.measure(min(batch_size, num_images)).dot_speed
-        per_dash = experiment.DOTS_PER_DASH[solver]
-        found = Plan.from_budget(budget, speed, dots_per_dash=per_dash)
+        found = budgets.plan_of(budget, scheduler, speed)
         price = f": {found.lsd(speed):.2f} LSD by the measured N = {speed:.1f}"
         return found
 
@@ -321,7 +313,7 @@ def train_dot(
         return
     folder = output_folder(out)
     if unet is None:
-        model, config = zoo.digits_dash(), dict(DDPMScheduler().config)
+        model, config = zoo.digits_dash(), schedulers.LINEAR_BETAS
     else:
         model, config = load_unet(unet)
     noise_scheduler = DDPMScheduler.from_config(config)
@@ -337,7 +329,7 @@ def train_dot(
         train,
         noise_scheduler,
         folder,
-        schedulers=[_scheduler(config, "ddim"), _scheduler(config, "dpm")],
+        schedulers=[schedulers.make(name, config) for name in ("ddim", "dpm")],
         num_steps=steps,
         held_out=held_out,
         mixed_precision=precision,
@@ -393,7 +385,7 @@ def evaluate(
         num_images=num_images,
         batch_size=batch_size,
         seed=seed,
-        dots_per_dash=experiment.DOTS_PER_DASH[solver],
+        dots_per_dash=experiment.DOTS_PER_DASH.get(solver, 2.0),
     )
     bench.measure(repeats=20)
     points, rows = bench.points(steps, budgets), []

@@ -7,7 +7,7 @@ makes all of it anew.
 from pathlib import Path
 
 from ..dot.dot import Dot
-from ..system.errors import Refused
+from ..sampling import schedulers
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -32,13 +32,9 @@ def digits_classifier():
 
 
 def digits_scheduler(solver: str = "ddim"):
-    """The noise schedule of `digits_dash()` with a solver: "ddim" or "dpm" (DPM-Solver++ 2M)."""
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+    """The noise schedule of `digits_dash()` with a solver: a name of `schedulers.SOLVERS`.
 
-    if solver == "ddim":
-        return DDIMScheduler(timestep_spacing="trailing")
-    if solver == "dpm":
-        return DPMSolverMultistepScheduler(
-            timestep_spacing="trailing", beta_start=1e-4, beta_end=0.02
-        )
-    raise Refused(f'solver={solver!r}: choose "ddim" or "dpm"')
+    Raises:
+        Refused: no such name, or a solver of another kind of noise schedule.
+    """
+    return schedulers.make(solver, schedulers.LINEAR_BETAS)
