@@ -10,7 +10,8 @@ from paper_models import PaperModel
 from rows import Out
 from runs import runs
 from subject import Subject
-from timing import Call, Spread, in_turns
+
+from morse_engine.system.timing import Call, Spread, in_turns_for
 
 MODE = "max-autotune"
 
@@ -30,7 +31,7 @@ def measure(out: Out, model: PaperModel, batch: int, device: torch.device) -> No
         rival = autotuned(subject)
         step = Call(lambda: rival_step(subject, rival), "gpu")
         ours, _ = subject.step_calls(sampler.with_backend("host"))
-        both = in_turns({"rival": step, "ours": ours}, device, seconds=2)
+        both = in_turns_for(2, {"rival": step, "ours": ours}, device)
         variant = f"Dash, torch.compile {MODE}, {subject.layout}"
         out.row("step_ms", variant, Spread.of(both["rival"]))
         runs(subject, sampler, plan, {f"torch.compile {MODE}": rival}, " inductor, beside it")
@@ -40,7 +41,7 @@ def steps(subject: Subject, sampler) -> Times:
     dot_name = f"Dot {subject.widths} merged, inductor"
     dash, dot = subject.step_calls(sampler.with_backend("host"))
     calls = {"Dash, inductor": dash} | ({dot_name: dot} if dot is not None else {})
-    times = in_turns(calls, subject.device, seconds=2)
+    times = in_turns_for(2, calls, subject.device)
     for name, values in times.items():
         subject.out.row("step_ms", f"{name}, {subject.layout}", Spread.of(values))
     if dot is not None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import torch
 from bench_kernels import BATCHES, CASES, IMAGES, compiled, copy_bandwidth, exceeds_l2, timed
 from rows import Out
-from timing import Spread
+
+from morse_engine.system.timing import Spread
 
 BY_IMPORTANCE = (8, 1, 64)  # batches
 

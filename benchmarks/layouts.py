@@ -7,9 +7,9 @@ little besides them.
 
 import torch
 from rows import Out
-from timing import Call, Spread, in_turns, synchronize
 
 from morse_engine.runtime import graphs, native
+from morse_engine.system.timing import Call, Spread, in_turns_for, synchronize
 
 NUM_STEPS = (1, 100, 1000)
 LAYOUTS = ("switch", "two_ifs", "nested", "unrolled")
@@ -89,7 +89,7 @@ def measure(out: Out, device: torch.device) -> None:
             runs |= made
 
     calls = {f"{name} {n}": Call(run) for (name, n), run in runs.items()}
-    times = in_turns(calls, device, seconds=6, most=30)
+    times = in_turns_for(6, calls, device, most=30)
     for name in dict.fromkeys(name for name, _ in runs):
         us = {n: [1e3 * ms for ms in times[f"{name} {n}"]] for n in NUM_STEPS}
         for n in NUM_STEPS:

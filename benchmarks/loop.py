@@ -15,12 +15,12 @@ from paper_models import PaperModel
 from rows import Out
 from runs import runs
 from subject import BUDGET, DASH_STEPS, NOMINAL, Subject
-from timing import Call, Spread, in_turns
 
 import morse_engine
 from morse_engine import Plan
 from morse_engine.engine.sampler import Sampler
 from morse_engine.runtime import graphs
+from morse_engine.system.timing import Call, Spread, in_turns_for
 
 Times = dict[str, list[float]]
 
@@ -120,7 +120,7 @@ def steps(subject: Subject, sampler: Sampler) -> Times:
             guided = morse_engine.compile(subject.unet, dot, **options)
             subject.run(guided)
             add("host", subject.step_calls(guided)[1], "merged guided")
-    times = in_turns(calls, subject.device, seconds=3)
+    times = in_turns_for(3, calls, subject.device)
     for name, values in times.items():
         out.row("step_ms", f"{name}, {subject.layout}", Spread.of(values))
     for kind in ("host", "eager"):

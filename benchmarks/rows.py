@@ -1,13 +1,12 @@
 """What a benchmark has to say: rows of numbers, and notes about what was not measured."""
 
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 
 from morse_engine.system.files import whole
+from morse_engine.system.machine import commit, machine, now
 
 CONDITIONS = ("gpu", "driver", "torch", "triton", "commit", "date")
 KEYS = ("bench", "model", "variant", "batch", "value", "unit", "low", "high", "n", *CONDITIONS)
@@ -93,36 +92,10 @@ def one_line(error: BaseException) -> str:
 
 def conditions(device: str) -> dict[str, str | None]:
     """What a number depends on besides the code."""
-    import torch
-
-    try:
-        import triton
-
-        triton_version = triton.__version__
-    except ImportError:
-        triton_version = None
-    gpu = torch.cuda.get_device_name() if device != "cpu" else None
-    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    commit = _output("git", "rev-parse", "--short=12", "HEAD")
-    if commit and _output("git", "status", "--porcelain", "--untracked-files=no"):
-        commit += "+changes"
-    return {
-        "gpu": gpu,
-        "driver": driver.splitlines()[0] if gpu and driver else None,
-        "torch": torch.__version__,
-        "triton": triton_version,
-        "commit": commit or None,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def _output(*command: str) -> str:
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    found = machine() | {"commit": commit(Path(__file__).parent), "date": now()}
+    if device == "cpu":
+        found |= {"gpu": None, "driver": None}
+    return {name: found[name] for name in CONDITIONS}
 
 
 def write(path: Path, rows: list[dict]) -> None:

@@ -11,10 +11,10 @@ loop_overhead   (run - time of the captured steps in it) / steps. "started run" 
 from collections.abc import Callable
 
 from subject import Subject
-from timing import Call, Spread, in_turns
 
 from morse_engine import Plan
 from morse_engine.engine.sampler import Sampler
+from morse_engine.system.timing import Call, Spread, in_turns_for
 
 
 def runs(
@@ -46,7 +46,7 @@ def runs(
             calls[f"{rival}, {count} Dash"] = Call(subject.diffusers_loop(unet, count))
     dash, dot = subject.step_calls(host)
     steps = {"-": dash} | ({".": dot} if plan.num_dot else {})
-    times = in_turns(calls | steps, subject.device, seconds=6, least=3)
+    times = in_turns_for(6, calls | steps, subject.device, least=3)
 
     def row(name: str, variant: str, num_dash: int, num_dot: int) -> None:
         """Both rows of a loop."""

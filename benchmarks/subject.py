@@ -5,12 +5,12 @@ from collections.abc import Callable
 import torch
 from paper_models import PaperModel
 from rows import Out
-from timing import Call, Spread, in_turns
 
 import morse_engine
 from morse_engine import Dot, Plan, kernels
 from morse_engine.engine.sampler import Sampler
 from morse_engine.runtime.backends import unavailable
+from morse_engine.system.timing import Call, Spread, in_turns_for
 
 NOMINAL = "-..-..-..-.."
 BUDGET = 10.0  # LSD
@@ -66,7 +66,7 @@ class Subject:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 self.unet(x, t, **self.cond)
-            ms = in_turns({name: Call(graph.replay, "gpu")}, self.device, seconds=0.5)[name]
+            ms = in_turns_for(0.5, {name: Call(graph.replay, "gpu")}, self.device)[name]
             replays[name] = Spread.of(ms)
             self.out.row("step_ms", f"Dash forward alone, captured, {name}", replays[name])
             del graph

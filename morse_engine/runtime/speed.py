@@ -1,7 +1,5 @@
 """The latency of a Dash step (the LSD), of a Dot step, and N."""
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..system.errors import Refused
+from ..system.timing import Call, Spread, in_turns
 
 
 @dataclass(frozen=True)
@@ -75,37 +74,14 @@ def measure_steps(
     """
     if repeats < 3:
         raise Refused(f"repeats={repeats}: a median with a spread needs at least 3")
-
-    def synchronize() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    def timed(step: Callable[[], object]) -> float:
-        synchronize()
-        start = time.perf_counter()
-        for _ in range(in_a_row):
-            step()
-        synchronize()
-        return 1e3 * (time.perf_counter() - start) / in_a_row
-
-    times: dict[str, list[float]] = {"lsd_ms": [], "dot_ms": []}
-    for i in range(repeats + 3):
-        row = {"lsd_ms": timed(dash_step)}
-        if dot_step is not None:
-            row["dot_ms"] = timed(dot_step)
-        if i >= 3:
-            for name, value in row.items():
-                times[name].append(value)
-    if dot_step is None:
-        del times["dot_ms"]
-    else:
+    calls = {"lsd_ms": Call(dash_step, in_a_row=in_a_row)}
+    if dot_step is not None:
+        calls["dot_ms"] = Call(dot_step, in_a_row=in_a_row)
+    times = in_turns(calls, device, rounds=repeats, untimed=3)
+    if dot_step is not None:
         times["dot_speed"] = [a / b for a, b in zip(*times.values(), strict=True)]
-
-    def band(values: list[float]) -> tuple[float, float]:
-        fifths = statistics.quantiles(values, n=5, method="inclusive")
-        return fifths[0], fifths[-1]
-
-    lsd_ms = statistics.median(times["lsd_ms"])
-    dot_ms = statistics.median(times["dot_ms"]) if dot_step is not None else None
-    spreads = {name: band(values) for name, values in times.items()}
-    return Speed(lsd_ms, dot_ms, lsd_ms / dot_ms if dot_ms else None, spreads)
+    spreads = {name: Spread.of(values) for name, values in times.items()}
+    lsd_ms = spreads["lsd_ms"].value
+    dot_ms = spreads["dot_ms"].value if dot_step is not None else None
+    bands = {name: (spread.low, spread.high) for name, spread in spreads.items()}
+    return Speed(lsd_ms, dot_ms, lsd_ms / dot_ms if dot_ms else None, bands)

@@ -1,5 +1,6 @@
 """Images in files: a folder of pictures as a tensor, and tensors as PNG files."""
 
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,19 +93,36 @@ def _readable(path: Path) -> Iterator[None]:
         raise Refused(f"{path} cannot be read ({error}): repair or remove it") from error
 
 
-def save_png(image: Tensor, path: str | Path, *, scale: int = 1) -> None:
-    """Write `[C, H, W]` in [-1, 1] (clamped, C = 1 or 3) as an 8-bit PNG, whole or not at all.
+def eight_bits(images: Tensor, *, scale: int = 1) -> Tensor:
+    """Values in [-1, 1] (clamped) as uint8: `round(127.5 (x + 1))`, on the CPU.
+
+    Args:
+        images: `[..., H, W]`.
+        scale: each pixel becomes a square of `scale` x `scale`.
+    """
+    values = ((images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return values.repeat_interleave(scale, dim=-2).repeat_interleave(scale, dim=-1)
+
+
+def png(image: Tensor, *, scale: int = 1) -> bytes:
+    """`[C, H, W]` in [-1, 1] (clamped, C = 1 or 3) as an 8-bit PNG file.
 
     Args:
         scale: pixels of the file, along each side, for one of the image.
     """
     from PIL import Image
 
-    pixels = ((image.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().byte()
-    pixels = pixels.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
+    pixels = eight_bits(image, scale=scale)
     array = (pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).contiguous().numpy()
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, format="PNG")
+    return file.getvalue()
+
+
+def save_png(image: Tensor, path: str | Path, *, scale: int = 1) -> None:
+    """Write the PNG file of `png`, whole or not at all."""
     with whole(path) as partial:
-        Image.fromarray(array).save(partial, format="PNG")
+        partial.write_bytes(png(image, scale=scale))
 
 
 def grid(images: Tensor, *, gap: int = 2) -> Tensor:

@@ -2,6 +2,9 @@
 
 import os
 import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -11,20 +14,52 @@ from .errors import Refused
 
 def machine() -> dict:
     """This machine and the versions that a time depends on: `{name: value}`; None is unknown."""
-    import diffusers
-
-    from .. import __version__
-
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return {
         "cpu": f"{_cpu()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": gpu,
+        "driver": driver.splitlines()[0] if gpu and driver else None,
         "os": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "morse_engine": __version__,
+        "triton": _version("triton"),
+        "diffusers": _version("diffusers"),
+        "morse_engine": _version("morse-engine"),
     }
+
+
+def commit(folder: str | Path) -> str | None:
+    """The commit that the git checkout of a folder is at; "+changes" behind it if files differ.
+
+    None where there is no checkout, or no git.
+    """
+    found = _output("git", "-C", str(folder), "rev-parse", "--short=12", "HEAD")
+    if found and _output("git", "-C", str(folder), "status", "--porcelain", "-uno"):
+        found += "+changes"
+    return found or None
+
+
+def now() -> str:
+    """Date and time (UTC) to the second, as ISO 8601 has them."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _output(*command: str) -> str:
+    """What a command prints; "" if it fails or is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _cpu() -> str:

@@ -58,6 +58,15 @@ def test_save_png(tmp_path):
     assert np.array(Image.open(tmp_path / "b.png")).shape == (2, 2, 3)
 
 
+def test_eight_bits():
+    image = torch.tensor([[-1.0, 1.0], [0.0, 5.0]])
+    assert images.eight_bits(image).tolist() == [[0, 255], [128, 255]]
+    large = images.eight_bits(image.expand(2, 3, 2, 2), scale=3)
+    assert (large.shape, large.dtype) == ((2, 3, 6, 6), torch.uint8)
+    assert large[1, 2, ::3, ::3].tolist() == [[0, 255], [128, 255]]
+    assert (large[..., :3, :3] == 0).all()  # enlarged, not smoothed
+
+
 def test_grid():
     sheet = images.grid(-torch.ones(3, 1, 4, 5), gap=2)
     assert sheet.shape == (1, 10, 12)
