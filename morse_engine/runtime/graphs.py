@@ -18,6 +18,7 @@ import torch
 from ..sampling.plan import DASH, DOT
 from ..sampling.request import Request
 from ..system.errors import Unavailable
+from ..system.timing import Call, in_turns
 from . import native
 from .steps import Steps
 
@@ -193,9 +194,9 @@ class StepGraphs:
     def choose(self, fill: Callable[[], None]) -> None:
         """Find once which backend is faster here: sets `choice` and `why`.
 
-        Both make the first steps of a run twice, the second time by the clock, and have to agree
-        bit for bit. Long runs are not measured whole: 8 steps show what a launch costs. Without a
-        loop it is the host.
+        Both make the first steps of a run in turns, by the clock once they are warm, and have to
+        agree bit for bit. Long runs are not measured whole: 8 steps show what a launch costs.
+        Without a loop it is the host.
 
         Args:
             fill: fills the memory for a run.
@@ -212,17 +213,15 @@ class StepGraphs:
             "host": lambda: [self.launch(i) for i in range(until)],
             "device": lambda: self.launch_loop(until),
         }
-        ms, x = {}, {}
-        for backend, launch in launches.items():
-            for _ in range(2):
-                fill()
-                wait(self.device)
-                started = time.perf_counter()
-                launch()
-                wait(self.device)
-                ms[backend] = 1e3 * (time.perf_counter() - started)
-            x[backend] = self.steps.state.x.clone()
-        if torch.equal(*x.values()):
+        calls = {name: Call(launch, prepare=fill) for name, launch in launches.items()}
+        times = in_turns(calls, self.device, rounds=2, untimed=1)
+        ms = {name: min(values) for name, values in times.items()}
+        x = []
+        for launch in launches.values():
+            fill()
+            launch()
+            x.append(self.steps.state.x.clone())
+        if torch.equal(*x):
             self.choice = min(ms, key=ms.get)
             times = ", ".join(f"{name} {value:.3f} ms" for name, value in ms.items())
             self.why = f"{times} for {until} steps"
