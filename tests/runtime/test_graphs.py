@@ -17,6 +17,7 @@ import fake_capture
 import morse_engine
 from models import randomised, tiny_unet
 from morse_engine import Dot
+from morse_engine.runtime import backends, graphs
 from morse_engine.runtime.captures import Captures
 from tolerances import assert_close
 
@@ -230,9 +231,7 @@ def test_ledger(models, fake):
         ours(batch_size=batch_size)
     report = ours.report()
     assert (report.captures, report.evicted, len(ours.captures)) == (3, 0, 3)
-    assert report.graph_bytes == sum(
-        graphs.steps.num_bytes for graphs in ours.captures._kept.values()
-    )
+    assert report.graph_bytes == sum(made.steps.num_bytes for made in ours.captures._kept.values())
     ours.captures.budget = report.graph_bytes - 1
     ours(batch_size=1)
     assert (ours.report().evicted, len(ours.captures)) == (1, 2)
@@ -249,19 +248,19 @@ def test_ledger(models, fake):
 def test_no_memory_for_a_capture_drops_the_others(models, fake, monkeypatch):
     ours = compiled(models, "host")
     ours(batch_size=1), ours(batch_size=2)
-    capture, failures = morse_engine.runtime.graphs.capture, ["once"]
+    capture, failures = graphs.capture, ["once"]
 
     def fail_once(*args):
         if failures:
             raise torch.OutOfMemoryError(failures.pop())
         return capture(*args)
 
-    dropped = [weakref.ref(graphs) for graphs in ours.captures._kept.values()]
-    monkeypatch.setattr(morse_engine.runtime.graphs, "capture", fail_once)
+    dropped = [weakref.ref(made) for made in ours.captures._kept.values()]
+    monkeypatch.setattr(graphs, "capture", fail_once)
     eager = compiled(models, "eager")
     assert_close("steps", ours(batch_size=3), eager(batch_size=3))
     assert (ours.report().evicted, len(ours.captures)) == (2, 1)
-    assert not any(graphs() for graphs in dropped), "their memory is free for the second try"
+    assert not any(made() for made in dropped), "their memory is free for the second try"
     ours.free()
     failures.append("alone")
     with pytest.raises(torch.OutOfMemoryError, match="alone"):
@@ -292,7 +291,7 @@ def test_nothing_grows_over_many_runs(models, fake):
 
 
 def test_auto_measures_and_picks(models, fake, monkeypatch):
-    monkeypatch.setattr(morse_engine.runtime.backends, "captures_by_itself", lambda device: True)
+    monkeypatch.setattr(backends, "captures_by_itself", lambda device: True)
     ours = compiled(models, "auto")
     assert_close("steps", ours(seed=1), compiled(models, "eager")(seed=1))
     report = ours.report()
@@ -304,7 +303,7 @@ def test_auto_measures_and_picks(models, fake, monkeypatch):
 
 def test_auto_without_a_loop_is_host(models, fake, monkeypatch):
     driver, _ = fake
-    monkeypatch.setattr(morse_engine.runtime.backends, "captures_by_itself", lambda device: True)
+    monkeypatch.setattr(backends, "captures_by_itself", lambda device: True)
     driver.fail("cuGraphInstantiateWithParams")
     ours = compiled(models, "auto")
     assert_close("steps", ours(seed=1), compiled(models, "eager")(seed=1))
@@ -313,12 +312,12 @@ def test_auto_without_a_loop_is_host(models, fake, monkeypatch):
 
 
 def test_auto_without_captures_is_eager_and_says_so(models, fake, monkeypatch):
-    monkeypatch.setattr(morse_engine.runtime.backends, "captures_by_itself", lambda device: True)
+    monkeypatch.setattr(backends, "captures_by_itself", lambda device: True)
 
     def fail(*args):
         raise RuntimeError("the Dash step cannot be captured: because")
 
-    monkeypatch.setattr(morse_engine.runtime.graphs, "capture", fail)
+    monkeypatch.setattr(graphs, "capture", fail)
     ours = compiled(models, "auto")
     with pytest.warns(UserWarning, match="cannot be captured"):
         x = ours(seed=1)
@@ -329,8 +328,8 @@ def test_auto_without_captures_is_eager_and_says_so(models, fake, monkeypatch):
 
 
 def test_a_layout_without_captures_does_not_make_the_next_one_eager(models, fake, monkeypatch):
-    monkeypatch.setattr(morse_engine.runtime.backends, "captures_by_itself", lambda device: True)
-    capture, tried = morse_engine.runtime.graphs.capture, []
+    monkeypatch.setattr(backends, "captures_by_itself", lambda device: True)
+    capture, tried = graphs.capture, []
 
     def fail_at_batch_2(name, step, pool, device):
         batch = len(step.__self__.state.x)
@@ -339,7 +338,7 @@ def test_a_layout_without_captures_does_not_make_the_next_one_eager(models, fake
             raise RuntimeError("this batch cannot be captured")
         return capture(name, step, pool, device)
 
-    monkeypatch.setattr(morse_engine.runtime.graphs, "capture", fail_at_batch_2)
+    monkeypatch.setattr(graphs, "capture", fail_at_batch_2)
     ours = compiled(models, "auto")
     with pytest.warns(UserWarning, match="this batch"):
         ours(batch_size=2)
