@@ -18,7 +18,7 @@ from ..system import images
 from ..system.errors import Refused
 from ..system.files import output_folder, whole
 from ..system.machine import device as find_device
-from ..training.dot import train_dash as fit_dash
+from ..training.dash import train_dash as fit_dash
 from ..training.dot import train_dot as fit_dot
 from ..zoo import digits
 from . import sets as sharding

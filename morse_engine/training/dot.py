@@ -1,190 +1,116 @@
-"""Training of a Dash and of a Dot: two losses for one loop (`fit.py`)."""
+"""Training of a Dot: regression, on points of the data and on the sampler's own way."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from ..dot.dot import Dot
 from ..dot.levels import NoiseLevels
-from ..sampling.loop import sample
-from ..sampling.plan import Plan
-from ..sampling.solver import SolverTable
-from ..system.errors import Refused
-from .fit import Fit, step_generator, stratified
-from .prompts import Asked, Captioned, Prompts
+from ..sampling.loop import Trajectory
+from .batches import noisy_batch
+from .captioned import Captioned
+from .fit import Fit, Recipe, step_generator
+from .prompts import Asked, Prompts
+from .visits import Visits, visit
 
 FLOOR = 4e-4  # squared error of z below which a point is not worth more: 2 % of unit noise
 
 
-def noisy_batch(images: Tensor, noise_scheduler, batch_size: int, generator, device):
-    """Data, time and noise of one batch: `x_t = alpha_t x_0 + sigma_t eps`, t stratified.
-
-    Returns:
-        `(rows, x_0, eps, x_t, t)`: which images, `[B]` int64 on the CPU; images `[B, C, H, W]` and
-        t `[B]` int64, on `device`.
-    """
-    rows = torch.randint(len(images), (batch_size,), generator=generator)
-    x_0 = images[rows].float()  # latents are kept in half precision
-    eps = torch.randn(x_0.shape, generator=generator)
-    t = (stratified(batch_size, generator) * noise_scheduler.config.num_train_timesteps).long()
-    x_t = noise_scheduler.add_noise(x_0, eps, t)
-    return rows, x_0.to(device), eps.to(device), x_t.to(device), t.to(device)
-
-
-def train_dash(
-    unet: nn.Module,
-    images: Tensor,
-    noise_scheduler,
-    out_dir: str | Path,
-    *,
-    num_steps: int = 8000,
-    batch_size: int = 128,
-    lr: float = 1.5e-3,
-    held_out: Tensor | None = None,
-    **fit_options,
-) -> nn.Module:
-    """Train a Dash by the simple denoising loss `|| unet(x_t, t) - target ||^2`.
+@dataclass(frozen=True, kw_only=True)
+class DotRecipe(Recipe):
+    """The numbers of a Dot's training; those of every training are explained in `fit.Recipe`.
 
     Args:
-        unet: a diffusers `UNet2DModel`.
-        images: `[n, C, H, W]` float32 in [-1, 1].
-        noise_scheduler: a diffusers scheduler with `add_noise`; `prediction_type` sets the target.
-        out_dir: folder for checkpoint and log; an interrupted run continues from it.
-        held_out: images for the validation loss, logged at each checkpoint.
-        fit_options: see `Fit`.
+        own_way_from: the part of the run after which Dot leads the walks.
+        data_share: the part of each batch that is data.
+        num_visits: how many visited points are kept.
+        refresh_every: training steps between two walks of `batch_size` images.
+        run_steps: the least and the most steps of a walk.
+        dropout: the part of the points on data that has the empty prompt; for a guided Dot none.
+        guidance: the lowest and the highest guidance scale w.
 
-    Returns:
-        the unet with averaged weights.
-
-    Source: Ho et al. 2020 (arXiv 2006.11239), eq. 14; v-prediction: Salimans & Ho 2022, appendix D.
-    """
-    kind = noise_scheduler.config.prediction_type
-    if kind not in ("epsilon", "v_prediction", "sample"):
-        raise Refused(f"prediction_type={kind!r}: use epsilon, v_prediction or sample")
-
-    def loss(model, generator, data=images) -> Tensor:
-        device = next(model.parameters()).device
-        _, x_0, eps, x_t, t = noisy_batch(data, noise_scheduler, batch_size, generator, device)
-        if kind == "epsilon":
-            target = eps
-        elif kind == "sample":
-            target = x_0
-        else:
-            target = noise_scheduler.get_velocity(x_0, eps, t)
-        return nn.functional.mse_loss(model(x_t, t).sample, target)
-
-    @torch.no_grad()
-    def validate(model) -> dict:
-        generator = torch.Generator().manual_seed(0)
-        return {"held_out_loss": float(loss(model, generator, held_out))}
-
-    fit = Fit(
-        unet,
-        loss,
-        out_dir,
-        num_steps=num_steps,
-        lr=lr,
-        validate=validate if held_out is not None else None,
-        **fit_options,
-    )
-    return fit.run()
-
-
-# -- Dot -------------------------------------------------------------------------------------------
-
-
-class Visits:
-    """The last `size` points that the sampler visited with Dot, and what Dash says there.
-
-    A ring of rows `(x, t, x_s, z_s, t_s, z_p, t_p, z)`; z is the target, Dash's own at (x, t). With
-    conditions they have the columns of `Prompts` as well: what was asked with, not its tensors.
+    Raises:
+        Refused: a number out of its range.
     """
 
-    NAMES = ("x", "t", "x_s", "z_s", "t_s", "z_p", "t_p", "z")
+    num_steps: int = 6000
+    batch_size: int = 64
+    lr: float = 3e-3
+    own_way_from: float = 0.08
+    data_share: float = 0.1
+    num_visits: int = 8192
+    refresh_every: int = 40
+    run_steps: tuple[int, int] = (4, 32)
+    dropout: float = 0.1
+    guidance: tuple[float, float] = (2.0, 12.0)
 
-    def __init__(self, size: int):
-        self.size, self.count = size, 0
-        self.rows: dict[str, Tensor] = {}
-
-    def add(self, **batch: Tensor) -> None:
-        at = torch.arange(self.count, self.count + len(batch["x"])) % self.size
-        for name, value in batch.items():
-            value = value.detach().cpu()
-            if name not in self.rows:
-                self.rows[name] = torch.zeros((self.size, *value.shape[1:]), dtype=value.dtype)
-            self.rows[name][at] = value
-        self.count += len(batch["x"])
-
-    def draw(self, n: int, generator: torch.Generator, device) -> dict[str, Tensor]:
-        at = torch.randint(min(self.count, self.size), (n,), generator=generator)
-        return {name: rows[at].to(device) for name, rows in self.rows.items()}
-
-    def state_dict(self) -> dict:
-        return {"count": self.count, "rows": self.rows}
-
-    def load_state_dict(self, content: dict) -> None:
-        self.count = content["count"]
-        self.rows = {name: rows.cpu() for name, rows in content["rows"].items()}
-
-
-def visit(dot, prompts: Prompts, schedulers, run_steps, batch_size: int, generator, visits) -> None:
-    """Sample one random plan with one random solver, and keep every point where Dot was asked.
-
-    Plans have `run_steps` (least, most) steps and 1 to 6 Dot steps for each Dash step. With
-    `dot=None` Dash's own answer is the Dot step: the way of a perfect Dot.
-    """
-
-    def pick(choices):
-        return choices[int(torch.randint(len(choices), (), generator=generator))]
-
-    num_steps = pick(range(run_steps[0], run_steps[1] + 1))
-    dots_per_dash = pick((1, 2, 3, 4, 6))
-    num_dash = max(1, round(num_steps / (1 + dots_per_dash)))
-    plan = Plan.spread(num_dash, num_steps - num_dash)
-    table = SolverTable.from_scheduler(pick(schedulers), num_steps)
-    shape, device = (batch_size, *prompts.data.shape[1:]), prompts.device
-    start = torch.randn(shape, generator=generator).to(device)
-    seeds = torch.randint(2**62, (batch_size,), generator=generator).tolist()
-    columns, scale = prompts.run(batch_size, generator)
-    asked = prompts.asked(columns)
-
-    def dash(x, t, **cond):
-        return prompts.unet(x, t, **cond).sample.float()
-
-    def watched(x, t, x_s, z_s, t_s, z_p, t_p, **_):
-        z = prompts.dash(x, t, asked)
-        one = torch.ones(len(x), dtype=torch.float32, device=device)
-        times = {"t": t * one, "t_s": t_s * one, "t_p": t_p * one}
-        visits.add(x=x, x_s=x_s, z_s=z_s, z_p=z_p, z=z, **times, **columns)
-        return z - z_s if dot is None else dot(x, t, x_s, z_s, t_s, z_p, t_p, **asked.dot)
-
-    guided_dot = prompts.guided
-    sample(dash, watched, plan, table, start, seeds, asked.dash, scale, guided_dot=guided_dot)
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("own_way_from", "data_share", "dropout"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "give a part, from 0 to 1")
+        self._require("num_visits", self.num_visits >= 1, "keep at least one point")
+        self._require("refresh_every", self.refresh_every >= 1, "give at least one step")
+        least, most = self.run_steps
+        holds = 2 <= least <= most
+        self._require("run_steps", holds, "give two numbers of 2 or more, the lower first")
+        low, high = self.guidance
+        self._require("guidance", 0 <= low <= high, "give two scales from 0, the lower first")
 
 
 def train_dot(
-    dot: nn.Module,
+    dot: Dot,
     unet: nn.Module,
     images: Tensor | Captioned,
     noise_scheduler,
     out_dir: str | Path,
     *,
-    schedulers,
-    num_steps: int = 6000,
-    batch_size: int = 64,
-    lr: float = 3e-3,
-    own_way_from: float = 0.08,
-    data_share: float = 0.1,
-    num_visits: int = 8192,
-    refresh_every: int = 40,
-    run_steps: tuple[int, int] = (4, 32),
-    dropout: float = 0.1,
-    guidance: tuple[float, float] = (2.0, 12.0),
+    schedulers: Sequence,
+    num_steps: int = DotRecipe.num_steps,
+    batch_size: int = DotRecipe.batch_size,
+    lr: float = DotRecipe.lr,
+    own_way_from: float = DotRecipe.own_way_from,
+    data_share: float = DotRecipe.data_share,
+    num_visits: int = DotRecipe.num_visits,
+    refresh_every: int = DotRecipe.refresh_every,
+    run_steps: tuple[int, int] = DotRecipe.run_steps,
+    dropout: float = DotRecipe.dropout,
+    guidance: tuple[float, float] = DotRecipe.guidance,
     held_out: Tensor | Captioned | None = None,
     **fit_options,
-) -> nn.Module:
-    """Train a Dot by regression, each point relative to the error of a zero residual.
+) -> Dot:
+    """Train a Dot by `DotTraining`, where loss and points are explained.
+
+    At each checkpoint the Dot with averaged weights is saved in `out_dir`/dot.
+
+    Args:
+        dot, unet, images, noise_scheduler, schedulers, held_out: see `DotTraining`.
+        out_dir: folder for checkpoint, log and Dot; an interrupted run continues from it.
+        num_steps ... guidance, fit_options: the numbers of `DotRecipe` and of `fit.Recipe`.
+
+    Returns:
+        the dot with averaged weights.
+
+    Raises:
+        Refused: images, Dot and Dash that do not fit each other, a number out of range, or a
+            folder of another run.
+
+    Source: Morse (arXiv 2506.18251), section 3.3; the divisor and the points on the way are ours.
+    """
+    recipe = DotRecipe(
+        num_steps=num_steps, batch_size=batch_size, lr=lr, own_way_from=own_way_from,
+        data_share=data_share, num_visits=num_visits, refresh_every=refresh_every,
+        run_steps=run_steps, dropout=dropout, guidance=guidance, **fit_options,
+    )  # fmt: skip
+    training = DotTraining(dot, unet, images, noise_scheduler, schedulers, recipe, held_out)
+    return training.run(out_dir)
+
+
+class DotTraining:
+    """The training of one Dot by regression, each point relative to the error of a zero residual.
 
     `|| z_s + eta(x, t; ...) - theta(x, t) ||^2 / (|| z_s - theta(x, t) ||^2 + FLOOR)`, with means
     over the pixels as norms. With conditions theta is Dash's estimate under one; of a guided Dot
@@ -198,8 +124,6 @@ def train_dot(
     data, and needs none but prompts. Runs with prompts are guided; a Dot that works on each branch
     learns from both.
 
-    At each checkpoint the Dot with averaged weights is saved in `out_dir`/dot.
-
     Args:
         dot: a `Dot` of `unet`.
         unet: the Dash; only evaluated.
@@ -207,108 +131,115 @@ def train_dot(
             latents if that is what it works on.
         noise_scheduler: the diffusers scheduler that Dash was trained with (`add_noise`).
         schedulers: the diffusers schedulers whose ways are walked.
-        own_way_from: the part of the run after which Dot leads.
-        data_share: the part of each batch that is data.
-        num_visits: how many visited points are kept.
-        refresh_every: training steps between two walks of `batch_size` images.
-        run_steps: the least and the most steps of a walk.
-        dropout: the part of the points on data that has the empty prompt; for a guided Dot none.
-        guidance: the range of the guidance scale w.
+        recipe: the numbers of the run.
         held_out: images for the validation loss, by bins of (t_s, t_s - t) beside the loss of a
             zero residual (the reuse of z_s).
-        fit_options: see `Fit`.
-
-    Returns:
-        the dot with averaged weights.
 
     Raises:
-        Refused: images, Dot and Dash that do not fit each other, or a number out of range.
-
-    Source: Morse (arXiv 2506.18251), section 3.3; the divisor and the points on the way are ours.
+        Refused: images, Dot and Dash that do not fit each other.
     """
-    unet.eval()
-    asking = {"dropout": dropout, "guidance": guidance}
-    prompts = Prompts(images, dot, unet, **asking)
-    unseen = Prompts(held_out, dot, unet, **asking) if held_out is not None else None
-    device = prompts.device
-    visits = Visits(num_visits)
-    levels = NoiseLevels.from_scheduler(noise_scheduler).to(device)
-    seed = fit_options.get("seed", 0)
+
+    def __init__(
+        self,
+        dot: Dot,
+        unet: nn.Module,
+        images: Tensor | Captioned,
+        noise_scheduler,
+        schedulers: Sequence,
+        recipe: DotRecipe,
+        held_out: Tensor | Captioned | None = None,
+    ):
+        unet.eval()
+        asking = {"dropout": recipe.dropout, "guidance": recipe.guidance}
+        self.dot, self.recipe = dot, recipe
+        self.noise_scheduler, self.schedulers = noise_scheduler, schedulers
+        self.prompts = Prompts(images, dot, unet, **asking)
+        self.unseen = None if held_out is None else Prompts(held_out, dot, unet, **asking)
+        self.visits = Visits(recipe.num_visits)
+        self.levels = NoiseLevels.from_scheduler(noise_scheduler).to(self.prompts.device)
+
+    def run(self, out_dir: str | Path) -> Dot:
+        """Train to the end, from the checkpoint in the folder if there is one."""
+        self.out_dir = Path(out_dir)
+        fit = Fit(
+            self.dot, self.loss, self.validate, out_dir, self.recipe,
+            before_step=self.walk, state=self.visits,
+        )  # fmt: skip
+        return fit.run()
+
+    # -- points --------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def data_batch(n: int, generator, source: Prompts) -> tuple[dict[str, Tensor], Asked]:
-        rows, _, _, x_p, t_p = noisy_batch(source.data, noise_scheduler, n, generator, device)
-        shares = 0.8 * torch.rand((2, n), generator=generator).to(device)
+    def data_batch(self, n: int, generator: torch.Generator, source: Prompts) -> dict[str, Tensor]:
+        """n points on data, in the columns of `Visits`."""
+        rows, _, _, x_p, t_p = noisy_batch(
+            source.data, self.noise_scheduler, n, generator, source.device
+        )
+        shares = 0.8 * torch.rand((2, n), generator=generator).to(source.device)
         t_s = t_p - (shares[0] * t_p).ceil().long()
         t = t_s - (shares[1] * t_s).ceil().long()
         columns = source.columns(rows, generator)
         asked = source.asked(columns)
-        z_p = source.dash(x_p, t_p, asked)
-        x_s = levels.jump(x_p, z_p, t_p, t_s)
-        z_s = source.dash(x_s, t_s, asked)
-        x = levels.jump(x_s, z_s, t_s, t)
-        points = {"x": x, "x_s": x_s, "z_s": z_s, "z_p": z_p, "z": source.dash(x, t, asked)}
-        return {**points, "t": t, "t_s": t_s, "t_p": t_p, **columns}, asked
+        trajectory = Trajectory.after(None, x_p, source.dash(x_p, t_p, asked), t_p)
+        x_s = self.levels.jump(x_p, trajectory.z_s, t_p, t_s)
+        trajectory = Trajectory.after(trajectory, x_s, source.dash(x_s, t_s, asked), t_s)
+        x = self.levels.jump(x_s, trajectory.z_s, t_s, t)
+        z = source.dash(x, t, asked)
+        return {"x": x, "t": t, **trajectory._asdict(), "z": z, **columns}
 
-    def errors(model, batch: dict[str, Tensor], asked: Asked) -> tuple[Tensor, Tensor]:
+    def walk(self, fit: Fit, step: int) -> None:
+        """Visit new points once in `refresh_every` steps, at first four times as many."""
+        recipe = self.recipe
+        if step % recipe.refresh_every:
+            return
+        generator = step_generator(recipe.seed + 1, step, fit.accelerator.process_index)
+        leader = self.dot if step >= recipe.own_way_from * recipe.num_steps else None
+        way = (leader, self.prompts, self.schedulers, recipe.run_steps, recipe.batch_size)
+        for _ in range(1 if self.visits.count else 4):
+            fit.averaged(lambda: visit(*way, generator, self.visits))
+
+    # -- losses --------------------------------------------------------------------------------
+
+    def errors(self, model, batch: dict[str, Tensor], asked: Asked) -> tuple[Tensor, Tensor]:
         """Squared errors of Dot and of a zero residual, `[B]` each."""
         eta = model(*(batch[name] for name in Visits.NAMES[:-1]), **asked.dot)
         ours = (batch["z_s"] + eta - batch["z"]).square().mean(dim=(1, 2, 3))
         return ours, (batch["z_s"] - batch["z"]).square().mean(dim=(1, 2, 3))
 
-    def loss(model, generator) -> Tensor:
-        num_data = round(batch_size * data_share)
-        batch = visits.draw(batch_size - num_data, generator, device)
+    def loss(self, model, generator: torch.Generator) -> Tensor:
+        """The mean over a batch of both kinds of points."""
+        num_data = round(self.recipe.batch_size * self.recipe.data_share)
+        num_visits = self.recipe.batch_size - num_data
+        batch = self.visits.draw(num_visits, generator, self.prompts.device)
         if num_data:
-            data, _ = data_batch(num_data, generator, prompts)
+            data = self.data_batch(num_data, generator, self.prompts)
             batch = {k: torch.cat([v, data[k].to(v)]) for k, v in batch.items()}
-        ours, zero = errors(model, batch, prompts.asked(batch))
+        ours, zero = self.errors(model, batch, self.prompts.asked(batch))
         return (ours / (zero + FLOOR)).mean()
 
-    def walk(fit: Fit, step: int) -> None:
-        if step % refresh_every:
-            return
-        generator = step_generator(seed + 1, step, fit.accelerator.process_index)
-        leader = dot if step >= own_way_from * num_steps else None
-        for _ in range(1 if visits.count else 4):
-            args = (leader, prompts, schedulers, run_steps, batch_size, generator, visits)
-            fit.averaged(lambda args=args: visit(*args))
-
     @torch.no_grad()
-    def validate(model) -> dict:
+    def validate(self, model) -> dict:
+        """Save the Dot, and measure it on the held-out images."""
         if PartialState().is_main_process:
-            dot.save_pretrained(Path(out_dir) / "dot")
-        if unseen is None:
+            self.dot.save_pretrained(self.out_dir / "dot")
+        if self.unseen is None:
             return {}
-        generator = torch.Generator().manual_seed(0)
+        generator, count = torch.Generator().manual_seed(0), len(self.unseen.data)
         # Latents of large models do not fit at once.
-        size = batch_size if unseen.captioned else len(held_out)
+        size = self.recipe.batch_size if self.unseen.captioned else count
         times, ours, zero = [], [], []
-        for first in range(0, len(held_out), size):
-            count = min(size, len(held_out) - first)
-            batch, asked = data_batch(count, generator, unseen)
+        for first in range(0, count, size):
+            batch = self.data_batch(min(size, count - first), generator, self.unseen)
             times.append(torch.stack([batch["t_s"], batch["t_s"] - batch["t"]]))
-            for found, error in zip((ours, zero), errors(model, batch, asked), strict=True):
+            errors = self.errors(model, batch, self.unseen.asked(batch))
+            for found, error in zip((ours, zero), errors, strict=True):
                 found.append(error)
         times, ours, zero = torch.cat(times, dim=1), torch.cat(ours), torch.cat(zero)
         return {
             "held_out_loss": float(ours.mean()),
             "zero_residual": float(zero.mean()),
-            "bins": loss_bins(*times, ours, zero, noise_scheduler),
+            "bins": loss_bins(*times, ours, zero, self.noise_scheduler),
         }
-
-    fit = Fit(
-        dot,
-        loss,
-        out_dir,
-        num_steps=num_steps,
-        lr=lr,
-        validate=validate,
-        before_step=walk,
-        state=visits,
-        **fit_options,
-    )
-    return fit.run()
 
 
 def loss_bins(t_s: Tensor, gap: Tensor, ours: Tensor, zero: Tensor, noise_scheduler) -> list[dict]:

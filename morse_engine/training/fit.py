@@ -6,10 +6,10 @@ the same machine, the uninterrupted run bit for bit.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ..system.errors import Refused
+from ..system.files import whole
+
+PRECISIONS = ("no", "bf16", "fp16")
 
 
 def step_generator(seed: int, step: int, process: int = 0) -> torch.Generator:
@@ -25,14 +28,56 @@ def step_generator(seed: int, step: int, process: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int(word >> np.uint64(1)))
 
 
-def stratified(batch_size: int, generator: torch.Generator) -> Tensor:
-    """One uniform number in each of `batch_size` equal parts of [0, 1), in random order: `[B]`.
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The numbers of a training run; those of a Dot are `DotRecipe`.
 
-    Time steps drawn this way cover the schedule in every batch, which lowers the variance of the
-    gradient at no cost.
+    Args:
+        num_steps: length of the whole run, along which the learning rate falls to zero.
+        batch_size: points in a batch, of each process.
+        lr: the highest learning rate of AdamW.
+        warmup: steps in which the rate rises to it, from zero.
+        clip: the largest norm of the gradient; a longer one is scaled down.
+        ema_decay: decay of the running average of the weights that the run returns.
+        accumulate: batches whose gradients are averaged in a step; they are those that as many
+            times the processes would draw.
+        mixed_precision: "no", "bf16" or "fp16", as accelerate has them.
+        seed: fixes every random number of the run.
+        checkpoint_every: steps between two checkpoints; the last step has one as well.
+        progress: show a progress bar.
+
+    Raises:
+        Refused: a number out of its range.
     """
-    u = torch.rand(batch_size, generator=generator)
-    return (torch.randperm(batch_size, generator=generator) + u) / batch_size
+
+    num_steps: int
+    batch_size: int
+    lr: float
+    warmup: int = 200
+    clip: float = 1.0
+    ema_decay: float = 0.999
+    accumulate: int = 1
+    mixed_precision: str = "no"
+    seed: int = 0
+    checkpoint_every: int = 500
+    progress: bool = True
+
+    def __post_init__(self):
+        self._require("num_steps", self.num_steps >= 1, "a run needs at least one step")
+        self._require("batch_size", self.batch_size >= 1, "a batch needs at least one point")
+        self._require("lr", self.lr > 0, "give a rate above 0")
+        self._require("warmup", self.warmup >= 0, "give a number of steps, 0 for none")
+        self._require("clip", self.clip > 0, "give a norm above 0, or inf")
+        self._require("ema_decay", 0 <= self.ema_decay < 1, "give a decay from 0 to below 1")
+        self._require("accumulate", self.accumulate >= 1, "a step needs at least one batch")
+        known = f"use one of {', '.join(PRECISIONS)}"
+        self._require("mixed_precision", self.mixed_precision in PRECISIONS, known)
+        self._require("seed", self.seed >= 0, "give 0 or more")
+        self._require("checkpoint_every", self.checkpoint_every >= 1, "give at least one step")
+
+    def _require(self, name: str, holds: bool, fix: str) -> None:
+        if not holds:
+            raise Refused(f"{name}={getattr(self, name)!r}: {fix}")
 
 
 class Fit:
@@ -41,61 +86,42 @@ class Fit:
     Args:
         model: the module to train; only parameters that require gradients are trained and stored.
         loss: `loss(model, generator) -> scalar`, called `accumulate` times per step and process.
+        validate: `validate(model) -> dict of numbers` for the log, called at each checkpoint with
+            the averaged weights.
         out_dir: folder of `checkpoint.pt` and `log.jsonl`.
-        num_steps: length of the whole run; part of the cosine schedule.
-        ema_decay: decay of the running average of the weights that the run returns.
-        mixed_precision: "no", "bf16" or "fp16", as accelerate has them.
-        accumulate: batches whose gradients are averaged in a step; they are those that as many
-            times the processes would draw.
-        validate: `validate(model) -> dict of numbers`, called with the averaged weights.
-        before_step: called with (step, swap) before each step, for data that depends on the model.
+        recipe: the numbers of the run.
+        before_step: called with (fit, step) before each step, for data that depends on the model.
         state: a further object with `state_dict`/`load_state_dict`, kept in the checkpoint.
-        progress: show a progress bar.
     """
 
     def __init__(
         self,
         model: nn.Module,
         loss: Callable[[nn.Module, torch.Generator], Tensor],
+        validate: Callable[[nn.Module], dict],
         out_dir: str | Path,
+        recipe: Recipe,
         *,
-        num_steps: int,
-        lr: float,
-        ema_decay: float = 0.999,
-        warmup: int = 200,
-        clip: float = 1.0,
-        seed: int = 0,
-        mixed_precision: str = "no",
-        accumulate: int = 1,
-        checkpoint_every: int = 500,
-        validate: Callable[[nn.Module], dict] | None = None,
-        before_step: Callable[["Fit", int], None] | None = None,
+        before_step: Callable[["Fit", int], None] = lambda fit, step: None,
         state=None,
-        progress: bool = True,
     ):
         from accelerate import Accelerator
         from diffusers.optimization import get_cosine_schedule_with_warmup
         from diffusers.training_utils import EMAModel
 
-        if num_steps < 1:
-            raise Refused(f"num_steps={num_steps}: a run needs at least one step")
-        if accumulate < 1:
-            raise Refused(f"accumulate={accumulate}: a step needs at least one batch")
+        self.bare_model, self.loss, self.validate = model, loss, validate
+        self.recipe, self.before_step, self.state = recipe, before_step, state
         self.out_dir = Path(out_dir)
         self.out_dir.mkdir(parents=True, exist_ok=True)
-        self.accelerator = Accelerator(mixed_precision=mixed_precision)
+        self.accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
         self.params = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(self.params, lr=lr, weight_decay=0.0, betas=(0.9, 0.99))
-        schedule = get_cosine_schedule_with_warmup(optimizer, min(warmup, num_steps), num_steps)
-        self.bare_model, self.loss, self.num_steps = model, loss, num_steps
+        optimizer = torch.optim.AdamW(self.params, recipe.lr, betas=(0.9, 0.99), weight_decay=0.0)
+        steps = recipe.num_steps
+        self.schedule = get_cosine_schedule_with_warmup(optimizer, min(recipe.warmup, steps), steps)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.schedule = schedule
-        self.ema = EMAModel(self.params, decay=ema_decay)
+        self.ema = EMAModel(self.params, decay=recipe.ema_decay)
         self.ema.to(self.accelerator.device)
-        self.clip, self.seed, self.checkpoint_every = clip, seed, checkpoint_every
-        self.accumulate = accumulate
-        self.validate, self.before_step, self.state = validate, before_step, state
-        self.step, self.progress = 0, progress
+        self.step = 0
 
     # -- checkpoints ---------------------------------------------------------------------------
 
@@ -104,22 +130,21 @@ class Fit:
         return self.out_dir / "checkpoint.pt"
 
     def save(self) -> None:
-        """Write `checkpoint.pt` whole or not at all (temporary file, then rename)."""
+        """Write `checkpoint.pt`, whole or not at all."""
         if not self.accelerator.is_main_process:
             return
         content = {
             "step": self.step,
-            "num_steps": self.num_steps,
-            "seed": self.seed,
+            "num_steps": self.recipe.num_steps,
+            "seed": self.recipe.seed,
             "params": [p.detach() for p in self.params],
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "ema": self.ema.state_dict(),
             "state": self.state.state_dict() if self.state is not None else None,
         }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(content, partial)
-        os.replace(partial, self.checkpoint)
+        with whole(self.checkpoint) as partial:
+            torch.save(content, partial)
 
     def resume(self) -> bool:
         """Continue from `checkpoint.pt` if there is one; True if it was found.
@@ -132,10 +157,10 @@ class Fit:
         device = self.accelerator.device
         content = torch.load(self.checkpoint, map_location=device, weights_only=True)
         for name in ("num_steps", "seed"):
-            if content[name] != getattr(self, name):
+            if content[name] != getattr(self.recipe, name):
                 raise Refused(
                     f"{self.checkpoint} is of a run with {name}={content[name]}, this one has "
-                    f"{getattr(self, name)}: use another folder, or delete the checkpoint"
+                    f"{getattr(self.recipe, name)}: use another folder, or delete the checkpoint"
                 )
         if [p.shape for p in self.params] != [p.shape for p in content["params"]]:
             raise Refused(
@@ -168,6 +193,29 @@ class Fit:
 
     def run(self) -> nn.Module:
         """Train to the end, from the checkpoint if there is one; returns the averaged model."""
+        self.resume()
+        self.bare_model.train()
+        num_steps, started, recent = self.recipe.num_steps, time.perf_counter(), []
+        with self._bar() as bar:
+            task = bar.add_task("training", total=num_steps, completed=self.step)
+            while self.step < num_steps:
+                self.before_step(self, self.step)
+                recent.append(self._one_step())
+                self.step += 1
+                bar.update(task, completed=self.step)
+                if self.step % self.recipe.checkpoint_every == 0 or self.step == num_steps:
+                    loss = float(torch.stack(recent).mean())
+                    bar.update(task, description=f"training, loss {loss:.4f}")
+                    recent = []
+                    self._log(loss, time.perf_counter() - started)
+                    self.save()
+        self.ema.copy_to(self.params)
+        # The wrapper of mixed precision would survive in copies of the model, bound to this one.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        vars(self.bare_model).pop("forward", None)
+        return self.bare_model.eval()
+
+    def _bar(self):
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -176,52 +224,32 @@ class Fit:
             TimeRemainingColumn,
         )
 
-        self.resume()
-        self.bare_model.train()
-        main = self.accelerator.is_main_process
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        bar = Progress(*columns, TimeRemainingColumn(), disable=not (self.progress and main))
-        started, recent = time.perf_counter(), []
-        with bar:
-            task = bar.add_task("training", total=self.num_steps, completed=self.step)
-            while self.step < self.num_steps:
-                if self.before_step is not None:
-                    self.before_step(self, self.step)
-                recent.append(self._one_step())
-                self.step += 1
-                bar.update(task, completed=self.step)
-                last = self.step == self.num_steps
-                if self.step % self.checkpoint_every == 0 or last:
-                    row = {"step": self.step, "loss": float(torch.stack(recent).mean())}
-                    row["seconds"] = round(time.perf_counter() - started, 1)
-                    if self.validate is not None:
-                        row |= self.averaged(lambda: self.validate(self.bare_model))
-                    bar.update(task, description=f"training, loss {row['loss']:.4f}")
-                    recent = []
-                    if main:
-                        with open(self.out_dir / "log.jsonl", "a") as log:
-                            log.write(json.dumps(row) + "\n")
-                    self.save()
-        self.ema.copy_to(self.params)
-        # The wrapper of mixed precision would survive in copies of the model, bound to this one.
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        vars(self.bare_model).pop("forward", None)
-        return self.bare_model.eval()
+        shown = self.recipe.progress and self.accelerator.is_main_process
+        return Progress(*columns, TimeRemainingColumn(), disable=not shown)
 
     def _one_step(self) -> Tensor:
-        losses = []
-        for k in range(self.accumulate):
-            process = self.accelerator.process_index + k * self.accelerator.num_processes
-            generator = step_generator(self.seed, self.step, process)
-            last = k == self.accumulate - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                with self.accelerator.autocast():
+        recipe, accelerator, losses = self.recipe, self.accelerator, []
+        for k in range(recipe.accumulate):
+            process = accelerator.process_index + k * accelerator.num_processes
+            generator = step_generator(recipe.seed, self.step, process)
+            last = k == recipe.accumulate - 1
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                with accelerator.autocast():
                     loss = self.loss(self.model, generator)
-                self.accelerator.backward(loss / self.accumulate)
+                accelerator.backward(loss / recipe.accumulate)
             losses.append(loss.detach())
-        self.accelerator.clip_grad_norm_(self.params, self.clip)
+        accelerator.clip_grad_norm_(self.params, recipe.clip)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.step(self.params)
         return torch.stack(losses).mean()
+
+    def _log(self, loss: float, seconds: float) -> None:
+        """A row in `log.jsonl`."""
+        row = {"step": self.step, "loss": loss, "seconds": round(seconds, 1)}
+        row |= self.averaged(lambda: self.validate(self.bare_model))
+        if self.accelerator.is_main_process:
+            with open(self.out_dir / "log.jsonl", "a") as log:
+                log.write(json.dumps(row) + "\n")

@@ -18,36 +18,36 @@ from torch import Tensor
 from ..dot.dot import fingerprint
 from ..system.errors import Refused
 from ..system.files import output_folder, whole
+from .captioned import Captioned
 from .captions import Example
-from .prompts import Captioned
 
 ROWS = 4096  # images in a file
 AT_ONCE = 8  # images through the encoders
-MANIFEST, EMPTY = "manifest.json", "empty.safetensors"
+MANIFEST, EMPTY_FILE = "manifest.json", "empty.safetensors"
 
 
-class Column:
+class Stored:
     """One tensor of all images, `[n, ...]`, read from the files row by row."""
 
-    def __init__(self, shards: "Shards", name: str, rows: range):
-        self.shards, self.name, self.rows = shards, name, rows
-        self.shape = (len(rows), *shards.open(0).get_slice(name).get_shape()[1:])
+    def __init__(self, files: "Files", name: str, rows: range):
+        self.files, self.name, self.rows = files, name, rows
+        self.shape = (len(rows), *files.open(0).get_slice(name).get_shape()[1:])
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, rows) -> "Tensor | Column":
-        """The rows of an int64 tensor `[B]` as a tensor, those of a slice as a column."""
+    def __getitem__(self, rows) -> "Tensor | Stored":
+        """The rows of an int64 tensor `[B]` as a tensor, those of a slice stored as before."""
         if isinstance(rows, slice):
-            return Column(self.shards, self.name, self.rows[rows])
+            return Stored(self.files, self.name, self.rows[rows])
         found = []
         for row in rows.tolist():
             file, at = divmod(self.rows[row], ROWS)
-            found.append(self.shards.open(file).get_slice(self.name)[at : at + 1])
+            found.append(self.files.open(file).get_slice(self.name)[at : at + 1])
         return torch.cat(found)
 
 
-class Shards:
+class Files:
     """The files of a folder, each opened once; what is read of them is mapped, not loaded."""
 
     def __init__(self, paths: Sequence[Path]):
@@ -104,8 +104,8 @@ def encode(
                 parts.append(_encoded(pipe, chosen[first : first + AT_ONCE], size))
                 on_rows(len(parts[-1]["latents"]))
             _write(path, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-    if state.is_main_process and not (folder / EMPTY).is_file():
-        _write(folder / EMPTY, keywords(pipe, None, size))
+    if state.is_main_process and not (folder / EMPTY_FILE).is_file():
+        _write(folder / EMPTY_FILE, keywords(pipe, None, size))
     state.wait_for_everyone()
     return load(folder, len(examples), embedded=bool(pipe.unet.config.time_cond_proj_dim))
 
@@ -114,10 +114,10 @@ def load(folder: Path, count: int, *, embedded: bool) -> Captioned:
     """What `encode` left in the folder; `embedded`: a Dash without a branch for no prompt."""
     from safetensors.torch import load_file
 
-    shards = Shards(sorted(folder.glob("[0-9]*.safetensors")))
-    columns = {name: Column(shards, name, range(count)) for name in shards.names}
+    files = Files(sorted(folder.glob("[0-9]*.safetensors")))
+    columns = {name: Stored(files, name, range(count)) for name in files.names}
     images = columns.pop("latents")
-    empty = None if embedded else _nested(load_file(folder / EMPTY))
+    empty = None if embedded else _nested(load_file(folder / EMPTY_FILE))
     return Captioned(images, _nested(columns), empty)
 
 

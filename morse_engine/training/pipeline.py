@@ -90,59 +90,77 @@ def train(
     The parameters are those of the command line, which explains them.
     """
     from diffusers import DDPMScheduler
-    from rich.progress import Progress, track
+    from rich.progress import track
 
-    main = PartialState().is_main_process
-    folder = output_folder(out)
+    main, folder = PartialState().is_main_process, output_folder(out)
     examples = captions.find(
         data, lambda files: track(files, "looking at the images", disable=not main)
     )
-    pipe, device = load(model), PartialState().device
-    factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    size = pipe.unet.config.sample_size * factor if size is None else size
+    pipe = load(model)
+    unet, ways = pipe.unet.to(PartialState().device), schedulers(pipe)
+    noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     torch.manual_seed(0)  # of Dot's first weights
-    unet, noise_scheduler = pipe.unet.to(device), DDPMScheduler.from_config(pipe.scheduler.config)
     shape = {"widths": tuple(widths), "lora_rank": lora_rank, "cut": cut}
     dot = Dot(unet, noise_scheduler, guided=guided, **shape)
-    of_dot = factor * 2 ** (len(widths) + len(dot.trunk.down_blocks) - 1)
-    if size % of_dot:
-        raise Refused(f"--size {size}: this Dot needs a multiple of {of_dot} pixels")
-    for name in ("vae", "text_encoder", "text_encoder_2"):
-        if getattr(pipe, name, None) is not None:
-            getattr(pipe, name).to(device)
-    where = Path(cache) if cache else folder / "latents"
-    with Progress(disable=not main) as bar:
-        task = bar.add_task("latents and prompts", total=len(examples))
-        found = latents.encode(pipe, examples, where, size, lambda n: bar.advance(task, n))
-    num_held_out = min(HELD_OUT, len(found) // 10)
-    train_on = found.part(slice(0, len(found) - num_held_out))
-    held_out = found.part(slice(len(train_on), len(found))) if num_held_out else None
-    lcm = bool(unet.config.time_cond_proj_dim)
-    ways = schedulers(pipe)
+    size = _size(pipe, dot, size)
+    train_on, held_out = _data(pipe, examples, Path(cache) if cache else folder / "latents", size)
     del pipe  # the VAE and the text encoders have done their part
     if main:
-        print(f"{len(train_on):,} images with captions, latents of {found.shape[1:]}")
+        print(f"{len(train_on):,} images with captions, latents of {train_on.shape[1:]}")
         if (folder / "checkpoint.pt").exists():
             print(f"{folder / 'checkpoint.pt'} is there: the run continues from it")
+    walked = {"run_steps": LCM_STEPS} if unet.config.time_cond_proj_dim else {}
     dot = train_dot(
         dot, unet, train_on, noise_scheduler, folder,
         schedulers=ways, num_steps=steps, batch_size=batch_size, lr=lr, dropout=dropout,
         guidance=tuple(guidance), held_out=held_out, accumulate=accumulate,
-        mixed_precision=precision, **({"run_steps": LCM_STEPS} if lcm else {}),
+        mixed_precision=precision, **walked,
     )  # fmt: skip
-    if not main:
-        return
+    if main:
+        at_once = batch_size * accumulate * PartialState().num_processes
+        points = f"{steps:,} steps of {at_once}, {len(train_on):,} images of {size} x {size}"
+        _save(dot, folder, model, {"training": points, **_facts(folder, guidance)})
+
+
+def _size(pipe, dot: Dot, size: int | None) -> int:
+    """Height and width of the images in pixels: as asked, or what the pipeline draws."""
+    factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    size = pipe.unet.config.sample_size * factor if size is None else size
+    of_dot = factor * 2 ** (len(dot.widths) + len(dot.trunk.down_blocks) - 1)
+    if size % of_dot:
+        raise Refused(f"--size {size}: this Dot needs a multiple of {of_dot} pixels")
+    return size
+
+
+def _data(pipe, examples: Sequence[captions.Example], cache: Path, size: int):
+    """Latents and keywords to train on, and those held out, None if there are too few."""
+    from rich.progress import Progress
+
+    for name in ("vae", "text_encoder", "text_encoder_2"):
+        if getattr(pipe, name, None) is not None:
+            getattr(pipe, name).to(PartialState().device)
+    with Progress(disable=not PartialState().is_main_process) as bar:
+        task = bar.add_task("latents and prompts", total=len(examples))
+        found = latents.encode(pipe, examples, cache, size, lambda n: bar.advance(task, n))
+    num_held_out = min(HELD_OUT, len(found) // 10)
+    train_on = found.part(slice(0, len(found) - num_held_out))
+    return train_on, found.part(slice(len(train_on), len(found))) if num_held_out else None
+
+
+def _facts(folder: Path, guidance: Sequence[float]) -> dict[str, str]:
+    """Rows of the model card."""
+    facts = {"guidance scales": " to ".join(f"{scale:g}" for scale in guidance)}
     last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
-    at_once = batch_size * accumulate * PartialState().num_processes
-    facts = {
-        "training": f"{steps:,} steps of {at_once}, {len(train_on):,} images of {size} x {size}",
-        "guidance scales": " to ".join(f"{scale:g}" for scale in guidance),
-    }
     if "held_out_loss" in last:
         ours, zero = last["held_out_loss"], last["zero_residual"]
         facts["squared error on held-out images"] = (
             f"{ours:.3g}; {zero:.3g} before training, which is the reuse of Dash's last estimate"
         )
+    return facts
+
+
+def _save(dot: Dot, folder: Path, model: str, facts: dict[str, str]) -> None:
+    """Write `folder`/dot with its model card, and say how to use it."""
     dot.save_pretrained(folder / "dot")
     with whole(folder / "dot" / "README.md") as path:
         path.write_text(hub.card(dot, model, facts), "utf-8")

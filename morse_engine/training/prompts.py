@@ -6,68 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from ..sampling.loop import guide
 from ..system.errors import Refused
-
-EMPTY = -1  # the row of the empty prompt
-
-
-class Captioned:
-    """Images, or latents, with the keywords that Dash is given for each of them.
-
-    Args:
-        images: `[n, C, H, W]`, a tensor or a `latents.Column`.
-        cond: keywords of Dash (`encoder_hidden_states`, `added_cond_kwargs`, `class_labels`, ...)
-            of n rows each, tensors or columns, in dicts of any depth.
-        empty: the same keywords, tensors of one row, for the branch of the guidance without the
-            condition: those of the empty prompt. None for a Dash that is never run without one.
-
-    Raises:
-        Refused: a keyword with another number of rows, or other keywords in `empty`.
-    """
-
-    def __init__(self, images, cond: dict, empty: dict | None = None):
-        self.images, self.cond, self.empty = images, cond, empty
-        self.shape = tuple(images.shape)
-        for name, value in _leaves(cond).items():
-            if len(value) != len(images):
-                raise Refused(f"{name} has {len(value)} rows for {len(images)} images")
-        if empty is not None:
-            if odd := _leaves(empty).keys() ^ _leaves(cond).keys():
-                raise Refused(f"{', '.join(sorted(odd))}: give it in cond and in empty")
-            for name, value in _leaves(empty).items():
-                if len(value) != 1:
-                    raise Refused(f"{name} of the empty prompt has {len(value)} rows: give one")
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        return self.images[rows]
-
-    def part(self, rows: slice) -> "Captioned":
-        """Some of them, in their order."""
-        return Captioned(self.images[rows], tree_map(lambda v: v[rows], self.cond), self.empty)
-
-    def keywords(self, rows: Tensor, device, dtype: torch.dtype) -> dict:
-        """The keywords of some rows, int64 `[B]`, `EMPTY` among them; fractions in `dtype`."""
-
-        def gather(value, empty):
-            if isinstance(value, dict):
-                return {k: gather(v, empty and empty[k]) for k, v in value.items()}
-            found = value[rows.clamp(min=0)]
-            if empty is not None:
-                found[rows == EMPTY] = empty.to(found)
-            return found.to(device, dtype if found.is_floating_point() else None)
-
-        return gather(self.cond, self.empty)
-
-
-def _leaves(tree: dict, above: str = "") -> dict:
-    flat = {}
-    for name, value in tree.items():
-        name = above + name
-        flat |= _leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
+from .captioned import EMPTY, Captioned
 
 
 class Asked(NamedTuple):
@@ -93,7 +34,7 @@ class Prompts:
         guidance: the lowest and the highest scale.
 
     Raises:
-        Refused: a Dot, a Dash and data that do not fit each other, or a number out of range.
+        Refused: a Dot, a Dash and data that do not fit each other.
     """
 
     def __init__(self, data, dot, unet: nn.Module, *, dropout: float, guidance):
@@ -104,11 +45,6 @@ class Prompts:
         self.waves = getattr(unet.config, "time_cond_proj_dim", None)
         if dot.conditional and not self.captioned:
             raise Refused("Dash takes conditions: give the images as Captioned, with them")
-        if not 0 <= dropout <= 1 or not 0 <= self.low <= self.high:
-            raise Refused(
-                f"dropout={dropout}, guidance={tuple(guidance)}: give a part of 1, and two scales "
-                "of 0 or more, the lower first"
-            )
         has_empty = self.captioned and data.empty is not None
         self.twice = has_empty and self.waves is None
         self.dropout = dropout if has_empty else 0.0
@@ -172,5 +108,4 @@ class Prompts:
             return self.unet(x, t, **asked.dash).sample.float()
         both_t = torch.cat([t, t]) if t.ndim else t
         z = self.unet(torch.cat([x, x]), both_t, **asked.dash).sample.float()
-        unconditional, conditional = z.chunk(2)
-        return unconditional + asked.scale[:, None, None, None] * (conditional - unconditional)
+        return guide(z, asked.scale[:, None, None, None])

@@ -40,7 +40,8 @@ def train(out: Path) -> Path:
     from diffusers import DDPMScheduler, UNet2DModel
 
     from ..dot.dot import Dot
-    from ..training.dot import train_dash, train_dot
+    from ..training.dash import train_dash
+    from ..training.dot import train_dot
 
     weights = out / "weights"
     images, labels = digits.images("train")

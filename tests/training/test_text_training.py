@@ -10,9 +10,11 @@ from torch import nn
 
 from models import SDXL, text_cond, tiny_text_unet, tiny_unet
 from morse_engine import Dot, train_dot
-from morse_engine.training.dot import noisy_batch
+from morse_engine.training.batches import noisy_batch
+from morse_engine.training.captioned import EMPTY, Captioned
 from morse_engine.training.fit import Fit
-from morse_engine.training.prompts import EMPTY, Captioned, Prompts
+from morse_engine.training.prompts import Prompts
+from morse_engine.training.visits import Visits, visit
 from tolerances import assert_close
 
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -130,8 +132,6 @@ def test_dot_beats_the_zero_residual_on_prompts_never_seen(trained):
 
 def held_out_error(dot, unet) -> tuple[float, float]:
     """Squared errors of Dot and of the zero residual on the way of DDIM, prompts never seen."""
-    from morse_engine.training.dot import Visits, visit
-
     visits = Visits(4096)
     prompts = Prompts(HELD_OUT, dot, unet, dropout=0.0, guidance=(4.0, 4.0))
     generator = torch.Generator().manual_seed(3)

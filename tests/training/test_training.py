@@ -11,8 +11,9 @@ from diffusers import DDPMScheduler
 
 from models import tiny_unet, trajectory
 from morse_engine import Dot, train_dash, train_dot, zoo
-from morse_engine.training.dot import Visits
-from morse_engine.training.fit import step_generator, stratified
+from morse_engine.training.batches import stratified
+from morse_engine.training.fit import step_generator
+from morse_engine.training.visits import Visits
 from morse_engine.zoo import digits, digits_scheduler
 
 HERE = Path(__file__).parent

@@ -1,0 +1,164 @@
+"""The loop on a linear model: checkpoints, resume, what a run refuses."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from morse_engine import Refused
+from morse_engine.training.dot import DotRecipe
+from morse_engine.training.fit import Fit, Recipe, step_generator
+from morse_engine.training.visits import Visits
+
+NUMBERS = {"num_steps": 12, "batch_size": 4, "lr": 0.1, "checkpoint_every": 4, "progress": False}
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(3, 1)
+
+
+def loss(model, generator):
+    x = torch.randn(4, 3, generator=generator)
+    return (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
+
+
+def fit(folder, *, loss=loss, state=None, **numbers) -> Fit:
+    recipe = Recipe(**(NUMBERS | numbers))
+    return Fit(linear(), loss, lambda model: {"seen": 1.0}, folder, recipe, state=state)
+
+
+def rows(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The weights of the uninterrupted run, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return fit(folder).run(), folder
+
+
+def assert_same(a: nn.Module, b: nn.Module) -> None:
+    for (name, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+def test_what_a_run_leaves(whole):
+    model, folder = whole
+    assert not model.training
+    assert {path.name for path in folder.iterdir()} == {"checkpoint.pt", "log.jsonl"}
+    assert [row["step"] for row in rows(folder)] == [4, 8, 12]
+    assert rows(folder)[-1].keys() == {"step", "loss", "seconds", "seen"}
+    assert rows(folder)[-1]["loss"] < rows(folder)[0]["loss"]
+
+
+def test_a_finished_run_is_finished(whole):
+    model, folder = whole
+    log = (folder / "log.jsonl").read_bytes()
+    again = fit(folder, loss=lambda *_: pytest.fail("a step after the last"))
+    assert_same(again.run(), model)
+    assert (folder / "log.jsonl").read_bytes() == log
+
+
+def first_layout(steps: int) -> dict:
+    """A checkpoint as the first version wrote it, made without `Fit`: its names are a promise."""
+    from diffusers.optimization import get_cosine_schedule_with_warmup
+    from diffusers.training_utils import EMAModel
+
+    model = linear()
+    params = list(model.parameters())
+    optimizer = torch.optim.AdamW(params, lr=0.1, weight_decay=0.0, betas=(0.9, 0.99))
+    schedule = get_cosine_schedule_with_warmup(optimizer, 12, 12)  # warmup 200, of 12 steps
+    ema = EMAModel(params, decay=0.999)
+    for step in range(steps):
+        loss(model, step_generator(0, step)).backward()
+        nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        ema.step(params)
+    one = {name: torch.full((8, 1), 2.0) for name in ("x", "x_s", "z_s", "z_p", "z")}
+    times = {name: torch.full((8,), 3.0) for name in ("t", "t_s", "t_p")}
+    return {
+        "step": steps,
+        "num_steps": 12,
+        "seed": 0,
+        "params": [p.detach() for p in params],
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "ema": ema.state_dict(),
+        "state": {"count": 11, "rows": one | times},
+    }
+
+
+def test_a_checkpoint_of_the_first_version_is_continued(whole, tmp_path):
+    content = first_layout(steps=5)
+    torch.save(content, tmp_path / "checkpoint.pt")
+    visits = Visits(8)
+    continued = fit(tmp_path, state=visits)
+    assert_same(continued.run(), whole[0])
+    assert [row["step"] for row in rows(tmp_path)] == [8, 12]
+    assert visits.count == 11
+    assert visits.rows.keys() == set(Visits.NAMES)
+    now = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert now.keys() == content.keys()
+    for name in ("optimizer", "schedule", "ema"):
+        assert now[name].keys() == content[name].keys(), name
+
+
+def test_a_failed_save_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
+    first = fit(tmp_path)
+    first.save()
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def full(content, path):
+        path.write_bytes(b"half of it")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        first.save()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt"}
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_another_run_in_the_same_folder_is_refused(whole, tmp_path):
+    torch.save(first_layout(steps=1), tmp_path / "checkpoint.pt")
+    with pytest.raises(Refused, match="num_steps=12, this one has 9: use another folder"):
+        fit(tmp_path, num_steps=9).run()
+    with pytest.raises(Refused, match="seed=0, this one has 1"):
+        fit(tmp_path, seed=1).run()
+    other = Fit(nn.Linear(4, 1), loss, lambda model: {}, tmp_path, Recipe(**NUMBERS))
+    with pytest.raises(Refused, match="another model"):
+        other.run()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({"num_steps": 0}, "num_steps=0: a run needs at least one step"),
+        ({"batch_size": 0}, "batch_size=0: a batch needs at least one point"),
+        ({"lr": 0.0}, "lr=0.0: give a rate above 0"),
+        ({"warmup": -1}, "warmup=-1: give a number of steps, 0 for none"),
+        ({"clip": 0}, "clip=0: give a norm above 0, or inf"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0: give a decay from 0 to below 1"),
+        ({"accumulate": 0}, "accumulate=0: a step needs at least one batch"),
+        ({"mixed_precision": "half"}, "mixed_precision='half': use one of no, bf16, fp16"),
+        ({"seed": -1}, "seed=-1: give 0 or more"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0: give at least one step"),
+        ({"own_way_from": 1.5}, "own_way_from=1.5: give a part, from 0 to 1"),
+        ({"data_share": -0.1}, "data_share=-0.1: give a part, from 0 to 1"),
+        ({"dropout": 1.5}, "dropout=1.5: give a part, from 0 to 1"),
+        ({"num_visits": 0}, "num_visits=0: keep at least one point"),
+        ({"refresh_every": 0}, "refresh_every=0: give at least one step"),
+        ({"run_steps": (1, 4)}, r"run_steps=\(1, 4\): give two numbers of 2 or more, the lower"),
+        ({"run_steps": (8, 4)}, r"run_steps=\(8, 4\): give two numbers of 2 or more, the lower"),
+        ({"guidance": (8, 2)}, r"guidance=\(8, 2\): give two scales from 0, the lower first"),
+        ({"guidance": (-1, 2)}, r"guidance=\(-1, 2\): give two scales from 0, the lower first"),
+    ],
+)
+def test_numbers_out_of_range(numbers, said):
+    with pytest.raises(Refused, match=said):
+        DotRecipe(**numbers)
