@@ -3,6 +3,9 @@
 Every random number of step k comes from a generator seeded with (seed, k, process), and a
 checkpoint holds weights, optimizer, average and step. So a run that was killed and resumed is, on
 the same machine, the uninterrupted run bit for bit.
+
+A checkpoint is written with each row of the log, once a minute, and at the end of the running step
+after Ctrl-C or SIGTERM.
 """
 
 import json
@@ -18,8 +21,11 @@ from torch import Tensor, nn
 
 from ..system.errors import Refused
 from ..system.files import whole
+from .stop import Stop, leave
 
 PRECISIONS = ("no", "bf16", "fp16")
+SAVE_SECONDS = 60.0  # between two checkpoints,
+SAVE_SHARE = 0.05  # and more where it would take a larger part of the time than this
 
 
 def step_generator(seed: int, step: int, process: int = 0) -> torch.Generator:
@@ -43,7 +49,8 @@ class Recipe:
             times the processes would draw.
         mixed_precision: "no", "bf16" or "fp16", as accelerate has them.
         seed: fixes every random number of the run.
-        checkpoint_every: steps between two checkpoints; the last step has one as well.
+        checkpoint_every: steps between two rows of the log, each with a checkpoint; the last step
+            has one as well.
         progress: show a progress bar.
 
     Raises:
@@ -86,8 +93,8 @@ class Fit:
     Args:
         model: the module to train; only parameters that require gradients are trained and stored.
         loss: `loss(model, generator) -> scalar`, called `accumulate` times per step and process.
-        validate: `validate(model) -> dict of numbers` for the log, called at each checkpoint with
-            the averaged weights.
+        validate: `validate(model) -> dict of numbers` for the log, called for each of its rows
+            with the averaged weights.
         out_dir: folder of `checkpoint.pt` and `log.jsonl`.
         recipe: the numbers of the run.
         before_step: called with (fit, step) before each step, for data that depends on the model.
@@ -121,7 +128,7 @@ class Fit:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.ema = EMAModel(self.params, decay=recipe.ema_decay)
         self.ema.to(self.accelerator.device)
-        self.step = 0
+        self.step, self.next_save = 0, time.monotonic() + SAVE_SECONDS
 
     # -- checkpoints ---------------------------------------------------------------------------
 
@@ -143,8 +150,11 @@ class Fit:
             "ema": self.ema.state_dict(),
             "state": self.state.state_dict() if self.state is not None else None,
         }
+        began = time.monotonic()
         with whole(self.checkpoint) as partial:
             torch.save(content, partial)
+        now = time.monotonic()
+        self.next_save = now + max(SAVE_SECONDS, (now - began) / SAVE_SHARE)
 
     def resume(self) -> bool:
         """Continue from `checkpoint.pt` if there is one; True if it was found.
@@ -154,8 +164,7 @@ class Fit:
         """
         if not self.checkpoint.exists():
             return False
-        device = self.accelerator.device
-        content = torch.load(self.checkpoint, map_location=device, weights_only=True)
+        content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         for name in ("num_steps", "seed"):
             if content[name] != getattr(self.recipe, name):
                 raise Refused(
@@ -172,6 +181,7 @@ class Fit:
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
         self.ema.load_state_dict(content["ema"])
+        self.ema.to(self.accelerator.device)
         if self.state is not None:
             self.state.load_state_dict(content["state"])
         self.step = content["step"]
@@ -192,23 +202,36 @@ class Fit:
             self.ema.restore(self.params)
 
     def run(self) -> nn.Module:
-        """Train to the end, from the checkpoint if there is one; returns the averaged model."""
+        """Train to the end, from the checkpoint if there is one; returns the averaged model.
+
+        Raises:
+            Refused: the checkpoint belongs to another run.
+            KeyboardInterrupt, SystemExit: after Ctrl-C, after SIGTERM; the step is saved.
+        """
         self.resume()
+        self._forget_rows()
         self.bare_model.train()
-        num_steps, started, recent = self.recipe.num_steps, time.perf_counter(), []
-        with self._bar() as bar:
+        num_steps, started, recent = self.recipe.num_steps, time.monotonic(), []
+        with self._bar() as bar, Stop() as stop:
             task = bar.add_task("training", total=num_steps, completed=self.step)
             while self.step < num_steps:
                 self.before_step(self, self.step)
                 recent.append(self._one_step())
                 self.step += 1
                 bar.update(task, completed=self.step)
-                if self.step % self.recipe.checkpoint_every == 0 or self.step == num_steps:
+                told = self._told(stop)
+                in_log = self.step % self.recipe.checkpoint_every == 0 or self.step == num_steps
+                if in_log:
                     loss = float(torch.stack(recent).mean())
                     bar.update(task, description=f"training, loss {loss:.4f}")
                     recent = []
-                    self._log(loss, time.perf_counter() - started)
+                    self._add_row(loss, time.monotonic() - started)
+                if in_log or told or time.monotonic() > self.next_save:
                     self.save()
+                if told:
+                    self.accelerator.wait_for_everyone()  # the first to leave may end the others
+                    where = f"step {self.step} of {num_steps} is saved in {self.checkpoint}"
+                    leave(told, f"stopped: {where}; the same run continues from there")
         self.ema.copy_to(self.params)
         # The wrapper of mixed precision would survive in copies of the model, bound to this one.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
@@ -246,10 +269,34 @@ class Fit:
         self.ema.step(self.params)
         return torch.stack(losses).mean()
 
-    def _log(self, loss: float, seconds: float) -> None:
+    def _told(self, stop: Stop) -> int:
+        """The signal that a process was sent, 0 for none: all must end with the same step."""
+        if self.accelerator.num_processes == 1:
+            return stop.signal
+        told = torch.tensor([stop.signal], device=self.accelerator.device)
+        return int(self.accelerator.gather(told).max())
+
+    # -- the log -------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> Path:
+        return self.out_dir / "log.jsonl"
+
+    def _add_row(self, loss: float, seconds: float) -> None:
         """A row in `log.jsonl`."""
         row = {"step": self.step, "loss": loss, "seconds": round(seconds, 1)}
         row |= self.averaged(lambda: self.validate(self.bare_model))
         if self.accelerator.is_main_process:
-            with open(self.out_dir / "log.jsonl", "a") as log:
+            with open(self.log, "a") as log:
                 log.write(json.dumps(row) + "\n")
+
+    def _forget_rows(self) -> None:
+        """Take rows out of the log that this run will write again: their steps were not saved."""
+        if not self.accelerator.is_main_process or not self.log.exists():
+            return
+        lines = self.log.read_text().splitlines(keepends=True)
+        complete = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in complete if json.loads(line)["step"] <= self.step]
+        if kept != lines:
+            with whole(self.log) as partial:
+                partial.write_text("".join(kept))

@@ -1,14 +1,20 @@
-"""The loop on a linear model: checkpoints, resume, what a run refuses."""
+"""The loop on a linear model: checkpoints, resume, signals, the log, what a run refuses."""
 
 import json
+import math
+import signal
+import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 
 from morse_engine import Refused
+from morse_engine.training import fit as fit_module
 from morse_engine.training.dot import DotRecipe
 from morse_engine.training.fit import Fit, Recipe, step_generator
+from morse_engine.training.stop import Stop
 from morse_engine.training.visits import Visits
 
 NUMBERS = {"num_steps": 12, "batch_size": 4, "lr": 0.1, "checkpoint_every": 4, "progress": False}
@@ -162,3 +168,119 @@ def test_another_run_in_the_same_folder_is_refused(whole, tmp_path):
 def test_numbers_out_of_range(numbers, said):
     with pytest.raises(Refused, match=said):
         DotRecipe(**numbers)
+
+
+# -- stopped ---------------------------------------------------------------------------------------
+
+
+def sends(*numbers: int, at: int):
+    """The loss of a run that is sent signals during a step."""
+    steps = iter(range(12))
+
+    def loss_and_signals(model, generator):
+        if next(steps) == at:
+            for number in numbers:
+                signal.raise_signal(number)
+        return loss(model, generator)
+
+    return loss_and_signals
+
+
+@pytest.mark.parametrize("at", [3, 5, 11])
+def test_ctrl_c_saves_the_running_step(whole, at, tmp_path):
+    usual = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match=f"step {at + 1} of 12 is saved in .*checkpoint"):
+        fit(tmp_path, loss=sends(signal.SIGINT, at=at)).run()
+    assert signal.getsignal(signal.SIGINT) == usual
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == at + 1
+    assert_same(fit(tmp_path).run(), whole[0])
+    assert [row["step"] for row in rows(tmp_path)] == [4, 8, 12]
+
+
+def test_sigterm_saves_the_running_step(whole, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        fit(tmp_path, loss=sends(signal.SIGTERM, at=5)).run()
+    assert stopped.value.code == 143
+    assert "stopped: step 6 of 12 is saved in" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert_same(fit(tmp_path).run(), whole[0])
+
+
+def test_ctrl_c_and_sigterm_together_are_one_stop(tmp_path):
+    """As launchers of several processes send them."""
+    with pytest.raises(SystemExit):
+        fit(tmp_path, loss=sends(signal.SIGINT, signal.SIGTERM, at=5)).run()
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 6
+
+
+def test_a_second_ctrl_c_acts_at_once(tmp_path):
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        fit(tmp_path, loss=sends(signal.SIGINT, signal.SIGINT, at=5)).run()
+    assert "saved" not in str(stopped.value)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 4
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_handler_of_the_program_stays(whole, tmp_path):
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        model = fit(tmp_path, loss=sends(signal.SIGTERM, at=5)).run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIGTERM]
+    assert_same(model, whole[0])
+
+
+def test_a_run_in_a_thread(whole, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        assert_same(pool.submit(fit(tmp_path).run).result(), whole[0])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share", "steps"),
+    [(60, 0.05, [4, 8, 12]), (0, math.inf, list(range(1, 13))), (0, 1e-9, [1, 4, 8, 12])],
+    ids=["a minute has not passed", "after each step", "where writing is slow"],
+)
+def test_a_checkpoint_by_the_clock(seconds, share, steps, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_module, "SAVE_SECONDS", seconds)
+    monkeypatch.setattr(fit_module, "SAVE_SHARE", share)
+    save, saved = torch.save, []
+    monkeypatch.setattr(torch, "save", lambda c, path: saved.append(c["step"]) or save(c, path))
+    assert_same(fit(tmp_path).run(), whole[0])
+    assert saved == steps
+    assert [row["step"] for row in rows(tmp_path)] == [4, 8, 12]
+
+
+def test_no_row_twice_after_a_kill_between_log_and_checkpoint(whole, tmp_path, monkeypatch):
+    save = Fit.save
+    monkeypatch.setattr(Fit, "save", lambda self: save(self) if self.step < 8 else killed())
+
+    def killed():
+        raise OSError("killed")
+
+    with pytest.raises(OSError, match="killed"):
+        fit(tmp_path).run()
+    monkeypatch.undo()
+    assert [row["step"] for row in rows(tmp_path)] == [4, 8]
+    with open(tmp_path / "log.jsonl", "a") as log:
+        log.write('{"step": 12, "lo')  # half a row
+    assert_same(fit(tmp_path).run(), whole[0])
+    assert [row["step"] for row in rows(tmp_path)] == [4, 8, 12]
+
+
+def test_without_its_checkpoint_a_run_begins_its_log_anew(whole, tmp_path):
+    fit(tmp_path).run()
+    (tmp_path / "checkpoint.pt").unlink()
+    assert_same(fit(tmp_path).run(), whole[0])
+    assert [row["step"] for row in rows(tmp_path)] == [4, 8, 12]
+
+
+def test_several_processes_stop_after_the_same_step(tmp_path):
+    """A signal to any of them counts for all."""
+    one, stop = fit(tmp_path), Stop()
+    assert one._told(stop) == 0
+    one.accelerator = types.SimpleNamespace(
+        num_processes=2, device="cpu", gather=lambda told: torch.cat([told, torch.tensor([15])])
+    )
+    assert one._told(stop) == signal.SIGTERM

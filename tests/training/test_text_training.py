@@ -239,13 +239,14 @@ def test_mixed_precision(tmp_path):
 def test_sdxl_and_lcm(tmp_path):
     images = torch.randn(6, 4, 16, 16)
     sdxl = Captioned(images, text_cond(6, sdxl=True), text_cond(1, sdxl=True, seed=9))
+    short = {"num_steps": 2, "refresh_every": 1}  # a walk of Dash, then one of Dot
     for guided in (False, True):
         unet = tiny_text_unet(**SDXL)
-        dot_run(tmp_path / f"sdxl {guided}", unet, sdxl, guided=guided)
+        dot_run(tmp_path / f"sdxl {guided}", unet, sdxl, guided=guided, **short)
         assert "dot" in {path.name for path in (tmp_path / f"sdxl {guided}").iterdir()}
     lcm = tiny_text_unet(time_cond_proj_dim=6)
     data = Captioned(images, text_cond(6))
-    dot_run(tmp_path / "lcm", lcm, data, schedulers=[LCMScheduler()], run_steps=(2, 4))
+    dot_run(tmp_path / "lcm", lcm, data, schedulers=[LCMScheduler()], run_steps=(2, 4), **short)
     with pytest.raises(ValueError, match="has the guidance embedded"):
         dot_run(tmp_path, lcm, Captioned(images, text_cond(6), text_cond(1)), guided=True)
 
