@@ -13,7 +13,7 @@ from ..dot.dot import Dot
 from ..system.errors import Refused
 from ..system.files import output_folder, whole
 from . import captions, latents
-from .dot import train_dot
+from .dot import DotRecipe, DotTraining
 
 HELD_OUT = 256  # captions at most that are not trained on; a tenth if there are less than 2,560
 LCM_STEPS = (2, 12)  # a consistency model is not run in more
@@ -97,6 +97,11 @@ def train(
         data, lambda files: track(files, "looking at the images", disable=not main)
     )
     pipe = load(model)
+    walked = {"run_steps": LCM_STEPS} if pipe.unet.config.time_cond_proj_dim else {}
+    recipe = DotRecipe(
+        num_steps=steps, batch_size=batch_size, lr=lr, dropout=dropout, guidance=tuple(guidance),
+        accumulate=accumulate, mixed_precision=precision, **walked,
+    )  # fmt: skip
     unet, ways = pipe.unet.to(PartialState().device), schedulers(pipe)
     noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     torch.manual_seed(0)  # of Dot's first weights
@@ -109,13 +114,7 @@ def train(
         print(f"{len(train_on):,} images with captions, latents of {train_on.shape[1:]}")
         if (folder / "checkpoint.pt").exists():
             print(f"{folder / 'checkpoint.pt'} is there: the run continues from it")
-    walked = {"run_steps": LCM_STEPS} if unet.config.time_cond_proj_dim else {}
-    dot = train_dot(
-        dot, unet, train_on, noise_scheduler, folder,
-        schedulers=ways, num_steps=steps, batch_size=batch_size, lr=lr, dropout=dropout,
-        guidance=tuple(guidance), held_out=held_out, accumulate=accumulate,
-        mixed_precision=precision, **walked,
-    )  # fmt: skip
+    dot = DotTraining(dot, unet, train_on, noise_scheduler, ways, recipe, held_out).run(folder)
     if main:
         at_once = batch_size * accumulate * PartialState().num_processes
         points = f"{steps:,} steps of {at_once}, {len(train_on):,} images of {size} x {size}"

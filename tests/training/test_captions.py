@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from models import text_cond, tiny_text_unet, tiny_unet, trajectory
-from morse_engine import Dot
+from morse_engine import Dot, Refused
 from morse_engine.cli import app as cli
 from morse_engine.dot import hub
 from morse_engine.training import captions, latents
@@ -257,6 +257,16 @@ def test_errors_come_before_any_work(folder, model, tmp_path, capsys, monkeypatc
     index = json.loads((model / "model_index.json").read_text())
     (model / "model_index.json").write_text(json.dumps(index | {"text_encoder": [None, None]}))
     assert "text_encoder missing" in fails(*words(model, folder, out))
+
+
+def test_numbers_are_checked_before_any_work(folder, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(latents, "_encoded", lambda *_: pytest.fail("work before the check"))
+    with pytest.raises(Refused, match=r"guidance=\(4, 2\): give two scales"):
+        text_to_image.train(
+            model=str(model), data=str(folder), size=None, guided=False, guidance=(4, 2),
+            dropout=0.1, widths=(4, 4), cut=None, lora_rank=1, steps=2, batch_size=2, accumulate=1,
+            lr=1e-3, precision="no", cache=None, out=str(tmp_path / "out"),
+        )  # fmt: skip
 
 
 def test_a_model_of_the_hub_offline(monkeypatch):

@@ -74,6 +74,22 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(whole, last_step, tmp_path
     assert_same_weights(run(tmp_path), model)
 
 
+def test_ctrl_c_between_two_checkpoints(whole, tmp_path, monkeypatch):
+    run, model = whole
+    one_step = Fit._one_step
+
+    def interrupted(self):
+        if self.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return one_step(self)
+
+    monkeypatch.setattr(Fit, "_one_step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="step 5 of"):
+        run(tmp_path)
+    monkeypatch.undo()
+    assert_same_weights(run(tmp_path), model)
+
+
 def test_killed_process_resumes(tmp_path):
     """SIGKILL at a moment that nobody chose, then the same run again."""
     script = f"""
@@ -114,7 +130,7 @@ def test_dot_beats_the_zero_residual(tmp_path):
     train_dot(
         Dot(unet), unet, images, DDPMScheduler(), tmp_path,
         schedulers=[zoo.digits_scheduler("ddim")], num_steps=60, batch_size=16, refresh_every=20,
-        run_steps=(4, 12), num_visits=512, checkpoint_every=30, held_out=held_out[:64],
+        num_visits=512, checkpoint_every=30, held_out=held_out[:64],
         ema_decay=0.9, warmup=10, own_way_from=0.5, progress=False,
     )  # fmt: skip
     row = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
