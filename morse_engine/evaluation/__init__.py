@@ -1,10 +1,9 @@
 """What a helper is worth: quality against cost, speed-up, figures and the page."""
 
+from ..dot.free import extrapolate, reuse
 from .speedup import (
     Frechet,
     SpeedUp,
-    extrapolate,
-    reuse,
     rmse_to_full,
     sample_many,
     speedup,

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 import torch
 from torch import Tensor
 
+from ..dot.free import extrapolate
 from ..engine.sampler import Sampler
 from ..runtime.speed import Speed, measure_speed
 from ..sampling import noise
@@ -21,7 +22,7 @@ from ..sampling.plan import Plan
 from ..sampling.solver import SolverTable
 from ..system.errors import Refused
 from ..system.machine import machine
-from .speedup import Frechet, SpeedUp, extrapolate, speedup
+from .speedup import Frechet, SpeedUp, speedup
 
 DASH, MORSE, RIVAL = "dash only", "morse", "extrapolation"
 NAMES = {DASH: "Dash only", MORSE: "Morse", RIVAL: "extrapolation"}

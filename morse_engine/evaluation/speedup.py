@@ -1,8 +1,7 @@
-"""What an acceleration is worth: distance to real images, speed-up at equal quality, free rivals.
+"""What an acceleration is worth: distance to real images, speed-up at equal quality.
 
 How good are the images: `Frechet`, `rmse_to_full`. How much sooner are equally good images there:
-`speedup` (what a step costs: `speed.py`). Would something that needs no training do as well:
-`reuse`, `extrapolate`.
+`speedup` (what a step costs: `speed.py`). The free rivals are in `dot/free.py`.
 """
 
 import math
@@ -250,26 +249,6 @@ def speedup_over_sets(baselines: Sequence[Curve], morses: Sequence[Curve]) -> Sp
         low=low,
         high=high,
     )
-
-
-# -- rivals that need no training --------------------------------------------------------------
-
-
-def reuse(x, timestep, x_s, z_s: Tensor, timestep_s, z_p, timestep_p, **cond) -> Tensor:
-    """The rival that repeats Dash's last estimate: a Dot with `eta = 0`, `[B, C, H, W]`."""
-    return torch.zeros_like(z_s)
-
-
-def extrapolate(
-    x, timestep, x_s, z_s: Tensor, timestep_s, z_p: Tensor, timestep_p, **cond
-) -> Tensor:
-    """The rival that continues Dash's last two estimates on a straight line in the timestep.
-
-    `eta = (t - t_s) / (t_s - t_p) (z_s - z_p)`, `[B, C, H, W]`; zero until there are two.
-    """
-    t, t_s, t_p = (torch.as_tensor(value).float() for value in (timestep, timestep_s, timestep_p))
-    slope = torch.where(t_p > t_s, (t - t_s) / (t_s - t_p), 0.0)
-    return slope.reshape(-1, 1, 1, 1).to(z_s) * (z_s - z_p)
 
 
 # -- many images -------------------------------------------------------------------------------

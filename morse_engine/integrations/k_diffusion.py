@@ -22,29 +22,15 @@ import torch
 from torch import Tensor
 
 from ..dot.dot import Dot
+from ..dot.free import extrapolate_sigma as extrapolate
+from ..dot.free import reuse
 from ..sampling.loop import walk
 from ..sampling.plan import Plan
 from ..sampling.solver import Column, SolverTable
 from ..system.errors import Refused
 
+__all__ = ["extrapolate", "reuse", "sampler"]
 SOLVERS = ("euler", "dpmpp_2m")
-
-
-def reuse(x: Tensor, sigma, x_s, z_s, sigma_s, z_p, sigma_p) -> Tensor:
-    """The residual of Dot steps that repeat Dash's last estimate: zero, `[B, C, H, W]`."""
-    return torch.zeros_like(x)
-
-
-def extrapolate(x: Tensor, sigma, x_s, z_s, sigma_s, z_p, sigma_p) -> Tensor:
-    """The residual of Dot steps that continue Dash's last two estimates on a straight line.
-
-        eta = min(log(sigma / sigma_s) / log(sigma_s / sigma_p), 2) (z_s - z_p),   `[B, C, H, W]`
-
-    in the logarithm of the noise level; zero until there are two estimates.
-    """
-    slope = torch.log(sigma / sigma_s) / torch.log(sigma_s / sigma_p)
-    # A point without a second one (0 / 0) has no line, and a short one says little about far away.
-    return torch.where(sigma_p > sigma_s, slope, 0.0).clamp(max=2.0) * (z_s - z_p)
 
 
 def sampler(

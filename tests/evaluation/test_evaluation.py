@@ -15,7 +15,6 @@ from morse_engine.evaluation import figures
 from morse_engine.evaluation.speedup import (
     Frechet,
     SpeedUp,
-    extrapolate,
     rmse_to_full,
     speedup,
     speedup_over_sets,
@@ -195,14 +194,14 @@ def linear_in_t(slope, offset):
 def test_extrapolation_is_exact_on_a_line():
     dash, x = linear_in_t(*torch.randn(2, 2, 1, 4, 4, dtype=torch.float64)), torch.zeros(2, 1, 4, 4)
     for t in (torch.tensor([700, 700]), torch.tensor(700), 700):
-        eta = extrapolate(x, t, x, dash(x, 800), 800, dash(x, 900), torch.tensor(900))
+        eta = evaluation.extrapolate(x, t, x, dash(x, 800), 800, dash(x, 900), torch.tensor(900))
         torch.testing.assert_close(dash(x, 800) + eta, dash(x, 700), rtol=1e-6, atol=1e-6)
 
 
 def test_no_line_through_one_estimate_or_two_at_one_time():
     x = torch.ones(2, 1, 4, 4)
-    assert not extrapolate(x, 850, x, x, 900, x, 900).any()
-    assert not extrapolate(x, 850, x, x, 900, 2 * x, 900).any()
+    assert not evaluation.extrapolate(x, 850, x, x, 900, x, 900).any()
+    assert not evaluation.extrapolate(x, 850, x, x, 900, 2 * x, 900).any()
 
 
 def test_reuse_is_no_correction():

@@ -18,7 +18,7 @@ from diffusers import (
 
 from models import randomised, tiny_unet
 from morse_engine import Dot, Plan, SolverTable
-from morse_engine.evaluation.speedup import extrapolate
+from morse_engine.evaluation import extrapolate
 from morse_engine.integrations.scheduler import MorseScheduler
 from morse_engine.sampling.loop import sample
 from tolerances import assert_close
