@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..sampling import noise
+from ..sampling.loop import guide
 from ..sampling.solver import HISTORY, Column
 from ..system.errors import Refused
 from .checks import FLOATS, INTS, check, check_image
@@ -80,10 +81,7 @@ def check_state(state: State) -> None:
 def guided(z: Tensor, guidance: Tensor | None) -> Tensor:
     """`z_u + g (z_c - z_u)` of a doubled batch (unconditional first), float32."""
     z = z.float()
-    if guidance is None:
-        return z
-    unconditional, conditional = z.chunk(2)
-    return unconditional + guidance * (conditional - unconditional)
+    return z if guidance is None else guide(z, guidance)
 
 
 def solver_step_ref(state: State, z: Tensor) -> None:
