@@ -10,7 +10,8 @@
   a residual block, at the lowest resolution, where it costs little;
 - trunk: Dash's own layers below its first `cut` levels, sharing Dash's weights by storage, frozen,
   with LoRA on top, on 1 / 4^m of the pixels; with cut = m each works at the resolution that it was
-  trained at, with a smaller cut at a fraction of it, which takes more of Dash along for less;
+  trained at, with a smaller cut at a fraction of it, which takes more of Dash along for less; what
+  depends on the kind of Dash is behind `Family`;
 - up: m blocks of two 3 x 3 convolutions and a pixel shuffle, the down blocks as skip connections,
   and a residual block in the first;
 - x0 and miss are linear in (x, x_s, z_s) with coefficients that depend on the times alone. Blocks
@@ -31,102 +32,64 @@ the cut of the trunk, the coordinates and the gains are ours.
 """
 
 import copy
-import hashlib
-import json
-import os
-import tempfile
 import warnings
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import kernels
+from ..kernels.solver_step import State
 from ..system.errors import Refused
-from . import hub
-from . import unet as trunk
+from . import files
 from .blocks import Down, Residual, Up
+from .family import Family, Given, without_adapters
+from .files import check_fingerprint, fingerprint
+from .helper import Helper, for_dot, seen
 from .levels import NoiseLevels
-from .unet import Given
+from .unet import UNet
+from .when import Moments, When
 
-FORMAT_VERSION = 2
+FAMILIES: list[type[Family]] = [UNet]  # a new kind of Dash is a file and its name here
 GUIDANCE_WAVES = 256  # sinusoids of 1000 times the guidance scale
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-LORA_TARGETS = ["conv1", "conv2", "time_emb_proj", "to_q", "to_k", "to_v", "to_out.0"]
 
 
-def fingerprint(unet: nn.Module) -> str:
-    """A name for the weights of a Dash: SHA-256 over names, shapes and values in float16.
+def family_of(dash: nn.Module) -> type[Family]:
+    """The family that a Dash is of.
 
-    Half precision makes the name the same for a model loaded in float32 and in float16. A LoRA on
-    top, as peft adds it, does not change the name; one that was merged into the weights does.
+    Raises:
+        Refused: of none, or one that has something that no Dot works with.
     """
-    weights = {
-        name.replace(".base_layer.", "."): tensor
-        for name, tensor in unet.state_dict().items()
-        if "lora_" not in name
-    }
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().half().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    for family in FAMILIES:
+        if family.takes(dash):
+            return family
+    models = ", or on ".join(family.MODELS for family in FAMILIES)
+    raise Refused(f"a Dot is built on {models}, not on a {type(dash).__name__}")
 
 
-class Moments(NamedTuple):
-    """All about R moments of runs that needs no weights; R rows, one for all images or one each."""
-
-    waves: Tensor  # float32 [R, F], Dash's sinusoids of t
-    trail: Tensor  # float32 [R, 3 F], those of t_s, t_s - t and t_p - t_s
-    look: Tensor  # float32 [R, 4, 4]: what Dot looks at, as sums over (x, x_s, z_s, z_p)
-    basis: Tensor  # float32 [R, 6, 5]: what each gain multiplies, over (h, x, x_s, z_s, z_p)
-
-
-class When(NamedTuple):
-    """All that Dot computes from the times of a step: R rows, one for all images or one for each.
-
-    A run knows its times beforehand, so it computes the rows of all its Dot steps at once.
-    """
-
-    emb: Tensor  # [R, E], for the trunk; of the trajectory alone if there are conditions
-    waves: Tensor  # [R, F], sinusoids of t; [R, 0] if there are no conditions
-    scale_shifts: list[Tensor]  # [R, 2 C] for each `TimeSiLU`, in the order of their use
-    look: Tensor  # float32 [R, 4, 4]: what Dot looks at, as sums over (x, x_s, z_s, z_p)
-    mix: Tensor  # float32 [R, 5]: eta, as a sum over (h, x, x_s, z_s, z_p)
-
-    def pack(self) -> Tensor:
-        """All of it as float32 `[R, V]`."""
-        parts = (self.emb, self.waves, *self.scale_shifts, self.look.flatten(1), self.mix)
-        return torch.cat([part.float() for part in parts], dim=1)
-
-    def unpack(self, rows: Tensor) -> "When":
-        """The inverse of `pack`, with the widths and the dtype of this one."""
-        widths = [part.shape[1] for part in (self.emb, self.waves, *self.scale_shifts)]
-        emb, waves, *scale_shifts, look, mix = rows.split([*widths, 16, 5], dim=1)
-        emb, waves = emb.to(self.emb.dtype), waves.to(self.waves.dtype)
-        return When(emb, waves, scale_shifts, look.unflatten(1, (4, 4)), mix)
-
-
-class Dot(nn.Module):
+class Dot(Helper):
     """The residual model `eta` of one Dash.
 
     Args:
-        unet: the Dash, a diffusers `UNet2DModel` or `UNet2DConditionModel`; its weights are shared,
-            never changed. Move it to its device and dtype first: moving it later separates the two.
-            A LoRA on it stays outside of the Dot.
+        unet: the Dash, of one of the `FAMILIES`: a diffusers `UNet2DModel` or
+            `UNet2DConditionModel`. Its weights are shared, never changed. Move it to its device and
+            dtype first: moving it later separates the two. A LoRA on it stays outside of the Dot.
         noise_scheduler: a diffusers scheduler with the betas and the prediction type that Dash was
             trained with; default: `DDPMScheduler()`, 1,000 linear betas and epsilon.
         widths: channels of the down blocks; their number is m (each divides H and W by 2).
         lora_rank: rank of the LoRA on the trunk's convolutions and projections; 0 for none.
-        cut: how many of Dash's levels the trunk leaves out, fewer than there are. Default: m, or
-            m - 1 for a model with conditions, whose inner levels are most of it.
+        cut: how many of Dash's levels the trunk leaves out, fewer than there are. Default: its
+            family's; of UNets m, or m - 1 with conditions, when the inner levels are most of it.
         guided: whether it corrects the guided estimate, instead of each branch of the guidance.
 
     Raises:
-        Refused: a kind of UNet that has no Dot yet.
+        Refused: a kind of Dash that has no Dot yet, or a number out of range.
     """
+
+    fused = True
+    levels: NoiseLevels
 
     def __init__(
         self,
@@ -139,29 +102,39 @@ class Dot(nn.Module):
         guided: bool = False,
     ):
         super().__init__()
-        trunk.check_supported(unet)
+        family = family_of(unet)
         if not widths or lora_rank < 0:
             raise Refused(f"widths={widths}, lora_rank={lora_rank}: give m >= 1 widths, rank >= 0")
-        self.widths, self.lora_rank = tuple(widths), lora_rank
-        self.in_channels = channels = unet.config.in_channels
+        self.widths, self.lora_rank, self.guided = tuple(widths), lora_rank, guided
+        self.in_channels = unet.config.in_channels
         self.dash_class, self.dash_fingerprint = type(unet).__name__, fingerprint(unet)
         self.levels = NoiseLevels.from_scheduler(noise_scheduler)
 
-        self.conditional, self.guided = trunk.conditional(unet), guided
-        self.cut = cut if cut is not None else len(widths) - self.conditional
-        self.trunk, c_in_trunk, c_out_trunk = trunk.make(unet, self.cut)
-        emb_dim = self.trunk.time_embedding.linear_2.out_features
-        freq_dim = self.trunk.time_embedding.linear_1.in_features
+        self.inner = family(unet, len(widths), cut)
+        self.cut, self.conditional = self.inner.cut, self.inner.conditional
+        self.multiple = 2 ** len(widths) * self.inner.multiple  # of height and width
+        self.trunk = self.inner.trunk
         if lora_rank:
             from peft import LoraConfig, inject_adapter_in_model
 
-            lora = LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=LORA_TARGETS)
-            self.trunk = inject_adapter_in_model(lora, self.trunk)
+            targets = self.inner.LORA_TARGETS
+            lora = LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=targets)
+            inject_adapter_in_model(lora, self.trunk)
+        self._make_blocks()
+        # where Dash lies: same device and dtype for the trained part
+        like = next(unet.parameters())
+        for name, child in self.named_children():
+            if name != "trunk":
+                child.to(like)
 
+    def _make_blocks(self) -> None:
+        """All that is not Dash's, in the order in which saved Dots have it."""
+        widths, emb_dim = self.widths, self.inner.emb_dim
+        c_in_trunk, c_out_trunk = self.inner.channels
         self.trajectory_embedding = nn.Sequential(
-            nn.Linear(3 * freq_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim)
+            nn.Linear(3 * self.inner.waves_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim)
         )
-        fan = [4 * channels, *widths]
+        fan = [4 * self.in_channels, *widths]
         self.down = nn.ModuleList(Down(a, b, emb_dim) for a, b in pairwise(fan))
         self.refine = Residual(widths[-1], emb_dim)
         self.enter = nn.Conv2d(widths[-1], c_in_trunk, 3, padding=1)
@@ -169,19 +142,14 @@ class Dot(nn.Module):
         for i in reversed(range(len(widths))):
             lowest = i == len(widths) - 1
             c_in = c_out_trunk if lowest else widths[i]
-            c_out = widths[i - 1] if i else channels
+            c_out = widths[i - 1] if i else self.in_channels
             self.up.append(Up(c_in, widths[i], c_out, emb_dim, refine=lowest))
-        if guided:
+        if self.guided:
             self.guidance_embedding = nn.Linear(GUIDANCE_WAVES, emb_dim)
             nn.init.zeros_(self.guidance_embedding.weight)
         self.gains = nn.Linear(emb_dim, 6)
         nn.init.zeros_(self.gains.weight)
         nn.init.zeros_(self.gains.bias)
-        # where Dash lies: same device and dtype for the trained part
-        like = next(unet.parameters())
-        for name, child in self.named_children():
-            if name != "trunk":
-                child.to(like)
 
     # -- the model -----------------------------------------------------------------------------
 
@@ -211,12 +179,23 @@ class Dot(nn.Module):
         Returns:
             `[B, C, H, W]`, to be added to z_s.
         """
-        self._check_size(x)
         given = self.given(cond, guidance_scale)
         when = self.when(self.moments(timestep, timestep_s, timestep_p), given)
-        trajectory = [tensor.contiguous() for tensor in (x, x_s, z_s, z_p)]
-        features, conv = self.features(*trajectory, when, given), self.up[-1].conv2
-        return kernels.residual_up_ref(features, conv.weight, conv.bias, when.mix, *trajectory)
+        x, x_s, z_s, z_p = (tensor.contiguous() for tensor in (x, x_s, z_s, z_p))
+        h, conv = self.features(x, x_s, z_s, z_p, when, given), self.up[-1].conv2
+        return kernels.residual_up_ref(h, conv.weight, conv.bias, when.mix, x, x_s, z_s, z_p)
+
+    def update(self, state: State, trajectory: Sequence[Tensor], when: When, given: Given) -> None:
+        """A Dot step of a run in static memory: eta, and with it the solver's step in one kernel.
+
+        Args:
+            state: of the run; it is changed in place, all but `step`.
+            trajectory: (x_s, z_s, z_p), x_s `[B, C, H, W]`; the others as many rows as there are
+                estimates, 2 B if each branch of the guidance has its own.
+            when, given: of this step.
+        """
+        h, conv = self.features(*seen(state, trajectory), when, given), self.up[-1].conv2
+        kernels.residual_up_update(h, conv.weight, conv.bias, when.mix, *trajectory, *state)
 
     def given(self, cond: dict, guidance_scale=None) -> Given:
         """What the weights make of the conditioning; it is the same in all steps of a run.
@@ -225,13 +204,13 @@ class Dot(nn.Module):
             Refused: a keyword that this Dot does not take, or one that it needs.
         """
         like = self.gains.weight
-        if (guidance_scale is not None) != self.guided:
+        if self.guided and guidance_scale is None:
+            raise Refused("this Dot is guided: it needs guidance_scale")
+        if guidance_scale is not None and not self.guided:
             raise Refused(
-                "this Dot is guided: it needs guidance_scale"
-                if self.guided
-                else "this Dot works on each branch of the guidance: it takes no guidance_scale"
+                "this Dot works on each branch of the guidance: it takes no guidance_scale"
             )
-        given = trunk.given(self.trunk, cond, like.dtype)
+        given = self.inner.given(for_dot(cond), like.dtype)
         if not self.guided:
             return given
         from diffusers.models.embeddings import get_timestep_embedding
@@ -242,21 +221,10 @@ class Dot(nn.Module):
 
     def moments(self, timestep, timestep_s, timestep_p) -> Moments:
         """Where the times lie, before any weight; they are numbers or tensors `[]` or `[R]`."""
-        proj, device = self.trunk.time_proj, self.gains.weight.device
-        times = (torch.as_tensor(t, device=device) for t in (timestep, timestep_s, timestep_p))
-        t, t_s, t_p = torch.broadcast_tensors(*(time.reshape(-1) for time in times))
-        trail = torch.cat([proj(value) for value in (t_s, t_s - t, t_p - t_s)], dim=1)
-        # A solver of second order may ask Dash twice at one time: no line goes through those two.
-        # And two points that are close say little about one that is far.
-        slope = torch.where(t_p > t_s, (t_s - t) / (t_p - t_s), 0.0).clamp(max=2).float()
-        r = ((t_s - t) / t_s.clamp(min=1e-3)).float()[:, None]
-        x_0, miss = (nn.functional.pad(c, (0, 1)) for c in self.levels.coordinates(t, t_s))
-        x, _, z_s, z_p = torch.eye(4, device=device).expand(len(t), 4, 4).unbind(1)
-        trend = slope[:, None] * (z_s - z_p)
-        gained = torch.stack((torch.zeros_like(x), r * x, r * x_0, r * z_s, miss, trend), dim=1)
-        of_h = nn.functional.pad(r, (0, 5))  # the first gain is that of h
-        basis = torch.cat((of_h[:, :, None], gained), dim=2)
-        return Moments(proj(t), trail, torch.stack((x, x_0, z_s, trend), dim=1), basis)
+        device, times = self.gains.weight.device, (timestep, timestep_s, timestep_p)
+        rows = (torch.as_tensor(t, device=device).reshape(-1) for t in times)
+        t, t_s, t_p = torch.broadcast_tensors(*rows)
+        return Moments.at(t, t_s, t_p, self.levels, self.inner.waves)
 
     def when(self, moments: Moments, given: Given) -> When:
         """What the weights make of the moments."""
@@ -265,7 +233,7 @@ class Dot(nn.Module):
         trail = self.trajectory_embedding(moments.trail.to(dtype))
         if given.guidance is not None:
             trail = trail + given.guidance
-        emb = nn.functional.silu(self.trunk.time_embedding(waves) + trail)
+        emb = nn.functional.silu(self.inner.embedding(waves, trail, Given()))
         # In the order in which `features` uses them.
         acts = [*(down.act for down in self.down), self.refine.act]
         for up in self.up:
@@ -282,7 +250,11 @@ class Dot(nn.Module):
         self, x: Tensor, x_s: Tensor, z_s: Tensor, z_p: Tensor, when: When, given: Given
     ) -> Tensor:
         """All of Dot up to its last convolution: `[B, widths[0], H / 2, W / 2]`."""
-        self._check_size(x)
+        if x.shape[1] != self.in_channels or any(size % self.multiple for size in x.shape[2:]):
+            raise Refused(
+                f"x has shape {tuple(x.shape)}: this Dot needs {self.in_channels} channels and "
+                f"a height and width that are multiples of {self.multiple}"
+            )
         scale_shifts, first = iter(when.scale_shifts), self.down[0].conv
         h = kernels.trajectory_down(
             x, x_s, z_s, z_p, when.look, first.weight, first.bias, next(scale_shifts)
@@ -294,23 +266,15 @@ class Dot(nn.Module):
         skips[-1] = h = self.refine(h, next(scale_shifts))
         emb = when.emb
         if self.conditional:
-            emb = trunk.embedding(self.trunk, when.waves, when.emb, given)
-        h = trunk.run(self.trunk, self.enter(h), emb, given)
+            emb = self.inner.embedding(when.waves, when.emb, given)
+        h = self.inner.run(self.enter(h), emb, given)
         for up in self.up[:-1]:
             h = up.shuffle(up.features(h, skips.pop(), scale_shifts))
         return self.up[-1].features(h, skips.pop(), scale_shifts)
 
-    def _check_size(self, x: Tensor) -> None:
-        factor = 2 ** (len(self.widths) + len(self.trunk.down_blocks) - 1)
-        if x.shape[1] != self.in_channels or x.shape[2] % factor or x.shape[3] % factor:
-            raise Refused(
-                f"x has shape {tuple(x.shape)}: this Dot needs {self.in_channels} channels and "
-                f"a height and width that are multiples of {factor}"
-            )
-
     def check_dash(self, unet: nn.Module) -> None:
-        """Raise ValueError if this is not the Dot of `unet`; warn if a LoRA is on that."""
-        _check_fingerprint(self.dash_fingerprint, unet)
+        """Raise `Refused` if this is not the Dot of `unet`; warn if a LoRA is on that."""
+        check_fingerprint(self.dash_fingerprint, unet)
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         if any(isinstance(module, BaseTunerLayer) for module in unet.modules()):
@@ -337,35 +301,24 @@ class Dot(nn.Module):
         for module in dot.trunk.modules():
             if isinstance(module, BaseTunerLayer):
                 module.merge()
-        trunk.without_adapters(dot.trunk)
+        without_adapters(dot.trunk)
+        return dot
+
+    def compiled(self, **options) -> "Dot":
+        """A second object with the same weights, whose `features` go through `torch.compile`."""
+        dot = copy.copy(self)
+        dot.features = torch.compile(self.features, **options)  # type: ignore[method-assign]
         return dot
 
     # -- files ---------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the trained part as `model.safetensors` and `config.json`; whole files or none."""
-        from safetensors.torch import save_file
+        """Write the trained part as `model.safetensors` and `config.json`; whole files or none.
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {
-            "format_version": FORMAT_VERSION,
-            "class": type(self).__name__,
-            "dash_class": self.dash_class,
-            "dash_fingerprint": self.dash_fingerprint,
-            "noise": self.levels.config,
-            "widths": list(self.widths),
-            "lora_rank": self.lora_rank,
-            "cut": self.cut,
-            "guided": self.guided,
-        }
-        tensors = {n: p.detach().cpu().contiguous() for n, p in self.trained_parameters().items()}
-        if not tensors:
-            raise Refused("a merged Dot is for inference only: save the one it was made from")
-        save_file(tensors, folder / f"{WEIGHTS}.partial", metadata={"format": "pt"})
-        (folder / f"{CONFIG}.partial").write_text(json.dumps(config, indent=2) + "\n")
-        for name in (WEIGHTS, CONFIG):
-            os.replace(folder / f"{name}.partial", folder / name)
+        Raises:
+            Refused: a merged Dot.
+        """
+        files.save(self, folder)
 
     def push_to_hub(self, repo_id: str, *, card: str | None = None, private: bool = False) -> str:
         """Upload the trained part and a model card to the Hugging Face hub; its address.
@@ -378,10 +331,7 @@ class Dot(nn.Module):
         Raises:
             Unavailable: the hub cannot be reached or refuses, with its reason.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            (Path(folder) / "README.md").write_text(card or hub.card(self), "utf-8")
-            return hub.upload(repo_id, folder, private)
+        return files.push(self, repo_id, card, private)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, unet: nn.Module) -> "Dot":
@@ -395,54 +345,4 @@ class Dot(nn.Module):
             FileNotFoundError: no such folder or file, here or on the hub.
             Refused: not a Dot, a newer format, a damaged file, or the Dot of another Dash.
         """
-        from diffusers import DDPMScheduler
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        folder = hub.folder(folder, (CONFIG, WEIGHTS))
-        for name in (CONFIG, WEIGHTS):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder / name} is missing: is {folder} a saved Dot?")
-        try:
-            config = json.loads((folder / CONFIG).read_text())
-            tensors = load_file(folder / WEIGHTS)
-        except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-            raise Refused(f"{folder} holds a damaged file ({error}): copy it again") from error
-        if not isinstance(config, dict) or config.get("class") != cls.__name__:
-            raise Refused(f"{folder / CONFIG} does not describe a Dot")
-        version = config.get("format_version")
-        if version not in range(1, FORMAT_VERSION + 1):
-            raise Refused(
-                f"{folder} has format version {version}, this release reads 1 to "
-                f"{FORMAT_VERSION}: update morse-engine, or train the Dot again"
-            )
-        missing = {"dash_fingerprint", "noise", "widths", "lora_rank"} - config.keys()
-        if missing:
-            raise Refused(f"{folder / CONFIG} lacks {', '.join(sorted(missing))}: copy it again")
-        _check_fingerprint(config["dash_fingerprint"], unet)
-        widths, lora_rank = tuple(config["widths"]), config["lora_rank"]
-        noise_scheduler = DDPMScheduler.from_config(config["noise"])
-        # Version 1 knew neither of these two.
-        options = {"cut": config.get("cut"), "guided": config.get("guided", False)}
-        dot = cls(unet, noise_scheduler, widths=widths, lora_rank=lora_rank, **options)
-        own = dot.trained_parameters()
-        wrong = sorted(
-            (set(own) ^ set(tensors))
-            | {n for n in own.keys() & tensors if own[n].shape != tensors[n].shape}
-        )
-        if wrong:
-            raise Refused(f"{folder / WEIGHTS} does not fit its config: {', '.join(wrong[:3])}")
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(tensors[name])
-        return dot.eval()
-
-
-def _check_fingerprint(expected: str, unet: nn.Module) -> None:
-    found = fingerprint(unet) if isinstance(unet, nn.Module) else "none: not a module"
-    if found != expected:
-        raise Refused(
-            f"this is the Dot of another Dash (fingerprint {expected[:12]}, yours has "
-            f"{found[:12]}): use the model it was trained for (with any LoRA on top, not merged "
-            "into its weights), or train a Dot for yours"
-        )
+        return files.load(cls, folder, unet)

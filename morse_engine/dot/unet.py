@@ -1,16 +1,12 @@
-"""Dash's inner layers as Dot runs them, and what they make of the conditioning.
+"""The family of diffusers' UNets: `UNet2DModel` and `UNet2DConditionModel`."""
 
-The trunk is a copy of Dash's module whose frozen parameters are views of Dash's, without its outer
-levels. Nothing in it is trained but the LoRA that Dot adds.
-"""
-
-import copy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..system.errors import Refused
+from .family import Given, shared_copy, without_adapters
 
 # Keywords of UNet2DConditionModel.forward that a trunk reads. The residuals of a ControlNet belong
 # to levels and sizes that it does not have: they reach a Dot through Dash's estimates alone.
@@ -31,160 +27,132 @@ PASSED_OVER = (
 )
 
 
-class Given(NamedTuple):
-    """What the weights make of a run's conditioning: the same in each of its steps."""
+class UNet:
+    """The levels of a UNet below its first `cut`, as `Family` has it.
 
-    emb: Tensor | None = None  # [B, E], of classes and SDXL's added conditions
-    timestep_cond: Tensor | None = None  # [B, ...], LCM's guidance embedding
-    text: Any = None  # [B, T, D], what the layers attend to
-    masks: dict[str, Tensor] = {}  # noqa: RUF012 - biases of the attention, never changed
-    cross_attention_kwargs: dict | None = None
-    guidance: Tensor | None = None  # [1, E], of the guidance scale, for a guided Dot
-
-
-def shared_copy(module: nn.Module) -> nn.Module:
-    """A second module with the same structure whose frozen parameters are views of the first's."""
-    views = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
-    views |= {id(b): b for b in module.buffers()}
-    return copy.deepcopy(module, views)
-
-
-def conditional(unet: nn.Module) -> bool:
-    """Whether the model is given more than x and t."""
-    from diffusers import UNet2DConditionModel
-
-    return isinstance(unet, UNet2DConditionModel) or unet.class_embedding is not None
-
-
-def check_supported(unet: nn.Module) -> None:
-    """Raise ValueError for a model that has no trunk."""
-    from diffusers import UNet2DConditionModel, UNet2DModel
-
-    if not isinstance(unet, (UNet2DModel, UNet2DConditionModel)):
-        raise Refused(
-            "a Dot is built on a diffusers UNet2DModel or UNet2DConditionModel, not on a "
-            f"{type(unet).__name__}"
-        )
-    if unet.config.in_channels != unet.config.out_channels:
-        raise Refused(
-            f"the UNet has {unet.config.in_channels} input and {unet.config.out_channels} output "
-            "channels: a Dot needs as many of both"
-        )
-    odd = [type(b).__name__ for b in unet.down_blocks if hasattr(b, "skip_conv")]
-    if odd:
-        raise Refused(f"block type {odd[0]} (skip images) is not supported by Dot: use DownBlock2D")
-    config = unet.config
-    for name in ("class_embeddings_concat", "center_input_sample"):
-        if getattr(config, name, False) and isinstance(unet, UNet2DConditionModel):
-            raise Refused(f"a UNet with {name}=True is not supported by Dot")
-    kind = getattr(config, "addition_embed_type", None)
-    if kind not in (None, "text", "text_time", "image"):
-        raise Refused(f"a UNet with addition_embed_type={kind!r} is not supported by Dot")
-
-
-def make(unet: nn.Module, cut: int) -> tuple[nn.Module, int, int]:
-    """The trunk without the first `cut` levels, and its channels in and out.
-
-    Raises:
-        Refused: nothing would be left.
+    With cut = m each works at the resolution that it was trained at. Default: m, or m - 1 for a
+    model with conditions, whose inner levels are most of it.
     """
-    channels = unet.config.block_out_channels
-    if not 0 <= cut < len(channels):
-        raise Refused(f"cut={cut} for a UNet of {len(channels)} levels: 0 to {len(channels) - 1}")
-    trunk = shared_copy(unet)
-    without_adapters(trunk)
-    trunk.down_blocks = trunk.down_blocks[cut:]
-    trunk.up_blocks = trunk.up_blocks[: len(channels) - cut]
-    trunk.up_blocks[-1].upsamplers = None
-    for name in ("conv_in", "conv_norm_out", "conv_out"):
-        delattr(trunk, name)
-    return trunk, channels[max(0, cut - 1)], channels[cut]
 
+    MODELS = "a diffusers UNet2DModel or UNet2DConditionModel"
+    LORA_TARGETS = ["conv1", "conv2", "time_emb_proj", "to_q", "to_k", "to_v", "to_out.0"]  # noqa: RUF012
 
-def without_adapters(module: nn.Module) -> None:
-    """Put the base layers in the place of peft's adapters."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    @staticmethod
+    def takes(dash: nn.Module) -> bool:
+        from diffusers import UNet2DConditionModel, UNet2DModel
 
-    for name, layer in list(module.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            parent = module.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], layer.get_base_layer())
+        if not isinstance(dash, (UNet2DModel, UNet2DConditionModel)):
+            return False
+        config = dash.config
+        if config.in_channels != config.out_channels:
+            raise Refused(
+                f"the UNet has {config.in_channels} input and {config.out_channels} output "
+                "channels: a Dot needs as many of both"
+            )
+        for block in dash.down_blocks:
+            if "Skip" in (name := type(block).__name__):
+                raise Refused(
+                    f"block type {name} (skip images) is not supported by Dot: use DownBlock2D"
+                )
+        if isinstance(dash, UNet2DConditionModel):
+            for name in ("class_embeddings_concat", "center_input_sample"):
+                if config.get(name):
+                    raise Refused(f"a UNet with {name}=True is not supported by Dot")
+            kind = config.get("addition_embed_type")
+            if kind not in (None, "text", "text_time", "image"):
+                raise Refused(f"a UNet with addition_embed_type={kind!r} is not supported by Dot")
+        return True
 
+    def __init__(self, dash: nn.Module, num_halvings: int, cut: int | None):
+        from diffusers import UNet2DConditionModel
 
-def given(trunk: nn.Module, cond: dict[str, Any], dtype: torch.dtype) -> Given:
-    """What the trunk's weights make of the keywords that Dash is called with.
+        widths = dash.config.block_out_channels
+        self.attends = isinstance(dash, UNet2DConditionModel)  # to text, and has added conditions
+        self.conditional = self.attends or dash.class_embedding is not None
+        self.cut = cut = num_halvings - self.conditional if cut is None else cut
+        if not 0 <= cut < len(widths):
+            raise Refused(f"cut={cut} for a UNet of {len(widths)} levels: 0 to {len(widths) - 1}")
+        self.trunk = trunk = shared_copy(dash)
+        without_adapters(trunk)
+        trunk.down_blocks = trunk.down_blocks[cut:]
+        trunk.up_blocks = trunk.up_blocks[: len(widths) - cut]
+        trunk.up_blocks[-1].upsamplers = None
+        for name in ("conv_in", "conv_norm_out", "conv_out"):
+            delattr(trunk, name)
+        self.channels = widths[max(0, cut - 1)], widths[cut]
+        self.waves_dim = trunk.time_embedding.linear_1.in_features
+        self.emb_dim = trunk.time_embedding.linear_2.out_features
+        self.multiple = 2 ** (len(widths) - cut - 1)
 
-    Raises:
-        Refused: a keyword that a Dot does not take, or one that Dash needs is missing.
-    """
-    if cond and not conditional(trunk):
-        raise Refused(f"this Dot takes no conditioning, got {', '.join(cond)}")
-    if unknown := [name for name in cond if name not in (*TAKEN, *PASSED_OVER)]:
-        raise Refused(f"a Dot takes no {', '.join(unknown)}, only {', '.join(TAKEN)}")
-    text, labels = cond.get("encoder_hidden_states"), cond.get("class_labels")
-    emb = None
-    if trunk.class_embedding is not None:
+    def waves(self, t: Tensor) -> Tensor:
+        return self.trunk.time_proj(t)
+
+    def given(self, cond: dict[str, Any], dtype: torch.dtype) -> Given:
+        if cond and not self.conditional:
+            raise Refused(f"this Dot takes no conditioning, got {', '.join(cond)}")
+        if unknown := [name for name in cond if name not in (*TAKEN, *PASSED_OVER)]:
+            raise Refused(f"a Dot takes no {', '.join(unknown)}, only {', '.join(TAKEN)}")
+        emb = self._of_class(cond.get("class_labels"), dtype)
+        return self._attended(cond, emb, dtype) if self.attends else Given(emb)
+
+    def _of_class(self, labels: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        trunk = self.trunk
+        if trunk.class_embedding is None:
+            return None
         if labels is None:
             raise Refused("this Dot needs class_labels, as its Dash does")
         if trunk.config.class_embed_type == "timestep":
             labels = trunk.time_proj(labels).to(dtype)
-        emb = trunk.class_embedding(labels).to(dtype)
-    if not hasattr(trunk, "get_aug_embed"):  # a UNet2DModel
-        return Given(emb)
-    if text is None:
-        raise Refused("this Dot needs encoder_hidden_states, as its Dash does")
-    added = cond.get("added_cond_kwargs") or {}
-    more = trunk.get_aug_embed(text[..., :1].to(dtype), text, added)  # of the first only the dtype
-    if more is not None:
-        emb = more if emb is None else emb + more
-    masks = {}
-    for name in ("attention_mask", "encoder_attention_mask"):
-        if cond.get(name) is not None:
-            masks[name] = (1 - cond[name].to(dtype))[:, None] * -10000.0
-    attention = dict(cond.get("cross_attention_kwargs") or {})
-    attention.pop("scale", None)  # that of a LoRA on Dash, which the trunk does not have
-    text = trunk.process_encoder_hidden_states(text, added)
-    return Given(emb, cond.get("timestep_cond"), text, masks, attention or None)
+        return trunk.class_embedding(labels).to(dtype)
 
+    def _attended(self, cond: dict[str, Any], emb: Tensor | None, dtype: torch.dtype) -> Given:
+        trunk, text = self.trunk, cond.get("encoder_hidden_states")
+        if text is None:
+            raise Refused("this Dot needs encoder_hidden_states, as its Dash does")
+        added = cond.get("added_cond_kwargs") or {}
+        # Of the first argument only the dtype is read.
+        more = trunk.get_aug_embed(text[..., :1].to(dtype), text, added)
+        if more is not None:
+            emb = more if emb is None else emb + more
+        masks = {}
+        for name in ("attention_mask", "encoder_attention_mask"):
+            if cond.get(name) is not None:
+                masks[name] = (1 - cond[name].to(dtype))[:, None] * -10000.0
+        attention = dict(cond.get("cross_attention_kwargs") or {})
+        attention.pop("scale", None)  # that of a LoRA on Dash, which the trunk does not have
+        text = trunk.process_encoder_hidden_states(text, added)
+        return Given(emb, cond.get("timestep_cond"), text, masks, attention or None)
 
-def embedding(trunk: nn.Module, waves: Tensor, trail: Tensor, of: Given) -> Tensor:
-    """What each layer of a conditional trunk is told of time and conditioning, `[1 or B, E]`.
+    def embedding(self, waves: Tensor, trail: Tensor, of: Given) -> Tensor:
+        emb = self.trunk.time_embedding(waves, of.timestep_cond) + trail
+        return emb if of.emb is None else emb + of.emb
 
-    Args:
-        waves: `[1 or B, F]`, sinusoids of t.
-        trail: `[1 or B, E]`, Dot's embedding of the trajectory.
-    """
-    emb = trunk.time_embedding(waves, of.timestep_cond) + trail
-    if of.emb is not None:
-        emb = emb + of.emb
-    act = getattr(trunk, "time_embed_act", None)
-    return emb if act is None else act(emb)
+    def run(self, h: Tensor, emb: Tensor, of: Given) -> Tensor:
+        trunk = self.trunk
+        if self.attends and trunk.time_embed_act is not None:
+            emb = trunk.time_embed_act(emb)
+        attend = {
+            "encoder_hidden_states": of.text,
+            "cross_attention_kwargs": of.cross_attention_kwargs,
+            **of.masks,
+        }
 
+        def more(block) -> dict:
+            return attend if getattr(block, "has_cross_attention", False) else {}
 
-def run(trunk: nn.Module, h: Tensor, emb: Tensor, of: Given) -> Tensor:
-    """The inner levels, as the forward of Dash runs them."""
-    attend = {
-        "encoder_hidden_states": of.text,
-        "cross_attention_kwargs": of.cross_attention_kwargs,
-        **of.masks,
-    }
-
-    def more(block) -> dict:
-        return attend if getattr(block, "has_cross_attention", False) else {}
-
-    skips = [h]
-    for block in trunk.down_blocks:
-        h, states = block(hidden_states=h, temb=emb, **more(block))
-        skips.extend(states)
-    if trunk.mid_block is not None:
-        h = trunk.mid_block(h, emb, **more(trunk.mid_block))
-    for block in trunk.up_blocks:
-        count = len(block.resnets)
-        h = block(
-            hidden_states=h,
-            res_hidden_states_tuple=tuple(skips[-count:]),
-            temb=emb,
-            **more(block),
-        )
-        del skips[-count:]
-    return h
+        skips = [h]
+        for block in trunk.down_blocks:
+            h, states = block(hidden_states=h, temb=emb, **more(block))
+            skips.extend(states)
+        if trunk.mid_block is not None:
+            h = trunk.mid_block(h, emb, **more(trunk.mid_block))
+        for block in trunk.up_blocks:
+            count = len(block.resnets)
+            h = block(
+                hidden_states=h,
+                res_hidden_states_tuple=tuple(skips[-count:]),
+                temb=emb,
+                **more(block),
+            )
+            del skips[-count:]
+        return h

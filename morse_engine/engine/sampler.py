@@ -168,7 +168,7 @@ class Sampler:
             solver=self.table.name,
             device=str(device or "cpu"),
             dash_bytes=weight_bytes(models.unet),
-            dot_bytes=weight_bytes(models.dot_model, beside=models.unet),
+            dot_bytes=weight_bytes(models.helper, beside=models.unet),
             batch_size=batch_size,
             speed=speed,
             **vars(self.captures.ledger),

@@ -108,7 +108,7 @@ class Captures:
                 return self._eager(plan, table, request, why)
             finally:
                 if self._weights is None:  # after the first forward, which may still make buffers
-                    self._weights = Weights([self.models.unet, self.models.dot_model])
+                    self._weights = Weights([self.models.unet, self.models.helper])
             return self._captured(made, plan, table, request, backend)
 
     def _layout(self, table: SolverTable, request: Request, capacity: int) -> Layout:
@@ -125,7 +125,7 @@ class Captures:
 
     def _steps_for(self, layout: Layout, plan, table, request: Request) -> Steps:
         models = self.models
-        steps = Steps(models.dash, models.dot_for_steps, layout, request.cond)
+        steps = Steps(models.dash, models.helper, layout, request.cond)
         steps.load(plan, table)
         return steps
 

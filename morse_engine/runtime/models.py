@@ -1,33 +1,31 @@
 """Dash and Dot as a sampler calls them."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
-from ..dot.dot import Dot
+from ..dot.helper import as_helper
 from ..system.errors import Unavailable
 
 
 class Models:
-    """Dash and Dot as plain functions of float32 samples, whatever they are and compute in."""
+    """Dash and Dot as plain functions of float32 samples, whatever they are and compute in.
+
+    Attributes:
+        unet: Dash, as it was given.
+        helper: what makes Dot steps, `dot.helper.Helper`; None if there is nothing.
+        dot: the helper as a function of float32 samples; None if there is nothing.
+        guided_dot: whether it corrects the guided estimate.
+    """
 
     def __init__(self, unet, dot, *, inductor: bool = False):
-        self.unet, self.dot_model = unet, dot
-        self._unet, self._dot_call = unet, dot
+        self.unet = self._unet = unet
+        self.helper = helper = None if dot is None else as_helper(dot)
         if inductor:
             options = {"dynamic": False, "options": {"triton.cudagraphs": False}}
             self._unet = torch.compile(unet, **options)
-            if isinstance(dot, Dot):
-                # A second object with the same weights: the caller's own stays as it is.
-                self.dot_model = self._dot_call = copy.copy(dot)
-                self.dot_model.features = torch.compile(dot.features, **options)
-            elif dot is not None:
-                self._dot_call = torch.compile(dot, **options)
-        self.dot = self._dot if dot is not None else None
-        self.guided_dot = getattr(dot, "guided", False)
-        # What a step is made of where it is captured: Dot itself, whose last block is fused.
-        self.dot_for_steps = self.dot_model if isinstance(dot, Dot) else self.dot
+            self.helper = helper and helper.compiled(**options)
+        self.dot = None if helper is None else self._dot
+        self.guided_dot = helper is not None and helper.guided
 
     @property
     def device(self) -> torch.device | None:
@@ -43,7 +41,7 @@ class Models:
 
     def check(self) -> None:
         """Refuse a Dash that has been moved or cast away from its Dot."""
-        first = _first_parameter(self.dot_model)
+        first = _first_parameter(self.helper)
         if first is None or _first_parameter(self.unet) is None:
             return
         ours, dashs = (first.device, first.dtype), (self.device, self.dtype)
@@ -59,7 +57,7 @@ class Models:
 
     def _dot(self, x: Tensor, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond) -> Tensor:
         x_, x_s, z_s, z_p = (tensor.to(self.dtype) for tensor in (x, x_s, z_s, z_p))
-        eta = self._dot_call(x_, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond)
+        eta = self.helper(x_, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond)
         return eta.to(x.dtype)
 
 

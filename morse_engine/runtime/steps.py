@@ -5,8 +5,8 @@
 
 Where a run is, which row of the table it needs, its seeds, the guidance scale: all of it lies in
 device memory. So the same two sequences of launches serve every step of every run of a shape,
-whatever its plan and its solver. The specification is `sampler.sample`; the state is described in
-`kernels/solver_step.py`.
+whatever its plan and its solver. The specification is `sampling.loop.sample`; the state is
+described in `kernels/solver_step.py`.
 """
 
 from collections.abc import Callable
@@ -17,15 +17,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from .. import kernels
-from ..dot.dot import Dot, Moments, When
-from ..dot.unet import Given
+from ..dot.dot import Dot
+from ..dot.helper import Helper, as_helper, seen
 from ..kernels.solver_step import State
 from ..sampling import noise
-from ..sampling.loop import second_half
-from ..sampling.plan import Plan
+from ..sampling.loop import Trajectory, second_half
+from ..sampling.plan import DASH, Plan
 from ..sampling.request import Request
 from ..sampling.solver import HISTORY, Column, SolverTable
-from ..system.errors import Refused
 
 
 class Layout(NamedTuple):
@@ -66,9 +65,12 @@ class Steps:
     Args:
         dash: `dash(x, timestep, **cond) -> z` on samples of the layout's dtype.
         dot: a `Dot`, whose last block is fused with the solver's step; or any callable as in
-            `sampler.sample`; None if no step is Dot's.
+            `sampling.loop.sample`; None if no step is Dot's.
         cond: an example of the conditioning; nested dicts and lists of tensors, whose memory is
             copied, and other values, which are fixed.
+
+    Raises:
+        Refused: a conditioning that a `Dot` does not take.
     """
 
     def __init__(
@@ -78,26 +80,29 @@ class Steps:
         layout: Layout,
         cond: dict | None = None,
     ):
-        self.dash, self.dot, self.layout = dash, dot, layout
+        self.dash, self.layout = dash, layout
         self.plan: Plan | None = None
         self.table: SolverTable | None = None
         self.owner: object = None  # token of the run that uses the memory
         # The memory serves runs within inference_mode and outside, and never training.
         with torch.inference_mode(False), torch.no_grad():
             self._allocate(cond or {})
+            self.trajectory: list[Tensor] = []  # x_s, z_s, z_p
+            self.dot: _Fused | _Called | None = None
+            if layout.with_dot:
+                self._begin_with(as_helper(dot))
 
     def _allocate(self, cond: dict) -> None:
         shape, dtype, timestep_dtype, device = self.layout[:4]
-        capacity = self.layout.capacity
+        capacity, copies = self.layout.capacity, 2 if self.layout.guidance else 1
 
         def zeros(*size: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(size, dtype=dtype, device=device)
 
-        doubled = (2 * shape[0] if self.layout.guidance else shape[0], *shape[1:])
         self.state = State(
             x=zeros(*shape, dtype=torch.float32),
             history=zeros(1 + len(HISTORY), *shape, dtype=torch.float32),
-            model_input=zeros(*doubled, dtype=dtype),
+            model_input=zeros(copies * shape[0], *shape[1:], dtype=dtype),
             timestep=zeros(1, dtype=timestep_dtype),
             rows=zeros(capacity, len(Column), dtype=torch.float32),
             step=zeros(1, dtype=torch.int32),
@@ -107,30 +112,23 @@ class Steps:
         self._initial = torch.full((1,), noise.INITIAL, dtype=torch.int64, device=device)
         self.sigma = zeros(1, dtype=torch.float32)  # of the initial noise
         self.cond = tree_map(lambda v: v.to(device, copy=True) if is_tensor(v) else v, cond)
-        self.trajectory: list[Tensor] = []  # x_s, z_s, z_p
         # (t, t_s, t_p) of each step; the rows behind the plan's are computed with, never used
         self.times = torch.ones(capacity, 3, dtype=timestep_dtype, device=device)
-        self.moments: Moments | None = None  # of all steps, as `times`
-        self.when: When | None = None  # likewise; its rows also lie in `packed`
-        self.packed: Tensor | None = None
-        self.given: Given | None = None
-        self.guided_dot = getattr(self.dot, "guided", False) and self.layout.guidance
+
+    def _begin_with(self, dot: Helper) -> None:
+        x, both = self.state.x, self.state.model_input
+        once = dot.guided and self.layout.guidance  # one residual for both branches
+        estimates = x if once else both
+        self.trajectory = [both.new_zeros(t.shape) for t in (x, estimates, estimates)]
         # Views: what is copied into `cond` is there too.
-        self.dot_cond = second_half(self.cond) if self.guided_dot else self.cond
-        if self.layout.with_dot:
-            size = shape if self.guided_dot else doubled
-            self.trajectory = [zeros(*s, dtype=dtype) for s in (shape, size, size)]
-            if isinstance(self.dot, Dot):
-                self.moments = self.dot.moments(*self.times.unbind(1))
-                self.given = tree_map(owned, self._what_is_given())
-                self.when = self.dot.when(self.moments, self.given)
-                self.packed = self.when.pack()
+        cond = second_half(self.cond) if once else self.cond
+        guidance = self.state.guidance if once else None
+        self.dot = (_Fused if dot.fused else _Called)(dot, self.times, cond, guidance)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the memory that this object holds, without the models'."""
-        held = (self.state, self.trajectory, self.times, self.moments, self.packed)
-        held = (*held, self.cond, self.given)
+        held = (self.state, self.trajectory, self.times, self.cond, self.dot and self.dot.held)
         return sum(t.numel() * t.element_size() for t in leaves(held) if is_tensor(t))
 
     @torch.no_grad()
@@ -142,11 +140,8 @@ class Steps:
         self.state.rows[:n].copy_(table.rows.float())
         self.times[:n].copy_(_times(plan, table))
         self.sigma.fill_(table.init_noise_sigma)
-        if self.moments is not None:
-            for mine, new in zip(
-                self.moments, self.dot.moments(*self.times.unbind(1)), strict=True
-            ):
-                mine.copy_(new)
+        if self.dot is not None:
+            self.dot.load()
         self.plan, self.table = plan, table
 
     @torch.no_grad()
@@ -155,22 +150,19 @@ class Steps:
 
         The request has to be of the layout.
         """
-        noise, seeds, _, guidance_scale, cond, _ = request
         state = self.state
-        signed = [seed - (1 << 64) if seed >> 63 else seed for seed in seeds]
+        signed = [seed - (1 << 64) if seed >> 63 else seed for seed in request.seeds]
         seeds = torch.tensor(signed, dtype=torch.int64)
         if state.seeds.is_cuda:
             seeds = seeds.pin_memory()
         state.seeds.copy_(seeds, non_blocking=True)
-        if noise is None:
-            noise = kernels.philox_normal(state.seeds, self._initial, list(state.x.shape[1:]))
-        state.x.copy_(noise)
+        start = request.noise
+        if start is None:
+            start = kernels.philox_normal(state.seeds, self._initial, list(state.x.shape[1:]))
+        state.x.copy_(start)
         if state.guidance is not None:
-            state.guidance.fill_(guidance_scale)
-        pairs = zip(*map(leaves, (self.cond, cond)), strict=True)
-        for mine, given in pairs:
-            if is_tensor(mine):
-                mine.copy_(given, non_blocking=True)
+            state.guidance.fill_(request.guidance_scale)
+        copy_tensors(self.cond, request.cond, non_blocking=True)
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -181,17 +173,8 @@ class Steps:
         halves.copy_(state.rows[0, Column.SCALE] * state.x)
         state.timestep.copy_(self.times[0, :1])
         state.step.zero_()
-        if self.moments is not None:
-            pairs = zip(*map(leaves, (self.given, self._what_is_given())), strict=True)
-            for mine, new in pairs:
-                if is_tensor(mine):
-                    mine.copy_(new)
-            self.packed.copy_(self.dot.when(self.moments, self.given).pack())
-
-    def _what_is_given(self) -> Given:
-        if not self.layout.guidance and getattr(self.dot, "guided", False):
-            raise Refused("this Dot is guided: it needs guidance_scale")
-        return self.dot.given(self.dot_cond, self.state.guidance if self.guided_dot else None)
+        if self.dot is not None:
+            self.dot.begin()
 
     @torch.no_grad()
     def dash_step(self) -> None:
@@ -204,32 +187,79 @@ class Steps:
     @torch.no_grad()
     def dot_step(self) -> None:
         """One step of Dot."""
-        state = self.state
-        x, (x_s, z_s, z_p) = state.model_input, self.trajectory
-        cond = self.dot_cond
-        if self.guided_dot:
-            x = x[: len(x_s)]  # both halves are the same
-            cond = cond | {"guidance_scale": state.guidance}
-        elif self.layout.guidance:
-            x_s = torch.cat([x_s, x_s])
-        if self.when is not None:
-            when = self.when.unpack(self.packed.index_select(0, state.step))
-            h = self.dot.features(x, x_s, z_s, z_p, when, self.given)
-            conv = self.dot.up[-1].conv2
-            kernels.residual_up_update(
-                h, conv.weight, conv.bias, when.mix, *self.trajectory, *state
-            )
-        else:
-            t, t_s, t_p = self.times.index_select(0, state.step)[0].unbind()
-            z = z_s.float() + self.dot(x, t, x_s, z_s, t_s, z_p, t_p, **cond)
-            if self.guided_dot:  # the update guides two equal branches to z itself
-                z = torch.cat([z, z])
-            kernels.dash_update(_plain(z), *state, None, None, None)
-        state.step.add_(1)
+        self.dot.step(self.state, self.trajectory)
+        self.state.step.add_(1)
+
+
+class _Fused:
+    """The steps of a `Dot`: what its weights make of all times and of the conditioning, beforehand.
+
+    Args:
+        times: `[n, 3]`, the memory in which (t, t_s, t_p) of each step lie.
+        cond: the memory of what it is given by keyword.
+        guidance: that of the guidance scale, `[1]`, if it corrects the guided estimate.
+    """
+
+    def __init__(self, dot: Dot, times: Tensor, cond: dict, guidance: Tensor | None):
+        self.dot, self.times, self.cond, self.guidance = dot, times, cond, guidance
+        self.moments = dot.moments(*times.unbind(1))
+        self.given = tree_map(owned, dot.given(cond, guidance))
+        self.when = dot.when(self.moments, self.given)  # its rows lie in `packed`
+        self.packed = self.when.pack()
+
+    @property
+    def held(self) -> tuple:
+        """The memory of its own."""
+        return self.moments, self.packed, self.given
+
+    def load(self) -> None:
+        """Once the times are those of another plan."""
+        copy_tensors(self.moments, self.dot.moments(*self.times.unbind(1)))
+
+    def begin(self) -> None:
+        """Once the conditioning is that of another run, or the weights have changed."""
+        copy_tensors(self.given, self.dot.given(self.cond, self.guidance))
+        self.packed.copy_(self.dot.when(self.moments, self.given).pack())
+
+    def step(self, state: State, trajectory: list[Tensor]) -> None:
+        when = self.when.unpack(self.packed.index_select(0, state.step))
+        self.dot.update(state, trajectory, when, self.given)
+
+
+class _Called:
+    """The steps of any other helper, which is called; arguments as `_Fused`."""
+
+    held = ()
+
+    def __init__(self, dot: Helper, times: Tensor, cond: dict, guidance: Tensor | None):
+        self.dot, self.times = dot, times
+        self.cond = cond if guidance is None else cond | {"guidance_scale": guidance}
+
+    def load(self) -> None:
+        """Nothing depends on the plan."""
+
+    def begin(self) -> None:
+        """Nothing depends on the run."""
+
+    def step(self, state: State, trajectory: list[Tensor]) -> None:
+        x, x_s, z_s, z_p = seen(state, trajectory)
+        t, t_s, t_p = self.times.index_select(0, state.step)[0].unbind()
+        eta = self.dot(x, t, x_s, z_s, t_s, z_p, t_p, **self.cond)
+        z = z_s.float() + eta.to(x.dtype)
+        if len(z) < len(state.model_input):  # the update guides two equal branches to z itself
+            z = torch.cat([z, z])
+        kernels.dash_update(_plain(z), *state, None, None, None)
 
 
 def leaves(tree) -> list:
     return tree_flatten(tree)[0]
+
+
+def copy_tensors(into, tree, **options) -> None:
+    """Copy each tensor of a tree into its place in another one of the same structure."""
+    for mine, new in zip(leaves(into), leaves(tree), strict=True):
+        if is_tensor(mine):
+            mine.copy_(new, **options)
 
 
 def owned(value):
@@ -247,9 +277,9 @@ def _plain(z: Tensor) -> Tensor:
 
 def _times(plan: Plan, table: SolverTable) -> Tensor:
     """`(t, t_s, t_p)` of each step, `[n, 3]`; of a Dash step the ones that it leaves."""
-    rows, t_s, t_p = [], None, None
+    rows, at = [], None
     for symbol, t in zip(plan, table.timesteps, strict=True):
-        if symbol == "-":
-            t_p, t_s = t if t_s is None else t_s, t
-        rows.append(torch.stack((t, t_s, t_p)))
+        if symbol == DASH:
+            at = Trajectory.after(at, t, t, t)  # of which only the times are wanted
+        rows.append(torch.stack((t, at.t_s, at.t_p)))
     return torch.stack(rows)

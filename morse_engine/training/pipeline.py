@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from ..dot import hub
+from ..dot import files
 from ..dot.dot import Dot
 from ..system.errors import Refused
 from ..system.files import output_folder, whole
@@ -33,7 +33,7 @@ def load(model: str):
         raise Refused("text encoders need the package transformers: pip install transformers")
     from diffusers import DiffusionPipeline, UNet2DConditionModel
 
-    folder = hub.folder(model, ("model_index.json",))  # of the hub only this, before gigabytes
+    folder = files.folder_of(model, ("model_index.json",))  # of the hub only this, before gigabytes
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(
             f"{folder / 'model_index.json'} is missing: is {model} a saved text-to-image pipeline?"
@@ -125,7 +125,7 @@ def _size(pipe, dot: Dot, size: int | None) -> int:
     """Height and width of the images in pixels: as asked, or what the pipeline draws."""
     factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     size = pipe.unet.config.sample_size * factor if size is None else size
-    of_dot = factor * 2 ** (len(dot.widths) + len(dot.trunk.down_blocks) - 1)
+    of_dot = factor * dot.multiple
     if size % of_dot:
         raise Refused(f"--size {size}: this Dot needs a multiple of {of_dot} pixels")
     return size
@@ -162,6 +162,6 @@ def _save(dot: Dot, folder: Path, model: str, facts: dict[str, str]) -> None:
     """Write `folder`/dot with its model card, and say how to use it."""
     dot.save_pretrained(folder / "dot")
     with whole(folder / "dot" / "README.md") as path:
-        path.write_text(hub.card(dot, model, facts), "utf-8")
+        path.write_text(files.card(dot, model, facts), "utf-8")
     print(f"The Dot and its model card are in {folder / 'dot'}. To use it:")
     print(f"  dot = morse_engine.Dot.from_pretrained({str(folder / 'dot')!r}, pipe.unet)")

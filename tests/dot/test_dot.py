@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -112,91 +110,6 @@ def test_dash_is_bit_identical_after_a_dot_was_built_trained_and_merged(tmp_path
     with torch.no_grad():
         assert torch.equal(unet(x, t).sample, before)
     assert all(torch.equal(p, weights[n]) for n, p in unet.state_dict().items())
-
-
-# -- files -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def saved(tmp_path):
-    unet = tiny_unet()
-    dot = randomised(Dot(unet, widths=(8, 8), lora_rank=2))
-    dot.save_pretrained(tmp_path / "dot")
-    return tmp_path / "dot", unet, dot
-
-
-def test_round_trip(saved):
-    folder, unet, dot = saved
-    again = Dot.from_pretrained(folder, unet)
-    assert torch.equal(again(*trajectory(unet)), dot(*trajectory(unet)))
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
-
-
-def test_only_the_trained_part_is_stored(saved):
-    from safetensors.torch import load_file
-
-    folder, _, dot = saved
-    assert load_file(folder / "model.safetensors").keys() == dot.trained_parameters().keys()
-
-
-def test_another_dash_is_refused(saved):
-    with pytest.raises(ValueError, match="Dot of another Dash"):
-        Dot.from_pretrained(saved[0], tiny_unet(seed=5))
-
-
-def test_missing_file(saved):
-    folder, unet, _ = saved
-    (folder / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
-        Dot.from_pretrained(folder, unet)
-
-
-@pytest.mark.parametrize("keep", [0, 7, 100, 0.5, 0.99])
-def test_truncated_weights(saved, keep):
-    folder, unet, _ = saved
-    path = folder / "model.safetensors"
-    content = path.read_bytes()
-    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
-    with pytest.raises(ValueError, match="damaged file"):
-        Dot.from_pretrained(folder, unet)
-
-
-def test_foreign_weights(saved):
-    from safetensors.torch import save_file
-
-    folder, unet, _ = saved
-    save_file({"conv.weight": torch.zeros(3)}, folder / "model.safetensors")
-    with pytest.raises(ValueError, match="does not fit its config"):
-        Dot.from_pretrained(folder, unet)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"class": "UNet2DModel"}, "does not describe a Dot"),
-        ({"format_version": 99}, "format version 99"),
-        ({"widths": None}, "lacks widths"),
-    ],
-)
-def test_foreign_config(saved, change, message):
-    folder, unet, _ = saved
-    config = json.loads((folder / "config.json").read_text()) | change
-    (folder / "config.json").write_text(
-        json.dumps({k: v for k, v in config.items() if v is not None})
-    )
-    with pytest.raises(ValueError, match=message):
-        Dot.from_pretrained(folder, unet)
-
-
-def test_config_that_is_not_json(saved):
-    (saved[0] / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="damaged file"):
-        Dot.from_pretrained(saved[0], saved[1])
-
-
-def test_a_merged_dot_cannot_be_saved(saved, tmp_path):
-    with pytest.raises(ValueError, match="inference only"):
-        saved[2].merged().save_pretrained(tmp_path / "merged")
 
 
 # -- wrong input -----------------------------------------------------------------------------------

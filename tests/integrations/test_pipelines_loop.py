@@ -322,7 +322,7 @@ def test_a_failed_request_leaves_the_pipeline_usable(part, callback):
     call = CALL | {"output_type": "np", "callback_on_step_end": callback}
     expected = pipe(generator=generator(), **call).images
     parts = dict(vars(pipe))
-    fails = pipe._morse.sampler.models.dot_model if part == "dot" else pipe
+    fails = pipe._morse.sampler.models.helper if part == "dot" else pipe
     if part != "dot":
         for name in part.split("."):
             fails = getattr(fails, name)

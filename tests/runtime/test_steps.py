@@ -100,10 +100,10 @@ def test_runs_inside_and_outside_inference_mode_share_their_memory(models):
     with torch.inference_mode():
         first = host(batch_size=1, seed=5)
     steps = host.captures._steps
-    addresses = [t.data_ptr() for t in (steps.packed, *steps.state[:-1])]
+    addresses = [t.data_ptr() for t in (steps.dot.packed, *steps.state[:-1])]
     assert torch.equal(host(batch_size=1, seed=5), first)
     assert host.captures._steps is steps
-    assert [t.data_ptr() for t in (steps.packed, *steps.state[:-1])] == addresses
+    assert [t.data_ptr() for t in (steps.dot.packed, *steps.state[:-1])] == addresses
 
 
 def test_half_precision_models():

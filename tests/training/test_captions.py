@@ -12,7 +12,7 @@ from PIL import Image
 from models import text_cond, tiny_text_unet, tiny_unet, trajectory
 from morse_engine import Dot, Refused
 from morse_engine.cli import app as cli
-from morse_engine.dot import hub
+from morse_engine.dot import files
 from morse_engine.training import captions, latents
 from morse_engine.training import pipeline as text_to_image
 from pipelines import pipeline
@@ -336,6 +336,6 @@ def test_the_hub_refuses(monkeypatch):
 
 def test_the_card_links_a_model_of_the_hub_alone():
     dot = Dot(tiny_unet(), widths=(8, 8))
-    assert "base_model: owner/name" in hub.card(dot, "owner/name")
-    assert "base_model" not in hub.card(dot, "/some/where/model")
-    assert "/some/where" not in hub.card(dot, "/some/where/model")
+    assert "base_model: owner/name" in files.card(dot, "owner/name")
+    assert "base_model" not in files.card(dot, "/some/where/model")
+    assert "/some/where" not in files.card(dot, "/some/where/model")

@@ -1,0 +1,240 @@
+"""The files of a Dot: in a folder, on the Hugging Face hub, and the model card beside them."""
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..system.errors import Refused, Unavailable
+from ..system.files import whole
+
+FORMAT_VERSION = 2
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+OWNER_AND_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A name for the weights of a model: SHA-256 over names, shapes and values in float16.
+
+    Half precision makes the name the same for a model loaded in float32 and in float16. A LoRA on
+    top, as peft adds it, does not change the name; one that was merged into the weights does.
+    """
+    weights = {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in model.state_dict().items()
+        if "lora_" not in name
+    }
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().half().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_fingerprint(expected: str, unet: nn.Module) -> None:
+    """Refuse a Dash whose weights have another `fingerprint`."""
+    found = fingerprint(unet) if isinstance(unet, nn.Module) else "none: not a module"
+    if found != expected:
+        raise Refused(
+            f"this is the Dot of another Dash (fingerprint {expected[:12]}, yours has "
+            f"{found[:12]}): use the model it was trained for (with any LoRA on top, not merged "
+            "into its weights), or train a Dot for yours"
+        )
+
+
+# -- in a folder -------------------------------------------------------------------------------
+
+
+def save(dot, folder: str | Path) -> None:
+    """Write the trained part of a Dot; whole files or none. See `Dot.save_pretrained`."""
+    from safetensors.torch import save_file
+
+    config = {
+        "format_version": FORMAT_VERSION,
+        "class": type(dot).__name__,
+        "dash_class": dot.dash_class,
+        "dash_fingerprint": dot.dash_fingerprint,
+        "noise": dot.levels.config,
+        "widths": list(dot.widths),
+        "lora_rank": dot.lora_rank,
+        "cut": dot.cut,
+        "guided": dot.guided,
+    }
+    tensors = {n: p.detach().cpu().contiguous() for n, p in dot.trained_parameters().items()}
+    if not tensors:
+        raise Refused("a merged Dot is for inference only: save the one it was made from")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Both are there before either takes its name.
+    with whole(folder / CONFIG) as config_path, whole(folder / WEIGHTS) as weights_path:
+        save_file(tensors, weights_path, metadata={"format": "pt"})
+        config_path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def load(cls, folder: str | Path, unet: nn.Module):
+    """The Dot of `unet`, an object of `cls`. See `Dot.from_pretrained`."""
+    from diffusers import DDPMScheduler
+
+    folder = folder_of(folder, (CONFIG, WEIGHTS))
+    config, tensors = _read(folder, cls.__name__)
+    check_fingerprint(config["dash_fingerprint"], unet)
+    dot = cls(
+        unet,
+        DDPMScheduler.from_config(config["noise"]),
+        widths=tuple(config["widths"]),
+        lora_rank=config["lora_rank"],
+        # Version 1 knew neither of these two.
+        cut=config.get("cut"),
+        guided=config.get("guided", False),
+    )
+    own = dot.trained_parameters()
+    wrong = sorted(
+        (set(own) ^ set(tensors))
+        | {n for n in own.keys() & tensors if own[n].shape != tensors[n].shape}
+    )
+    if wrong:
+        raise Refused(f"{folder / WEIGHTS} does not fit its config: {', '.join(wrong[:3])}")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+    return dot.eval()
+
+
+def _read(folder: Path, kind: str) -> tuple[dict, dict[str, Tensor]]:
+    """Config and tensors of a saved Dot, checked as far as they can be without its Dash."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing: is {folder} a saved Dot?")
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        tensors = load_file(folder / WEIGHTS)
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise Refused(f"{folder} holds a damaged file ({error}): copy it again") from error
+    if not isinstance(config, dict) or config.get("class") != kind:
+        raise Refused(f"{folder / CONFIG} does not describe a Dot")
+    version = config.get("format_version")
+    if version not in range(1, FORMAT_VERSION + 1):
+        raise Refused(
+            f"{folder} has format version {version}, this release reads 1 to "
+            f"{FORMAT_VERSION}: update morse-engine, or train the Dot again"
+        )
+    missing = {"dash_fingerprint", "noise", "widths", "lora_rank"} - config.keys()
+    if missing:
+        raise Refused(f"{folder / CONFIG} lacks {', '.join(sorted(missing))}: copy it again")
+    return config, tensors
+
+
+# -- on the hub --------------------------------------------------------------------------------
+
+
+def folder_of(name: str | Path, files: Sequence[str]) -> Path:
+    """The folder `name`, or, where there is none, `files` of that repository, downloaded.
+
+    Raises:
+        FileNotFoundError: neither, or the hub cannot be reached and nothing was kept of it.
+    """
+    if not _on_hub(name):
+        return Path(name)
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=list(files)))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{name} is no folder here, and cannot be loaded from the hub ({_reason(error)}): "
+            "check the name, the connection, or hf auth login for a private one"
+        ) from error
+
+
+def push(dot, repo_id: str, text: str | None, private: bool) -> str:
+    """Upload a Dot with the model card `text`, by default `card(dot)`. See `Dot.push_to_hub`."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as folder:
+        save(dot, folder)
+        (Path(folder) / "README.md").write_text(text or card(dot), "utf-8")
+        try:
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="A Dot")
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise Unavailable(
+                f"{repo_id} cannot be uploaded ({_reason(error)}): check the name, the connection "
+                "and hf auth login"
+            ) from error
+    return str(address)
+
+
+def _on_hub(name: str | Path) -> bool:
+    """Whether this is OWNER/NAME, and not the path of something here."""
+    return re.fullmatch(OWNER_AND_NAME, str(name)) is not None and not Path(name).exists()
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+# -- the model card ----------------------------------------------------------------------------
+
+
+def card(dot, base_model: str | None = None, facts: dict[str, str] | None = None) -> str:
+    """The model card of a Dot, as Markdown; made without a connection.
+
+    Args:
+        base_model: path or hub name of Dash; one on the hub is linked.
+        facts: further rows of the table, on the training.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    linked = base_model if base_model and _on_hub(base_model) else None
+    tags = ["diffusion", "morse"]
+    data = ModelCardData(library_name="morse-engine", tags=tags, base_model=linked)
+    kind = "guided: one pass on the guided estimate" if dot.guided else "one pass for each branch"
+    rows = {
+        # Of a model in a folder the name alone: the path is nobody else's.
+        "Dash": linked or Path(base_model or "").name or dot.dash_class,
+        "Dash's fingerprint": f"`{dot.dash_fingerprint}`",
+        "widths": " ".join(map(str, dot.widths)),
+        "levels of Dash left out (cut)": str(dot.cut),
+        "LoRA rank": str(dot.lora_rank),
+        **({"guidance": kind} if dot.conditional else {}),
+        **(facts or {}),
+    }
+    return f"{ModelCard.from_template(data, template_str=CARD, rows=rows)}\n"
+
+
+CARD = """---
+{{ card_data }}
+---
+
+# A Dot for Morse dual sampling
+
+Makes steps between the steps of a diffusion model, Dash, in a fraction of their time
+([arXiv 2506.18251](https://arxiv.org/abs/2506.18251)). It works with the weights of this Dash
+alone.
+
+| | |
+|---|---|
+{%- for name, value in rows.items() %}
+| {{ name }} | {{ value }} |
+{%- endfor %}
+
+## Use
+
+```python
+from morse_engine import Dot
+
+dot = Dot.from_pretrained("FOLDER_OR_REPOSITORY", pipe.unet)  # or the unet itself
+```
+"""

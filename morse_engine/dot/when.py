@@ -1,0 +1,69 @@
+"""What a Dot computes from the times of a step: `Moments` without weights, `When` with them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .free import difference, slope
+from .levels import NoiseLevels
+
+TREND = 2.0  # Dash's last two estimates are continued to at most twice the way between them
+
+
+class Moments(NamedTuple):
+    """All about R moments of runs that needs no weights; R rows, one for all images or one each."""
+
+    waves: Tensor  # float32 [R, F], Dash's sinusoids of t
+    trail: Tensor  # float32 [R, 3 F], those of t_s, t_s - t and t_p - t_s
+    look: Tensor  # float32 [R, 4, 4]: what Dot looks at, as sums over (x, x_s, z_s, z_p)
+    basis: Tensor  # float32 [R, 6, 5]: what each gain multiplies, over (h, x, x_s, z_s, z_p)
+
+    @classmethod
+    def at(
+        cls,
+        t: Tensor,
+        t_s: Tensor,
+        t_p: Tensor,
+        levels: NoiseLevels,
+        waves: Callable[[Tensor], Tensor],
+    ) -> "Moments":
+        """Those of the times t, t_s and t_p, `[R]` each; waves makes sinusoids `[R, F]` of `[R]`.
+
+        The formula is in `dot.py`.
+        """
+        trail = torch.cat([waves(value) for value in (t_s, t_s - t, t_p - t_s)], dim=1)
+        r = ((t_s - t) / t_s.clamp(min=1e-3)).float()[:, None]
+        x_0, miss = (nn.functional.pad(c, (0, 1)) for c in levels.coordinates(t, t_s))
+        x, _, z_s, z_p = torch.eye(4, device=t.device).expand(len(t), 4, 4).unbind(1)
+        trend = slope(t, t_s, t_p, difference, TREND).float()[:, None] * (z_s - z_p)
+        gained = torch.stack((torch.zeros_like(x), r * x, r * x_0, r * z_s, miss, trend), dim=1)
+        of_h = nn.functional.pad(r, (0, 5))  # the first gain is that of h
+        basis = torch.cat((of_h[:, :, None], gained), dim=2)
+        return cls(waves(t), trail, torch.stack((x, x_0, z_s, trend), dim=1), basis)
+
+
+class When(NamedTuple):
+    """All that Dot computes from the times of a step: R rows, one for all images or one for each.
+
+    A run knows its times beforehand, so it computes the rows of all its Dot steps at once.
+    """
+
+    emb: Tensor  # [R, E], for the trunk; of the trajectory alone if there are conditions
+    waves: Tensor  # [R, F], sinusoids of t; [R, 0] if there are no conditions
+    scale_shifts: list[Tensor]  # [R, 2 C] for each `TimeSiLU`, in the order of their use
+    look: Tensor  # float32 [R, 4, 4]: what Dot looks at, as sums over (x, x_s, z_s, z_p)
+    mix: Tensor  # float32 [R, 5]: eta, as a sum over (h, x, x_s, z_s, z_p)
+
+    def pack(self) -> Tensor:
+        """All of it as float32 `[R, V]`."""
+        parts = (self.emb, self.waves, *self.scale_shifts, self.look.flatten(1), self.mix)
+        return torch.cat([part.float() for part in parts], dim=1)
+
+    def unpack(self, rows: Tensor) -> "When":
+        """The inverse of `pack`, with the widths and the dtype of this one."""
+        widths = [part.shape[1] for part in (self.emb, self.waves, *self.scale_shifts)]
+        emb, waves, *scale_shifts, look, mix = rows.split([*widths, 16, 5], dim=1)
+        emb, waves = emb.to(self.emb.dtype), waves.to(self.waves.dtype)
+        return When(emb, waves, scale_shifts, look.unflatten(1, (4, 4)), mix)

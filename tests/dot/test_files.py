@@ -1,0 +1,194 @@
+"""Saved Dots: what is written, what is read, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models import SDXL, randomised, tiny_text_unet, tiny_unet, trajectory
+from morse_engine import Dot, zoo
+from morse_engine.dot import files
+
+KEYS_1 = [
+    "format_version",
+    "class",
+    "dash_class",
+    "dash_fingerprint",
+    "noise",
+    "widths",
+    "lora_rank",
+]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    unet = tiny_unet()
+    dot = randomised(Dot(unet, widths=(8, 8), lora_rank=2))
+    dot.save_pretrained(tmp_path / "dot")
+    return tmp_path / "dot", unet, dot
+
+
+def test_round_trip(saved):
+    folder, unet, dot = saved
+    again = Dot.from_pretrained(folder, unet)
+    assert torch.equal(again(*trajectory(unet)), dot(*trajectory(unet)))
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_only_the_trained_part_is_stored(saved):
+    from safetensors.torch import load_file
+
+    folder, _, dot = saved
+    assert load_file(folder / "model.safetensors").keys() == dot.trained_parameters().keys()
+
+
+def test_another_dash_is_refused(saved):
+    with pytest.raises(ValueError, match="Dot of another Dash"):
+        Dot.from_pretrained(saved[0], tiny_unet(seed=5))
+
+
+def test_missing_file(saved):
+    folder, unet, _ = saved
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        Dot.from_pretrained(folder, unet)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, 0.5, 0.99])
+def test_truncated_weights(saved, keep):
+    folder, unet, _ = saved
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    with pytest.raises(ValueError, match="damaged file"):
+        Dot.from_pretrained(folder, unet)
+
+
+def test_foreign_weights(saved):
+    from safetensors.torch import save_file
+
+    folder, unet, _ = saved
+    save_file({"conv.weight": torch.zeros(3)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="does not fit its config"):
+        Dot.from_pretrained(folder, unet)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class": "UNet2DModel"}, "does not describe a Dot"),
+        ({"format_version": 99}, "format version 99"),
+        ({"widths": None}, "lacks widths"),
+    ],
+)
+def test_foreign_config(saved, change, message):
+    folder, unet, _ = saved
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if v is not None})
+    )
+    with pytest.raises(ValueError, match=message):
+        Dot.from_pretrained(folder, unet)
+
+
+def test_config_that_is_not_json(saved):
+    (saved[0] / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged file"):
+        Dot.from_pretrained(saved[0], saved[1])
+
+
+def test_a_merged_dot_cannot_be_saved(saved, tmp_path):
+    with pytest.raises(ValueError, match="inference only"):
+        saved[2].merged().save_pretrained(tmp_path / "merged")
+
+
+# -- the format ----------------------------------------------------------------------------------
+
+
+def test_the_bundled_dot_is_of_format_1_and_loads():
+    folder = zoo.WEIGHTS / "dot"
+    assert list(json.loads((folder / "config.json").read_text())) == KEYS_1
+    unet = zoo.digits_dash()
+    dot = Dot.from_pretrained(folder, unet)
+    # cut and guided are later than format 1: as they were then.
+    assert (dot.widths, dot.lora_rank, dot.cut, dot.guided) == ((16, 32), 1, 2, False)
+    stored = load_file(folder / "model.safetensors")
+    assert all(torch.equal(p, stored[n]) for n, p in dot.trained_parameters().items())
+
+
+def test_a_dot_saved_now_has_the_tensors_and_keys_of_before(tmp_path):
+    before = zoo.WEIGHTS / "dot"
+    zoo.digits_dot(zoo.digits_dash()).save_pretrained(tmp_path)
+    names = (files.WEIGHTS, files.CONFIG)
+    old, new = (load_file(folder / names[0]) for folder in (before, tmp_path))
+    assert {n: t.shape for n, t in new.items()} == {n: t.shape for n, t in old.items()}
+    assert all(torch.equal(new[n], t) for n, t in old.items())
+    old, new = (json.loads((folder / names[1]).read_text()) for folder in (before, tmp_path))
+    assert list(new) == [*KEYS_1, "cut", "guided"]
+    assert new == old | {"format_version": 2, "cut": 2, "guided": False}
+
+
+def test_names_of_a_dot_with_conditions_are_those_of_before():
+    dot = Dot(tiny_text_unet(**SDXL), widths=(8,), cut=2, guided=True)
+    down, mid, up = "down_blocks.0.resnets.0", "mid_block.resnets", "up_blocks.0.resnets"
+    blocks = [down, f"{mid}.0", f"{mid}.1", f"{up}.0", f"{up}.1"]
+    layers = {f"{b}.{layer}" for b in blocks for layer in ("conv1", "conv2", "time_emb_proj")}
+    attention = "mid_block.attentions.0.transformer_blocks.0"
+    for i in (1, 2):
+        layers |= {f"{attention}.attn{i}.{n}" for n in ("to_q", "to_k", "to_v", "to_out.0")}
+    lora = {f"trunk.{layer}.lora_{ab}.default.weight" for layer in layers for ab in "AB"}
+    own = ["trajectory_embedding.0", "trajectory_embedding.2", "down.0.conv", "down.0.act.linear"]
+    residual = ("norm", "conv1", "act.linear", "conv2")
+    own += [f"{at}.{layer}" for at in ("refine", "up.0.refine") for layer in residual]
+    own += ["enter", "up.0.conv1", "up.0.act.linear", "up.0.conv2", "guidance_embedding", "gains"]
+    assert dot.trained_parameters().keys() == lora | {
+        f"{name}.{kind}" for name in own for kind in ("weight", "bias")
+    }
+
+
+def test_a_failed_save_leaves_the_old_files(saved, monkeypatch):
+    import safetensors.torch
+
+    folder, unet, dot = saved
+
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        dot.save_pretrained(folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+    again = Dot.from_pretrained(folder, unet)
+    assert torch.equal(again(*trajectory(unet)), dot(*trajectory(unet)))
+
+
+# -- the model card ------------------------------------------------------------------------------
+
+
+def test_the_card_is_made_without_a_connection(monkeypatch):
+    import socket
+
+    from huggingface_hub import ModelCard
+
+    def offline(*_, **__):
+        raise AssertionError("a connection was asked for")
+
+    monkeypatch.setattr(socket, "socket", offline)
+    dot = Dot(tiny_unet(), widths=(8, 8))
+    text = files.card(dot, "owner/name", {"training": "2 steps"})
+    card = ModelCard(text)
+    assert card.data.library_name == "morse-engine"
+    assert card.data.tags == ["diffusion", "morse"]
+    assert card.data.base_model == "owner/name"
+    table = text[text.index("| | |") :].split("\n\n")[0].splitlines()
+    assert table[1:] == [
+        "|---|---|",
+        "| Dash | owner/name |",
+        f"| Dash's fingerprint | `{dot.dash_fingerprint}` |",
+        "| widths | 8 8 |",
+        "| levels of Dash left out (cut) | 2 |",
+        "| LoRA rank | 1 |",
+        "| training | 2 steps |",
+    ]
+    assert text.endswith("```\n")
