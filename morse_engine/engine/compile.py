@@ -1,10 +1,10 @@
 """`compile(unet, dot)`: from two models, a scheduler and a plan to a `Sampler`."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor
 
-from ..dot.dot import Dot
 from ..runtime import backends
 from ..runtime.backends import BACKENDS, check_backend
 from ..runtime.captures import Captures
@@ -61,48 +61,22 @@ def compile(
     """
     if backend not in ("auto", *BACKENDS):
         raise Refused(f"backend={backend!r}: choose auto, {', '.join(BACKENDS)}")
-    if not callable(unet):
-        raise Refused(f"unet is a {type(unet).__name__}, not a model or callable")
-    config = getattr(unet, "config", None)
-    if getattr(config, "out_channels", None) != getattr(config, "in_channels", None):
-        raise Refused(
-            f"unet has {config.in_channels} input and {config.out_channels} output channels: "
-            "models that also predict a variance are not supported"
-        )
-    if isinstance(dot, Dot):
-        dot.check_dash(unet)
-        if merge_dot:
-            dot = dot.merged()
-    elif dot is not None and not callable(dot):
-        raise Refused(f"dot is a {type(dot).__name__}, not a Dot or callable")
-    if shape is None and config is not None and getattr(config, "sample_size", None):
-        size = config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        shape = (config.in_channels, height, width)
-    shape = tuple(shape) if shape is not None else None
-
-    models = Models(unet, dot, inductor=inductor)
+    models = Models(unet, dot, merge_dot=merge_dot, inductor=inductor)
     if backend != "auto":
         check_backend(backend, models.device)
-    if backend == "auto" and not backends.captures_by_itself(models.device):
+    elif not backends.captures_by_itself(models.device):
         backend = "eager"
     if scheduler is None:
         from diffusers import DDIMScheduler
 
         scheduler = DDIMScheduler(timestep_spacing="trailing")
+    shape = models.shape if shape is None else tuple(shape)
     captures = Captures(models, graph_memory)
+    made = partial(Sampler, models, scheduler, shape=shape, backend=backend, captures=captures)
     if plan is None:
         plan = DEFAULT_BUDGET if dot is not None else DASH * DEFAULT_DASH_STEPS
     if isinstance(plan, (int, float)):
-
-        def measured() -> float:
-            if shape is None:
-                raise Refused("a budget in LSD needs dot_speed=, or shape=(C, H, W) to measure it")
-            probe = Sampler(models, scheduler, Plan("-.-."), shape, backend, captures)
-            return probe.measure().dot_speed
-
-        speed = None if dot is None else measured if dot_speed is None else dot_speed
-        plan = plan_of(plan, scheduler, speed)
-    elif isinstance(plan, str):
-        plan = Plan(plan)
-    return Sampler(models, scheduler, plan, shape, backend, captures)
+        if dot_speed is None:
+            dot_speed = lambda: made(Plan("-.-.")).measure().dot_speed  # noqa: E731
+        plan = plan_of(plan, scheduler, None if dot is None else dot_speed)
+    return made(Plan(plan) if isinstance(plan, str) else plan)

@@ -147,7 +147,10 @@ class Sampler:
     def measure(self, batch_size: int = 1, *, guidance_scale: float | None = None, **cond) -> Speed:
         """Measure LSD, Dot's latency and N at a batch size, as this backend runs them (seconds)."""
         if self.shape is None:
-            raise Refused("measuring needs shape=(C, H, W) in compile(): the model has no config")
+            raise Refused(
+                "the model has no config: measuring needs shape=(C, H, W) in compile(), a budget "
+                "that or dot_speed="
+            )
         with self.captures.lock:
             run = self.start(batch_size=batch_size, guidance_scale=guidance_scale, **cond)
             return run.measure()

@@ -4,11 +4,18 @@ import torch
 from torch import Tensor, nn
 
 from ..dot.helper import as_helper
-from ..system.errors import Unavailable
+from ..system.errors import Refused, Unavailable
 
 
 class Models:
     """Dash and Dot as plain functions of float32 samples, whatever they are and compute in.
+
+    Args:
+        unet, dot, merge_dot, inductor: as in `compile`.
+
+    Raises:
+        Refused: Dash predicts a variance, one of the two cannot be called, or this Dot is that of
+            another Dash.
 
     Attributes:
         unet: Dash, as it was given.
@@ -17,9 +24,13 @@ class Models:
         guided_dot: whether it corrects the guided estimate.
     """
 
-    def __init__(self, unet, dot, *, inductor: bool = False):
+    def __init__(self, unet, dot, *, merge_dot: bool = True, inductor: bool = False):
+        _check_dash(unet)
         self.unet = self._unet = unet
         self.helper = helper = None if dot is None else as_helper(dot)
+        if helper is not None:
+            helper.check_dash(unet)
+            self.helper = helper = helper.merged() if merge_dot else helper
         if inductor:
             options = {"dynamic": False, "options": {"triton.cudagraphs": False}}
             self._unet = torch.compile(unet, **options)
@@ -38,6 +49,15 @@ class Models:
         """What Dash computes in."""
         first = _first_parameter(self.unet)
         return first.dtype if first is not None else torch.float32
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """`(C, H, W)` of a sample by Dash's config; None if it has none."""
+        config = getattr(self.unet, "config", None)
+        size = getattr(config, "sample_size", None)
+        if not size:
+            return None
+        return (config.in_channels, *((size, size) if isinstance(size, int) else size))
 
     def check(self) -> None:
         """Refuse a Dash that has been moved or cast away from its Dot."""
@@ -59,6 +79,17 @@ class Models:
         x_, x_s, z_s, z_p = (tensor.to(self.dtype) for tensor in (x, x_s, z_s, z_p))
         eta = self.helper(x_, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond)
         return eta.to(x.dtype)
+
+
+def _check_dash(unet) -> None:
+    if not callable(unet):
+        raise Refused(f"unet is a {type(unet).__name__}, not a model or callable")
+    config = getattr(unet, "config", None)
+    if getattr(config, "out_channels", None) != getattr(config, "in_channels", None):
+        raise Refused(
+            f"unet has {config.in_channels} input and {config.out_channels} output channels: "
+            "models that also predict a variance are not supported"
+        )
 
 
 def weight_bytes(model, beside=None) -> int:
