@@ -7,9 +7,6 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from morse_engine.kernels import checks, solver_step
-from morse_engine.kernels.philox_normal import normal_pair, philox_words
-from morse_engine.kernels.triton_or_stub import jit, tl
 
 from kernel_inputs import (
     DEVICE,
@@ -27,6 +24,9 @@ from kernel_inputs import (
     tolerance,
 )
 from morse_engine import kernels
+from morse_engine.kernels import checks, solver_step
+from morse_engine.kernels.philox_normal import normal_pair, philox_words
+from morse_engine.kernels.triton_or_stub import jit, tl
 from morse_engine.sampling import noise
 from morse_engine.sampling.solver import Column
 from tolerances import assert_close

@@ -1,9 +1,9 @@
 """Inputs of the kernels, and comparisons with their references."""
 
 import torch
-from morse_engine.kernels import solver_step
 
 from morse_engine import kernels
+from morse_engine.kernels import solver_step
 from morse_engine.sampling.solver import Column
 from tolerances import assert_close
 

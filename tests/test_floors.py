@@ -1,0 +1,182 @@
+"""The plan of the house: imports lead downwards, files and functions are short enough to be read.
+
+The floors are those of the table in docs/architecture.md.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+import floors
+
+ROOT = Path(__file__).parents[1]
+FLOOR = floors.floors((ROOT / "docs/architecture.md").read_text())
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 350, 60
+
+# What breaks a rule today. An entry that is no longer needed fails, so these lists only shrink.
+NOT_DOWNWARDS = {
+    "morse_engine/cli/app.py: cli (floor 6) imports morse_engine/__init__ (floor 7)",
+    "morse_engine/evaluation/experiment.py: evaluation (floor 5) imports engine (floor 5)",
+    "morse_engine/integrations/comfyui.py: integrations (floor 6) imports morse_engine/__init__ (floor 7)",  # noqa: E501
+    "morse_engine/system/machine.py: system (floor 0) imports morse_engine/__init__ (floor 7)",
+}
+LONG_FILES = {
+    "benchmarks/quality.py",
+    "morse_engine/cli/app.py",
+    "morse_engine/cli/models.py",
+    "morse_engine/dot/dot.py",
+    "morse_engine/engine/sampler.py",
+    "morse_engine/integrations/pipelines.py",
+}
+LONG_FUNCTIONS = {
+    "kernels/dash_update.py: _dash_update_kernel",
+    "kernels/residual_up_update.py: _residual_up_update_kernel",
+    "kernels/residual_up_update.py: residual_up_update",
+    "morse_engine/cli/app.py: _train_dot",
+    "morse_engine/cli/models.py: sample",
+    "morse_engine/engine/sampler.py: compile",
+    "morse_engine/evaluation/page.py: render",
+    "morse_engine/integrations/k_diffusion.py: sampler",
+    "morse_engine/training/dot.py: train_dot",
+    "morse_engine/training/pipeline.py: train",
+}
+
+
+def assert_none(broken: Iterable[str], but: set[str]) -> None:
+    """Nothing breaks the rule but what is listed, and what is listed still does.
+
+    `broken` are lines "file:line: ...", or "file: ..." where the line says nothing.
+    """
+    named = {re.sub(r"^([^:]+):\d+:", r"\1:", line): line for line in broken}
+    new = [line for name, line in named.items() if name not in but]
+    assert not new, "\n".join(new)
+    assert not but - named.keys(), "no longer needed in the list of this file"
+
+
+def python_files() -> dict[str, Path]:
+    """What is read to learn how the project works: all Python files but the tests."""
+    folders = ("morse_engine", "kernels", "benchmarks", "examples", "csrc")
+    paths = [ROOT / "setup.py", *(p for f in folders for p in floors.sources(ROOT / f))]
+    return {path.relative_to(ROOT).as_posix(): path for path in paths}
+
+
+def test_every_room_has_a_floor():
+    rooms = {floors.room(module) for module in floors.modules(ROOT)}
+    assert rooms | {"csrc"} == FLOOR.keys()
+
+
+def test_imports_lead_downwards():
+    assert_none(floors.not_downwards(floors.imports(ROOT), FLOOR), but=NOT_DOWNWARDS)
+
+
+def test_no_circle_between_files():
+    assert_none(floors.circle(floors.imports(ROOT)), but=set())
+
+
+def test_no_long_file():
+    lines = {name: len(path.read_text().splitlines()) for name, path in python_files().items()}
+    assert_none((name for name, n in lines.items() if n > LINES_OF_A_FILE), but=LONG_FILES)
+
+
+def test_no_long_function():
+    """From `def` to the end, without the docstring."""
+    long = (
+        f"{name}:{function.line}: {function.name}"
+        for name, path in python_files().items()
+        for function in floors.functions(path)
+        if function.length > LINES_OF_A_FUNCTION
+    )
+    assert_none(long, but=LONG_FUNCTIONS)
+
+
+# The walker itself, on a made-up tree.
+
+TABLE = """
+| floor | rooms | what |
+|---|---|---|
+| 3 | `morse_engine/__init__` | names |
+| 2 | `engine/` `kernels/` | two rooms |
+| 1 | `sampling/` | the lowest but one |
+| 0 | `csrc/` | the extension |
+"""
+TREE = {
+    "morse_engine/__init__.py": "def __getattr__(name):\n    from .engine import run\n",
+    "morse_engine/engine/__init__.py": "from .run import go",
+    "morse_engine/engine/run.py": "from ..sampling import loop, plan\nfrom .. import _native",
+    "morse_engine/sampling/__init__.py": "",
+    "morse_engine/sampling/loop.py": "import torch\nfrom .plan import Plan",
+    "morse_engine/sampling/plan.py": "class Plan:\n    pass",
+    "kernels/__init__.py": "from morse_engine.sampling.plan import Plan",
+}
+
+
+def tree(root: Path, changed: dict[str, str]) -> list[floors.Import]:
+    for name, text in {**TREE, **changed}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return list(floors.imports(root))
+
+
+def test_a_sound_tree_passes(tmp_path):
+    found = tree(tmp_path, {})
+    assert len(found) == 7
+    assert not list(floors.not_downwards(found, floors.floors(TABLE)))
+    assert not floors.circle(found)
+
+
+LOOP, RUN = "morse_engine/sampling/loop.py", "morse_engine/engine/run.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        (LOOP, "\nfrom ..engine import run", "2: sampling (floor 1) imports engine (floor 2)"),
+        (LOOP, "from ..engine.run import go", "1: sampling (floor 1) imports engine (floor 2)"),
+        (LOOP, "import morse_engine.engine", "1: sampling (floor 1) imports engine (floor 2)"),
+        (LOOP, "def f():\n  from .. import engine", "2: sampling (floor 1) imports engine (f"),
+        (RUN, "from morse_engine import Plan", "1: engine (floor 2) imports morse_engine/__init__"),
+        (RUN, "from .. import Plan", "1: engine (floor 2) imports morse_engine/__init__ (floor 3)"),
+        (RUN, "from .. import kernels", "1: engine (floor 2) imports kernels (floor 2)"),
+        ("kernels/__init__.py", "from ..engine import run", "1: kernels (floor 2) imports engine"),
+    ],
+)
+def test_a_wrong_import_is_found(name, text, line, tmp_path):
+    found = tree(tmp_path, {name: text})
+    (wrong,) = floors.not_downwards(found, floors.floors(TABLE))
+    assert wrong.startswith(f"{name}:{line}")
+
+
+def test_a_circle_is_found(tmp_path):
+    plan = {"morse_engine/sampling/plan.py": "def f():\n  from . import loop"}
+    loop, plan = sorted(floors.circle(tree(tmp_path, plan)))
+    sampling = "morse_engine.sampling"
+    assert loop == f"morse_engine/sampling/loop.py:2: {sampling}.loop imports {sampling}.plan"
+    assert plan == f"morse_engine/sampling/plan.py:2: {sampling}.plan imports {sampling}.loop"
+
+
+def test_a_file_that_imports_what_its_room_passes_on_is_a_circle(tmp_path):
+    found = tree(tmp_path, {"morse_engine/engine/run.py": "from . import go"})
+    assert len(floors.circle(found)) == 2
+
+
+def test_a_module_that_does_not_exist(tmp_path):
+    with pytest.raises(AssertionError, match=r"loop\.py:1: there is no module morse_engine\.plans"):
+        tree(tmp_path, {LOOP: "from ..plans import Plan"})
+
+
+def test_a_rule_that_is_broken_or_a_list_that_is_too_long_fails():
+    assert_none(["a.py:3: x"], but={"a.py: x"})
+    with pytest.raises(AssertionError, match=r"a\.py:3: x"):
+        assert_none(["a.py:3: x"], but=set())
+    with pytest.raises(AssertionError, match="no longer needed"):
+        assert_none([], but={"a.py: x"})
+
+
+def test_lines_of_functions(tmp_path):
+    path = tmp_path / "a.py"
+    lines = ["def f(", "    x,", "):", "    '''One.", "", "    Two.", "    '''", "    return x"]
+    path.write_text("\n".join([*lines, "class A:", "    def g(self): ...", ""]))
+    assert list(floors.functions(path)) == [("f", 1, 4), ("g", 10, 1)]
