@@ -24,7 +24,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint aot gpu gpu-smoke zoo quality bench clean
+.PHONY: help demo test test-fast coverage lint types docs aot gpu gpu-smoke zoo quality bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,15 +32,42 @@ help: ## list the targets
 demo: $(VENV)/.demo ## sample digits with and without Dot and write a report to OUT
 	$(BIN)/morse-engine demo --out $(OUT)
 
-test: $(VENV)/.dev ## run the tests; those that need a GPU are skipped where there is none
-	$(BIN)/pytest
+PYTEST = $(BIN)/python -m pytest -n auto --dist worksteal
 
-lint: $(VENV)/.dev ## check style and formatting
+test: $(VENV)/.dev ## run the tests on all cores; those that need a GPU are skipped where there is none
+	$(PYTEST)
+
+test-fast: $(VENV)/.dev ## run the tests that are not marked slow, under a minute on two cores
+	$(PYTEST) -m "not slow"
+
+coverage: $(VENV)/.dev ## run the tests and count the lines that they reach
+	$(PYTEST) --cov --cov-report=term:skip-covered
+
+lint: types ## check style, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
+types: $(VENV)/.dev build/package # check types alone
+	cd build/package && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml \
+		--cache-dir $(CURDIR)/.mypy_cache -p morse_engine
+
+docs: $(VENV)/.dev build/package build/docs ## build the documentation site into build/site; a broken link fails
+	@PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+	@echo "==> build/site/index.html"
+
 aot: $(VENV)/.dev ## compile every kernel for all architectures, without a GPU; a spill fails
 	$(BIN)/python -m morse_engine.kernels.aot
+
+# Folders of links: the package as it is when it is installed, and the documents where they link to each other.
+.PHONY: build/package build/docs
+build/package:
+	@rm -rf $@ && mkdir -p $@/morse_engine
+	@ln -s $(filter-out %/kernels,$(wildcard $(CURDIR)/morse_engine/*)) $(CURDIR)/kernels $@/morse_engine
+
+build/docs:
+	@rm -rf $@ && mkdir -p $@
+	@ln -s $(addprefix $(CURDIR)/,$(wildcard *.md) LICENSE docs examples) $@
+	@mkdir $@/benchmarks && ln -s $(CURDIR)/benchmarks/README.md $@/benchmarks
 
 # A test that never ends is stopped; the rest goes on without it.
 GPU_INSTALL = MORSE_ENGINE_NATIVE=$(1) $(GPU_PYTHON) -m pip install --quiet --no-deps --no-build-isolation -e .
@@ -74,7 +101,7 @@ bench: $(VENV)/.dev ## measure latency
 	$(BIN)/pytest benchmarks --benchmark-only
 
 clean: ## remove what was installed and generated; runs/ (training) stays
-	rm -rf .venv $(OUT) build dist *.egg-info .pytest_cache .ruff_cache .benchmarks
+	rm -rf .venv $(OUT) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage .benchmarks
 	find morse_engine tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The environment, in three stages. Each leaves a stamp, so that it runs once, and again when one of

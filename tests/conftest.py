@@ -2,6 +2,10 @@
 
 import os
 
+# One thread in each worker: as many threads as cores in each of as many workers would wait for each
+# other, and sums have the same order on every machine. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from hypothesis import settings
@@ -17,6 +21,12 @@ torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 # busy machine is no defect.
 settings.register_profile("morse", deadline=None, derandomize=True, database=None)
 settings.load_profile("morse")
+
+
+@pytest.hookimpl(optionalhook=True)  # make gpu runs where xdist is not installed
+def pytest_xdist_auto_num_workers():
+    """`-n auto`: tests share a GPU in turns, and cores at once."""
+    return 0 if torch.cuda.is_available() else None
 
 
 def pytest_collection_modifyitems(items):

@@ -11,17 +11,19 @@ the loop are the real ones, compiled for the CPU.
 """
 
 import ctypes
+import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 HERE = Path(__file__).parent
-CSRC = HERE.parents[2] / "csrc"
+ROOT = HERE.parents[2]
+CSRC = ROOT / "csrc"
 
 # In the order of CUgraphNodeType.
 NODE_TYPES = [
@@ -42,14 +44,24 @@ def compiler() -> str:
 
 @cache
 def _build() -> str:
-    folder = tempfile.mkdtemp(prefix="fake_driver_")
-    library = str(Path(folder) / "libfakecuda.so")
+    """The library, in build/ under a name that says what it was made from: made once, by whichever
+    worker comes first."""
+    sources = sorted(HERE.glob("*.cpp"))
     command = [compiler(), "-std=c++17", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC"]
-    command += [f"-I{CSRC / 'include'}", f"-I{CSRC}", *map(str, sorted(HERE.glob("*.cpp")))]
-    done = subprocess.run([*command, "-o", library], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == "", done.stderr
-    return library
+    command += [f"-I{CSRC / 'include'}", f"-I{CSRC}", *map(str, sources)]
+    made_from = hashlib.sha256(" ".join(command).encode())
+    for path in [*sources, *HERE.glob("*.h"), *sorted(CSRC.rglob("*.h")), CSRC / "loop_kernels.cu"]:
+        made_from.update(path.read_bytes())
+    library = ROOT / "build" / f"fake_driver_{made_from.hexdigest()[:16]}.so"
+    library.parent.mkdir(exist_ok=True)
+    with FileLock(library.with_suffix(".lock")):
+        if not library.exists():
+            unfinished = library.with_suffix(".part")
+            done = subprocess.run([*command, "-o", unfinished], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert done.stderr == "", done.stderr
+            unfinished.rename(library)
+    return str(library)
 
 
 def load() -> "FakeDriver":
