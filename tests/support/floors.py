@@ -115,10 +115,7 @@ def circle(found: Iterable[Import]) -> list[str]:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
         names = error.args[1][::-1]  # graphlib lists predecessors
-        return [
-            f"{where[pair]}: {pair[0]} imports {pair[1]}"
-            for pair in itertools.pairwise(names)
-        ]
+        return [f"{where[pair]}: {pair[0]} imports {pair[1]}" for pair in itertools.pairwise(names)]
     return []
 
 
