@@ -7,7 +7,7 @@ The extension morse_engine._native is optional. The environment says what is wan
 
     MORSE_ENGINE_NATIVE   unset: build it if that works, else say why not and go on
                           1: a failure ends the installation
-                          0: leave it out
+                          0: leave it out; a wheel then fits every machine
 """
 
 import os
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent.resolve()
 WANTED = os.environ.get("MORSE_ENGINE_NATIVE", "")
@@ -25,19 +26,20 @@ if WANTED not in ("", "0", "1"):
     sys.exit(f"MORSE_ENGINE_NATIVE is {WANTED!r}: use 1 (required), 0 (left out) or leave it unset")
 
 
-class CMakeBuild(build_ext):
-    """Builds the extension with CMake."""
+class Python(build_py):
+    """In an editable installation a module of an earlier build must not stand in for this one's."""
 
     def run(self):
-        if self.inplace:  # a module of an earlier build must not stand in for this one
+        if self.editable_mode:
             for old in (HERE / "morse_engine").glob("_native*.so"):
                 old.unlink()
         super().run()
 
+
+class CMakeBuild(build_ext):
+    """Builds the extension with CMake."""
+
     def build_extension(self, ext):
-        if WANTED == "0":
-            print("morse_engine: without the C++ extension, MORSE_ENGINE_NATIVE is 0")
-            return
         try:
             self._build(Path(self.get_ext_fullpath(ext.name)).resolve().parent)
         except (RuntimeError, OSError) as error:
@@ -80,6 +82,8 @@ class CMakeBuild(build_ext):
                 raise RuntimeError("\n  ".join(["cmake says:", *errors[:8]]))
 
 
+NATIVE = Extension("morse_engine._native", sources=[], optional=WANTED != "1")
+
 setup(
     packages=[
         *find_packages(include=["morse_engine*"]),
@@ -87,6 +91,6 @@ setup(
         "morse_engine.csrc",
     ],
     package_dir={"morse_engine.kernels": "kernels", "morse_engine.csrc": "csrc"},
-    ext_modules=[Extension("morse_engine._native", sources=[], optional=WANTED != "1")],
-    cmdclass={"build_ext": CMakeBuild},
+    ext_modules=[] if WANTED == "0" else [NATIVE],
+    cmdclass={"build_py": Python, "build_ext": CMakeBuild},
 )
