@@ -62,7 +62,7 @@ aot: $(VENV)/.dev ## compile every kernel for all architectures, without a GPU; 
 .PHONY: build/package build/docs
 build/package:
 	@rm -rf $@ && mkdir -p $@/morse_engine
-	@ln -s $(filter-out %/kernels,$(wildcard $(CURDIR)/morse_engine/*)) $(CURDIR)/kernels $@/morse_engine
+	@ln -s $(filter-out %/kernels %/csrc,$(wildcard $(CURDIR)/morse_engine/*)) $(CURDIR)/kernels $@/morse_engine
 
 build/docs:
 	@rm -rf $@ && mkdir -p $@
