@@ -36,8 +36,6 @@ LONG_FUNCTIONS = {
     "morse_engine/cli/models.py: sample",
     "morse_engine/evaluation/page.py: render",
     "morse_engine/integrations/k_diffusion.py: sampler",
-    "morse_engine/training/dot.py: train_dot",
-    "morse_engine/training/pipeline.py: train",
 }
 
 
