@@ -7,7 +7,7 @@ noise levels; its x is variance-exploding, x = x_0 + sigma noise. In these terms
         wherever else the plan has a `-`
     z = z_s + eta(x, sigma, x_s, z_s, sigma_s, z_p, sigma_p) on a Dot step, which does not ask it
 
-and the solver is k-diffusion's own, as a table (`solver.py`) of two or three numbers for each step.
+and the solver is k-diffusion's own, as a table (`sampling/solver.py`) of a few numbers a step.
 What D already holds, guidance and a mask for instance, is in z: a Dot works on the guided estimate.
 
 Source: Karras et al. 2022 (arXiv 2206.00364) for x and D; Lu et al. 2022 (arXiv 2211.01095) for
@@ -24,6 +24,7 @@ from torch import Tensor
 from ..dot.dot import Dot
 from ..dot.free import extrapolate_sigma as extrapolate
 from ..dot.free import reuse
+from ..dot.helper import Helper, as_helper
 from ..sampling.loop import walk
 from ..sampling.plan import Plan
 from ..sampling.solver import Column, SolverTable
@@ -66,14 +67,21 @@ def sampler(
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     if solver not in SOLVERS:
         raise Refused(f"solver={solver!r}: choose {' or '.join(SOLVERS)}")
-    if not callable(dot):
-        raise Refused(f"dot is a {type(dot).__name__}: give a Dot, extrapolate or reuse")
-    sigma_max = inf
-    if isinstance(dot, Dot):
-        sigma_max, dot = _sigma_max(dot), _variance_exploding(dot.merged(), cond or {})
+    helper, sigma_max = as_helper(dot), inf
+    if helper.levels is not None:  # its times are timesteps, not noise levels
+        sigma_max, helper = _sigma_max(helper), _variance_exploding(helper.merged(), cond or {})
+    return _Sampler(plan, helper, solver, sigma_max).sample_morse
+
+
+class _Sampler:
+    """A plan with a residual and a solver, for runs of any number of steps."""
+
+    def __init__(self, plan: Plan, dot: Callable[..., Tensor], solver: str, sigma_max: float):
+        self.plan, self.dot, self.solver, self.sigma_max = plan, dot, solver, sigma_max
 
     @torch.no_grad()
     def sample_morse(
+        self,
         model: Callable[..., Tensor],
         x: Tensor,
         sigmas: Tensor,
@@ -81,44 +89,54 @@ def sampler(
         callback: Callable[[dict], None] | None = None,
         disable: bool | None = None,
     ) -> Tensor:
+        """What `sampler` returns."""
         from tqdm.auto import tqdm
 
         levels = _levels(sigmas)
-        num_steps = len(levels) - 1
-        if num_steps == 0:  # a host that splits its levels may leave one: nothing to do
+        if len(levels) == 1:  # a host that splits its levels may leave one: nothing to do
             return x
-        if len(plan) > num_steps:
-            raise Refused(f'plan "{plan}" has {len(plan)} steps, but this run {num_steps}')
-        if levels[0] > 1.001 * sigma_max:
-            raise Refused(
-                f"this Dot was trained up to sigma {sigma_max:.4g}, the run begins at "
-                f"{levels[0]:.4g}: use the noise levels of the model that the Dot belongs to"
-            )
-        steps = Plan((plan.morse * num_steps)[:num_steps])
-        extra_args, ones, dtype = extra_args or {}, x.new_ones(x.shape[0]), x.dtype
+        plan, dtype = self._plan(levels), x.dtype
+        host = _Host(model, self.dot, extra_args or {}, x.new_ones(len(x)))
         x = x.to(torch.promote_types(dtype, torch.float32))
-        denoised = x
-
-        def dash(x: Tensor, sigma: Tensor) -> Tensor:
-            nonlocal denoised
-            denoised = model(x.to(dtype), sigma.to(dtype) * ones, **extra_args).to(x)
-            return (x - denoised) / sigma
-
-        def residual(x: Tensor, sigma: Tensor, x_s: Tensor, z_s: Tensor, *before) -> Tensor:
-            nonlocal denoised
-            eta = dot(x, sigma, x_s, z_s, *before)
-            denoised = x - sigma * (z_s + eta)
-            return eta
-
-        states = walk(dash, residual, steps, _table(levels, solver, x.dtype), x, ())
-        for i, after in enumerate(tqdm(states, total=num_steps, disable=disable)):
+        table = _table(levels, self.solver, x.dtype)
+        states = walk(host.dash, host.residual, plan, table, x, ())
+        for i, after in enumerate(tqdm(states, total=len(plan), disable=disable)):
             if callback is not None:
                 at = {"x": x.to(dtype), "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i]}
-                callback(at | {"denoised": denoised.to(dtype)})
+                callback(at | {"denoised": host.denoised.to(dtype)})
             x = after
         return x.to(dtype)
 
-    return sample_morse
+    def _plan(self, levels: list[float]) -> Plan:
+        """The plan of a run between these levels."""
+        plan, num_steps = self.plan, len(levels) - 1
+        if len(plan) > num_steps:
+            raise Refused(f'plan "{plan}" has {len(plan)} steps, but this run {num_steps}')
+        if levels[0] > 1.001 * self.sigma_max:
+            raise Refused(
+                f"this Dot was trained up to sigma {self.sigma_max:.4g}, the run begins at "
+                f"{levels[0]:.4g}: use the noise levels of the model that the Dot belongs to"
+            )
+        return Plan((plan.morse * num_steps)[:num_steps])
+
+
+class _Host:
+    """The host's model as Dash, and a residual: both keep the clean image of the step they make."""
+
+    def __init__(self, model, dot: Callable[..., Tensor], extra_args: dict, ones: Tensor):
+        self._model, self._dot, self._extra_args = model, dot, extra_args
+        self._ones = ones  # one for each image, in the dtype of the host's
+        self.denoised: Tensor | None = None
+
+    def dash(self, x: Tensor, sigma: Tensor) -> Tensor:
+        given = x.to(self._ones.dtype), sigma.to(self._ones.dtype) * self._ones
+        self.denoised = self._model(*given, **self._extra_args).to(x)
+        return (x - self.denoised) / sigma
+
+    def residual(self, x: Tensor, sigma: Tensor, x_s: Tensor, z_s: Tensor, *before) -> Tensor:
+        eta = self._dot(x, sigma, x_s, z_s, *before)
+        self.denoised = x - sigma * (z_s + eta)
+        return eta
 
 
 def _levels(sigmas: Tensor) -> list[float]:
@@ -159,12 +177,12 @@ def _table(levels: Sequence[float], solver: str, dtype: torch.dtype) -> SolverTa
     return SolverTable(f"k-diffusion {solver}", rows, timesteps, init_noise_sigma=1.0)
 
 
-def _sigma_max(dot: Dot) -> float:
+def _sigma_max(dot: Helper) -> float:
     alpha_bar = float(dot.levels.alphas_cumprod[-1])
     return ((1 - alpha_bar) / alpha_bar) ** 0.5
 
 
-def _variance_exploding(dot: Dot, cond: dict) -> Callable[..., Tensor]:
+def _variance_exploding(dot: Helper, cond: dict) -> Callable[..., Tensor]:
     """A Dot as a residual of (x, sigma).
 
     It is given x / sqrt(1 + sigma^2) and the timestep at which its own noise levels have sigma.
@@ -185,7 +203,7 @@ def _variance_exploding(dot: Dot, cond: dict) -> Callable[..., Tensor]:
     return eta
 
 
-def _timestep(dot: Dot, sigma: Tensor) -> Tensor:
+def _timestep(dot: Helper, sigma: Tensor) -> Tensor:
     """The t, with fractions, at which the Dot's `NoiseLevels.at` has sigma; at most the last."""
     alpha_bar = dot.levels.alphas_cumprod  # falls with t
     wanted = (1 / (1 + sigma.to(alpha_bar) ** 2)).reshape(1)
