@@ -7,7 +7,7 @@ The host sees the timesteps of the Dash steps alone and asks its model, Dash, at
     x = inner.step(z_s + eta(x, t; x_s, z_s, t_s, z_p, t_p), t, x)    for each Dot step behind it
 
 z_s is what the host has made of Dash's outputs. With guidance it is the guided estimate, of which
-there is one an image; so Dot has to be one that corrects that (`sampler.py`, a guided Dot).
+there is one an image; so Dot has to be one that corrects that (a guided Dot, `sampling/loop.py`).
 
 Source: Morse (arXiv 2506.18251), section 3.
 """
@@ -20,7 +20,9 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from ..dot.dot import Dot
-from ..sampling.plan import Plan
+from ..dot.helper import as_helper
+from ..sampling.loop import Trajectory
+from ..sampling.plan import DASH, Plan
 from ..system.errors import Refused
 
 
@@ -62,14 +64,14 @@ class MorseScheduler(SchedulerMixin):
     ):
         self.inner, self.cond = inner, cond or {}
         self._code = plan if isinstance(plan, Plan) else Plan(plan)
-        if self._code.num_dot and not callable(dot):
-            raise Refused(f'plan "{self._code}" has Dot steps, but dot is {dot!r}')
+        if self._code.num_dot and dot is None:
+            raise Refused(f'plan "{self._code}" has Dot steps, but dot is None')
         if getattr(inner, "order", None) != 1:
             raise Refused(
                 f"{type(inner).__name__} asks its model several times a step: use a scheduler that "
                 "asks once, such as DPMSolverMultistepScheduler"
             )
-        self._dot = dot.merged() if isinstance(dot, Dot) else dot
+        self._dot = None if dot is None else as_helper(dot).merged()
         self.plan: Plan | None = None
         self._begin: int | None = None
         self._next: int | None = None
@@ -129,7 +131,7 @@ class MorseScheduler(SchedulerMixin):
         self.timesteps = self.inner.timesteps[positions]
         self.num_inference_steps = num_inference_steps
         self._begin = self._next = None
-        self._before: tuple[Tensor, Tensor] | None = None
+        self._trajectory: Trajectory | None = None
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Let the run begin with a later Dash step, as for an image that is noised in part."""
@@ -179,27 +181,25 @@ class MorseScheduler(SchedulerMixin):
         options["return_dict"] = return_dict
 
         first = self.plan.dash_positions[self._next]
-        run = self.plan.morse[first + 1 :].split("-")[0]  # the Dot steps up to the next Dash
+        run = self.plan.morse[first + 1 :].split(DASH)[0]  # the Dot steps up to the next Dash
         self._next += 1
-        if not run:
-            self._before = model_output, timestep
-            return self.inner.step(model_output, timestep, sample, **options)
-        if model_output.shape != sample.shape:
+        if run and model_output.shape != sample.shape:
             raise Refused(
                 f"the model makes {list(model_output.shape)} of {list(sample.shape)}: a Dot works "
                 "with models that predict no variance"
             )
-        x_s, z_s, t_s = self.inner.scale_model_input(sample, timestep), model_output, timestep
-        z_p, t_p = self._before or (z_s, t_s)
-        out = self.inner.step(z_s, t_s, sample, **options)
-        for i in range(first + 1, first + 1 + len(run)):
-            x, t = out[0], self.inner.timesteps[i]
-            scaled = self.inner.scale_model_input(x, t)
-            with torch.no_grad():
-                z = z_s + self._dot(scaled, t, x_s, z_s, t_s, z_p, t_p, **self.cond)
-            out = self.inner.step(z, t, x, **options)
-        self._before = z_s, t_s
+        x_s = self.inner.scale_model_input(sample, timestep)
+        self._trajectory = Trajectory.after(self._trajectory, x_s, model_output, timestep)
+        out = self.inner.step(model_output, timestep, sample, **options)
+        for t in self.inner.timesteps[first + 1 : first + 1 + len(run)]:
+            out = self.inner.step(self._estimate(out[0], t), t, out[0], **options)
         return out
+
+    @torch.no_grad()
+    def _estimate(self, x: Tensor, t: Tensor) -> Tensor:
+        """What Dot makes of Dash's last estimate at (x, t)."""
+        x = self.inner.scale_model_input(x, t)
+        return self._trajectory.z_s + self._dot(x, t, *self._trajectory, **self.cond)
 
     def _find(self, timestep) -> None:
         """Which Dash step is the first of the run; the others follow in order."""
@@ -228,5 +228,5 @@ def _repeated(code: Plan, num_dash: int) -> Plan:
             "ask for as many, or shorten the plan"
         )
     times = -(-num_dash // code.num_dash)
-    runs = (code.morse * times).split("-")[1 : 1 + num_dash]  # the Dot steps behind each Dash
-    return Plan("".join(f"-{run}" for run in runs))
+    runs = (code.morse * times).split(DASH)[1 : 1 + num_dash]  # the Dot steps behind each Dash
+    return Plan("".join(DASH + run for run in runs))
