@@ -4,6 +4,10 @@ It holds no model and no weights, so ComfyUI may move, patch or unload them betw
 guidance and previews are ComfyUI's own, around the function that it calls.
 """
 
+from ..sampling.plan import Plan
+from ..system.errors import Refused
+from . import k_diffusion
+
 
 class SamplerMorse:
     """Node "Sampler Morse", for SamplerCustom and SamplerCustomAdvanced."""
@@ -28,19 +32,15 @@ class SamplerMorse:
     @classmethod
     def VALIDATE_INPUTS(cls, plan: str) -> bool | str:
         """True, or what is wrong with the plan; asked before anything is computed."""
-        from morse_engine import Plan
-
         try:
             Plan(plan)
-        except ValueError as error:
+        except Refused as error:
             return str(error)
         return True
 
     def get_sampler(self, plan: str, solver: str, between: str) -> tuple:
         """The node's output, a `comfy.samplers.KSAMPLER`."""
-        import comfy.samplers
-
-        from morse_engine.integrations import k_diffusion
+        import comfy.samplers  # of the ComfyUI that has loaded this
 
         residual = {"extrapolate": k_diffusion.extrapolate, "reuse": k_diffusion.reuse}[between]
         return (comfy.samplers.KSAMPLER(k_diffusion.sampler(plan, residual, solver=solver)),)
