@@ -1,35 +1,20 @@
-"""The plan that a budget buys in a pipeline, whose steps are timed on inputs of the real size."""
+"""An example of what the models of a pipeline are given, to measure them on: zeros of the size."""
 
 import torch
 from torch import Tensor
 
-from ..engine.sampler import Sampler
-from ..sampling.plan import Plan
-from ..system.errors import Refused
-from .proxies import DASH_ONLY
+from ..dot.family import DASH_ONLY
 
 TOKENS = 77  # of CLIP
 
 
-def plan_of(budget: float, dot_speed: float | None, pipe, sampler: Sampler) -> Plan:
-    """The plan of `budget` LSD; with a Dot at `dot_speed`, or as measured here on one image.
+def example(pipe, shape: tuple[int, ...]) -> tuple[float | None, dict]:
+    """Guidance scale and conditioning of one image, as `sampler.measure` takes them.
 
-    Raises:
-        Refused: the budget is below 1, or there is no size to measure at.
+    Args:
+        pipe: the pipeline, with guidance wherever it has it.
+        shape: `(C, H, W)` of one sample.
     """
-    if sampler.models.dot is None:
-        return Plan.spread(int(budget), 0)
-    if dot_speed is None:
-        if sampler.shape is None:
-            raise Refused("a budget needs dot_speed=: the unet's config has no sample_size")
-        guidance_scale, cond = _example(pipe, sampler.shape)
-        speed = sampler.with_plan("-.").measure(guidance_scale=guidance_scale, **cond)
-        dot_speed = speed.dot_speed
-    return Plan.from_budget(budget, dot_speed)
-
-
-def _example(pipe, shape: tuple[int, ...]) -> tuple[float | None, dict]:
-    """Guidance scale and conditioning of one image."""
     unet, config = pipe.unet, pipe.unet.config
     if not hasattr(config, "cross_attention_dim"):
         return None, {}

@@ -26,24 +26,14 @@ What a call asks for and how that meets the plan:
 Noise: see `call.py`. The scheduler of the pipeline is read, never stepped.
 """
 
-import functools
-import inspect
-import threading
-from collections import OrderedDict
-from dataclasses import dataclass
-
-from torch import Tensor
-
 from ..engine import Sampler, compile
-from ..engine.report import Report
 from ..sampling import probe
-from ..sampling.budget import DEFAULT_BUDGET
-from ..sampling.plan import Plan
-from ..sampling.solver import SolverTable
-from ..system.errors import Refused, Unavailable
-from .call import Call, refusal
-from .example import plan_of
-from .proxies import Dash, without_dash_only
+from ..sampling.budget import DEFAULT_BUDGET, plan_of
+from ..sampling.plan import DASH, Plan
+from ..system.errors import Refused
+from .accelerated import Accelerated, check_not_offloaded
+from .example import example
+from .proxies import Dash
 
 SUPPORTED = (
     "DDPMPipeline",
@@ -63,7 +53,6 @@ SUPPORTED = (
     "StableDiffusionXLControlNetImg2ImgPipeline",
     "StableDiffusionXLControlNetInpaintPipeline",
 )
-NUM_TABLES = 16  # tables that are kept: reading one takes milliseconds a step
 
 
 def accelerate(
@@ -74,7 +63,7 @@ def accelerate(
     budget: float | None = None,
     dot_speed: float | None = None,
     backend: str = "auto",
-) -> "Accelerated":
+) -> Accelerated:
     """Run the loop of a diffusers pipeline by Morse, with the pipeline's own call.
 
     Args:
@@ -101,24 +90,13 @@ def accelerate(
     plan = Plan(plan) if isinstance(plan, str) else plan
     if plan is not None and not isinstance(plan, Plan):
         raise Refused(f"plan={plan!r}: a Plan or Morse code; a number of LSD is a budget=")
-    unet, controlnet = pipe.unet, getattr(pipe, "controlnet", None)
-    size, channels = unet.config.sample_size, unet.config.out_channels
-    if size is not None:
-        size = (channels, *((size, size) if isinstance(size, int) else size))
-    if controlnet is not None or unet.config.in_channels > channels:
-        compiled_dot = without_dash_only(dot) if dot is None or callable(dot) else dot
-    else:
-        compiled_dot = dot
-    sampler = compile(
-        Dash(unet, controlnet),
-        compiled_dot,
-        plan="-",
-        shape=size,
-        backend=backend,
-        merge_dot=compiled_dot is dot,
-    )
+    dash = Dash(pipe.unet, getattr(pipe, "controlnet", None))
+    sampler = compile(dash, dot, plan=DASH, shape=_shape(pipe.unet), backend=backend)
     if plan is None and (budget is not None or dot is not None):
-        plan = plan_of(DEFAULT_BUDGET if budget is None else budget, dot_speed, pipe, sampler)
+        budget = DEFAULT_BUDGET if budget is None else budget
+        measured = dot_speed if dot_speed is not None else lambda: _measured(pipe, sampler)
+        speed = None if dot is None else measured
+        plan = plan_of(budget, pipe.scheduler, speed)
     if plan is not None:
         if plan.num_dot and dot is None:
             raise Refused(f'plan "{plan}" has {plan.num_dot} Dot steps, but there is no dot')
@@ -142,175 +120,24 @@ def restore(pipe) -> None:
         accelerated.sampler.free()
 
 
-@dataclass(frozen=True)
-class LoopReport:
-    """How the last call of an accelerated pipeline was served.
-
-    Attributes:
-        path: "whole loop" or "step by step"; "none" before any call.
-        why: what made it go step by step; "" for a whole loop.
-        plan: of its steps; before any call that of all calls, None if each call says it.
-        num_dash, num_dot: steps that each has made.
-        notes: steps that were not made as planned.
-        solver: the table's name; None where the scheduler made the steps.
-        sampler: what the sampler runs, its captures and its memory.
-    """
-
-    path: str
-    why: str
-    plan: Plan | None
-    num_dash: int
-    num_dot: int
-    notes: list[str]
-    solver: str | None
-    sampler: Report
-
-    def __str__(self) -> str:
-        plan = f"{self.plan}" if self.plan is not None else "Dash steps, as many as a call asks for"
-        eager = " (eager)" if self.path == "step by step" else ""
-        lines = [
-            f"path      {self.path}" + (f" ({self.why})" if self.why else ""),
-            f"plan      {plan}   (made: {self.num_dash} Dash, {self.num_dot} Dot)",
-            f"solver    {self.solver or 'the scheduler itself'}",
-            f"backend   {self.sampler.backend} on {self.sampler.device}{eager}",
-            *(f"note      {note}" for note in self.notes),
-        ]
-        return "\n".join(lines)
+def _shape(unet) -> tuple[int, ...] | None:
+    """(C, H, W) of what the unet makes; None where its config has no size."""
+    size = unet.config.sample_size
+    if size is None:
+        return None
+    return (unet.config.out_channels, *((size, size) if isinstance(size, int) else size))
 
 
-class Accelerated:
-    """A pipeline whose loop is run by a sampler; made by `accelerate`.
-
-    Attributes:
-        pipe: the pipeline.
-        plan: of a whole run; None if each call says how many Dash steps.
-        sampler: the compiled models. Its captures are dropped by `restore`.
-    """
-
-    def __init__(self, pipe, sampler: Sampler, plan: Plan | None, backend: str):
-        self.pipe, self.sampler, self.plan = pipe, sampler, plan
-        self.original_class = cls = type(pipe)
-        self._whole_only = backend in ("host", "device")
-        self._parts = _parts(pipe)
-        self._tables: OrderedDict[tuple, SolverTable] = OrderedDict()
-        self._turn = threading.RLock()
-        self._call: Call | None = None  # the one in progress
-        self._last: Call | None = None
-
-        @functools.wraps(cls.__call__)
-        def call(pipe, *args, **kwargs):
-            return self._run(pipe, args, kwargs)
-
-        members = {"__call__": call, "__module__": cls.__module__, "_morse": self}
-        if isinstance(getattr(cls, "interrupt", None), property):
-            members["interrupt"] = property(lambda pipe: self._interrupted(pipe))
-        # Of the same name: files that a pipeline writes name its class.
-        self.pipeline_class = type(cls.__name__, (cls,), members)
-
-    def report(self) -> LoopReport:
-        """How the last call was served, and why so."""
-        last = self._last
-        if last is None or last.plan is None:
-            path = "none"
-        else:
-            path = "step by step" if last.why else "whole loop"
-        return LoopReport(
-            path=path,
-            why=last.why if last else "",
-            plan=last.plan if last and last.plan is not None else self.plan,
-            num_dash=last.num_dash if last else 0,
-            num_dot=last.num_dot if last else 0,
-            notes=list(last.notes) if last else [],
-            solver=last.table.name if last and last.table is not None else None,
-            sampler=self.sampler.report(),
-        )
-
-    def _run(self, pipe, args, kwargs):
-        """A call of the pipeline, with this in the place of its models."""
-        if pipe is not self.pipe:
-            raise Unavailable(
-                "this pipeline is a copy of an accelerated one: call morse_engine.restore on it, "
-                "then accelerate"
-            )
-        with self._turn:  # a pipeline serves one call at a time, as diffusers' own
-            if self._call is not None:
-                raise Unavailable(
-                    "the pipeline was called from within its own call: use another pipeline there"
-                )
-            call = self.original_class.__call__
-            bound = inspect.signature(call).bind(pipe, *args, **kwargs)
-            self._check_models()
-            self._set_steps(bound.arguments)
-            why = _step_by_step_because(pipe, bound.arguments)
-            if why and self._whole_only:
-                raise Unavailable(refusal(why, self.sampler.backend))
-            self._call = self._last = Call(
-                pipe,
-                self.sampler,
-                self.plan,
-                bound.arguments | bound.arguments.get("kwargs", {}),
-                why,
-                self._table,
-                self._whole_only,
-            )
-            try:
-                with self._call:
-                    return call(*bound.args, **bound.kwargs)
-            finally:
-                self._call = None
-
-    def _check_models(self) -> None:
-        _check_not_offloaded(self.pipe)
-        if any(a is not b for a, b in zip(_parts(self.pipe), self._parts, strict=True)):
-            raise Unavailable(
-                "the unet or ControlNet of this pipeline is another one than when it was "
-                "accelerated: call morse_engine.restore(pipe), then accelerate again"
-            )
-        try:
-            self.sampler.models.check()
-        except RuntimeError as error:
-            raise Unavailable(
-                f"{error} (morse_engine.restore(pipe), then accelerate again)"
-            ) from error
-
-    def _set_steps(self, arguments: dict) -> None:
-        """Have the pipeline make the plan's number of model calls."""
-        if self.plan is None or any(
-            arguments.get(name) is not None for name in ("timesteps", "sigmas")
-        ):
-            return
-        steps = probe.steps_for_calls(self.pipe.scheduler, len(self.plan))
-        given = arguments.get("num_inference_steps")
-        if given is not None and given != steps:
-            raise Refused(
-                f'num_inference_steps={given}: the plan "{self.plan}" of this pipeline has '
-                f"{len(self.plan)} model calls, with this scheduler num_inference_steps={steps}; "
-                "leave it out, or call morse_engine.restore(pipe) and accelerate with another plan"
-            )
-        arguments["num_inference_steps"] = steps
-
-    def _table(self, scheduler, first: int, eta: float) -> SolverTable:
-        key = (type(scheduler), _state(scheduler), first, eta)
-        if key not in self._tables:
-            self._tables[key] = SolverTable.of_prepared(scheduler, first, eta=eta)
-            if len(self._tables) > NUM_TABLES:
-                self._tables.popitem(last=False)
-        self._tables.move_to_end(key)
-        return self._tables[key]
-
-    def _interrupted(self, pipe) -> bool:
-        stopped = self.original_class.interrupt.fget(pipe)
-        if stopped and self._call is not None:
-            self._call.interrupted()
-        return stopped
+def _measured(pipe, sampler: Sampler) -> float:
+    """N, measured on one image of the real size."""
+    if sampler.shape is None:
+        raise Refused("a budget needs dot_speed=: the unet's config has no sample_size")
+    guidance_scale, cond = example(pipe, sampler.shape)
+    return sampler.with_plan("-.").measure(guidance_scale=guidance_scale, **cond).dot_speed
 
 
 def _accelerated(pipe) -> Accelerated | None:
     return getattr(type(pipe), "_morse", None)
-
-
-def _parts(pipe) -> tuple:
-    return pipe.unet, getattr(pipe, "controlnet", None)
 
 
 def _check_pipeline(pipe) -> None:
@@ -328,43 +155,4 @@ def _check_pipeline(pipe) -> None:
             f"the unet has {config.in_channels} input and {config.out_channels} output channels: "
             "models that also predict a variance are not supported"
         )
-    _check_not_offloaded(pipe)
-
-
-def _check_not_offloaded(pipe) -> None:
-    for name, part in zip(("unet", "controlnet"), _parts(pipe), strict=True):
-        modules = part.modules() if part is not None else ()
-        if any(hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook") for m in modules):
-            raise Unavailable(
-                f"the pipeline's {name} is offloaded or has hooks, which move its weights between "
-                "steps: call pipe.remove_all_hooks() and pipe.to(device), or restore(pipe)"
-            )
-
-
-def _step_by_step_because(pipe, arguments: dict) -> str:
-    """What in the arguments of a call changes something between the steps; "" if nothing does."""
-    given = arguments | arguments.get("kwargs", {})
-    for name in ("callback_on_step_end", "callback"):
-        if given.get(name) is not None:
-            return name
-    if given.get("guidance_rescale"):
-        return f"guidance_rescale={given['guidance_rescale']}"
-    config = pipe.unet.config
-    if "Inpaint" in type(pipe).__name__ and config.in_channels == config.out_channels:
-        return f"inpainting with a unet of {config.in_channels} channels"
-    for name, whole in (("control_guidance_start", 0.0), ("control_guidance_end", 1.0)):
-        value = given.get(name, whole)
-        if any(v != whole for v in (value if isinstance(value, (list, tuple)) else [value])):
-            return f"{name}={value}"
-    return ""
-
-
-def _state(scheduler) -> tuple:
-    """All that a scheduler's steps depend on, to be compared."""
-
-    def plain(value):
-        if isinstance(value, Tensor):
-            return value.cpu().numpy().tobytes()
-        return value.tobytes() if hasattr(value, "tobytes") else repr(value)
-
-    return tuple((name, plain(value)) for name, value in sorted(vars(scheduler).items()))
+    check_not_offloaded(pipe)

@@ -12,9 +12,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..dot.dot import Dot
-
-DASH_ONLY = "dash_only"  # keyword of what Dash is given and Dot is not
 RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual")
 
 
@@ -39,7 +36,7 @@ def stand_in(thing, method: str, function: Callable, *, own_state: bool = False)
 class Dash(nn.Module):
     """The unet of a pipeline with what the pipeline puts around it: ControlNet, further channels.
 
-    Its keyword `dash_only` is a dict of
+    Its keyword `dash_only`, which a sampler gives to no Dot, is a dict of
 
         controlnet   the keywords of the ControlNet, whose residuals are added to the unet's
         channels     `[B, C', H, W]`, behind the channels of x: mask and masked image of inpainting
@@ -61,25 +58,3 @@ class Dash(nn.Module):
     def state_dict(self, *args, **kwargs):
         """The unet's: a Dot is that of a unet, whatever ControlNet is beside it."""
         return self.unet.state_dict(*args, **kwargs)
-
-
-def without_dash_only(dot):
-    """The same Dot, merged for inference, which passes over what Dash alone is given."""
-    if dot is None:
-        return None
-    if not isinstance(dot, Dot):
-
-        def eta(*args, dash_only=None, **cond):
-            return dot(*args, **cond)
-
-        eta.guided = getattr(dot, "guided", False)
-        return eta
-    dot = dot.merged()
-    cls = type(dot)
-
-    def given(self, cond: dict, guidance_scale=None):
-        cond = {name: value for name, value in cond.items() if name != DASH_ONLY}
-        return cls.given(self, cond, guidance_scale)
-
-    dot.__class__ = type(cls.__name__, (cls,), {"given": given, "__module__": cls.__module__})
-    return dot

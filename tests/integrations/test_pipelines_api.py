@@ -24,7 +24,9 @@ import morse_engine
 from models import randomised, tiny_text_unet
 from morse_engine import Dot, SolverTable
 from morse_engine.sampling import probe
-from pipelines import SIZE, assert_same, generator, half_mask, one_thread, picture, pipeline
+from morse_engine.sampling.budget import plan_of
+from pipelines import LATENT, SIZE, assert_same, generator, half_mask, one_thread, picture
+from pipelines import shallow as pipeline
 from tolerances import assert_close
 
 pytestmark = [
@@ -82,7 +84,7 @@ def test_an_accelerated_pipeline_is_used_as_before(pipe, tmp_path):
     assert type(loaded) is StableDiffusionPipeline
     other = AutoPipelineForImage2Image.from_pipe(pipe)
     assert other.unet is pipe.unet
-    assert other(image=picture(), **CALL).images.shape == (1, 4, 16, 16), "not accelerated"
+    assert other(image=picture(), **CALL).images.shape == (1, 4, LATENT, LATENT), "not accelerated"
     pipe.to(torch.float32)
     assert torch.equal(pipe(generator=generator(), **CALL).images, expected)
 
@@ -166,7 +168,7 @@ def test_budgets(pipe):
     assert str(morse_engine.accelerate(pipe, budget=4.7).plan) == "----"
     morse_engine.restore(pipe)
     plan = morse_engine.accelerate(pipe, dot, budget=4.0, dot_speed=6.0).plan
-    assert plan == morse_engine.Plan.from_budget(4.0, 6.0)
+    assert plan == plan_of(4.0, pipe.scheduler, 6.0)
     morse_engine.restore(pipe)
     assert morse_engine.accelerate(pipe, dot, dot_speed=6.0).plan.lsd(6.0) <= 10
 
@@ -251,7 +253,7 @@ def asleep(pipe):
         ({"plan": 10.0}, "a number of LSD is a budget="),
         ({"plan": "-.-"}, "no dot"),
         ({"plan": "--", "budget": 3.0}, "one of the two"),
-        ({"budget": 0.5}, "num_dash"),
+        ({"budget": 0.5}, "budget=0.5: a finite number, 1"),
         ({"backend": "fast"}, "fast"),
         ({"dot": "a Dot"}, "not a Dot"),
     ],

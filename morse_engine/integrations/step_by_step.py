@@ -1,0 +1,98 @@
+"""A pipeline's loop with a model call and a solver step whenever it asks for one.
+
+The unet is asked on Dash steps, Dot on the others, and the pipeline's scheduler makes the step;
+where a step adds noise, the solver's table makes it. Where something changes between the steps,
+this is the only way.
+"""
+
+import torch
+from torch import Tensor
+
+from ..sampling.loop import Trajectory, second_half
+from ..sampling.plan import DASH, DOT
+from .way import Way, plain
+
+
+class StepByStep(Way):
+    """Each step as it is asked for."""
+
+    PATH = "step by step"
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self._symbol = DASH
+        self._shape: torch.Size | None = None  # of what the first model of a step is given
+        self._trajectory: Trajectory | None = None
+        self._asked: tuple | None = None  # x, z, t of a Dash step that has not been stepped
+        self._residuals = None
+        self._history: list[Tensor] = []
+
+    def controlnet(self, sample: Tensor, timestep, cond: dict):
+        self._choose(cond["encoder_hidden_states"].shape)
+        if self._symbol == DASH:
+            self._residuals = self.real["controlnet"](sample, timestep, **cond)
+        return self._residuals
+
+    def unet(self, sample: Tensor, timestep, cond: dict) -> Tensor:
+        if "controlnet" not in self.real:
+            self._choose(sample.shape)
+        make = self._dash if self._symbol == DASH else self._dot
+        return make(sample, timestep, cond)
+
+    def step(self, z: Tensor, timestep, x: Tensor, *args, **options) -> tuple:
+        if self._asked is not None:
+            x_s, z_s, t_s = self._asked
+            if self.sampler.models.guided_dot:  # its estimate is the guided one
+                x_s, z_s = x_s[: len(x)], z
+            self._trajectory = Trajectory.after(self._trajectory, x_s, z_s, t_s)
+            self._asked = None
+        i, self.made = self.made, self.made + 1
+        if self.table is not None and self.table.uses_noise:
+            return self._step_by_table(i, z, x)
+        step = type(self.real["scheduler"]).step
+        out = step(self.scheduler, z, timestep, x, *args, return_dict=False, **options)
+        return out if len(out) > 1 else (*out, None)
+
+    def end(self) -> None:
+        super().end()
+        self._trajectory = self._asked = self._residuals = None
+        self._history = []
+
+    def _choose(self, shape: torch.Size) -> None:
+        """Whose step this is: Dot's where the plan says so and the batch is still the same."""
+        self._symbol = self.plan.morse[self.made]
+        if shape != self._shape:
+            self._trajectory = None
+            if self._symbol == DOT:
+                self._symbol = DASH
+                self.notes.append(
+                    f"step {self.made} was made by Dash: the batch changed from "
+                    f"{tuple(self._shape)} to {tuple(shape)}, which Dot has no estimate for"
+                )
+        self._shape = shape
+
+    def _dash(self, sample: Tensor, timestep, cond: dict) -> Tensor:
+        z = self.real["unet"](sample, timestep, return_dict=False, **cond)[0]
+        self._asked = sample[:, : z.shape[1]], z, timestep
+        self.num_dash += 1
+        return z
+
+    def _dot(self, sample: Tensor, timestep, cond: dict) -> Tensor:
+        models, cond, last = self.sampler.models, plain(cond), self._trajectory
+        x = sample[: len(last.x_s), : last.x_s.shape[1]]
+        if models.guided_dot:
+            if len(sample) == 2 * len(x):
+                cond = second_half(cond)
+            cond["guidance_scale"] = float(self.pipe.guidance_scale)
+        z = last.z_s + models.dot(x, timestep, *last, **cond)
+        self.num_dot += 1
+        # The pipeline guides two equal halves to z itself.
+        return torch.cat([z, z]) if len(sample) == 2 * len(z) else z
+
+    def _step_by_table(self, i: int, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        fresh = self.fresh(i, x)
+        x_next, m = self.table.step(i, x.float(), z.float(), self._history, fresh)
+        self._history = [m, *self._history][: self.table.num_history]
+        if getattr(self.scheduler, "_step_index", None) is not None:
+            self.scheduler._step_index += 1  # the pipeline has it scale the next model input
+        return x_next.to(x.dtype), self.denoised(i, x_next, fresh).to(x.dtype)
