@@ -25,7 +25,6 @@ LONG_FILES = {
     "benchmarks/quality.py",
     "morse_engine/cli/app.py",
     "morse_engine/cli/models.py",
-    "morse_engine/dot/dot.py",
     "morse_engine/integrations/pipelines.py",
 }
 LONG_FUNCTIONS = {
