@@ -6,19 +6,11 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
-from .. import zoo
-from ..engine import compile
-from ..evaluation.speedup import rmse_to_full
-from ..runtime.backends import BACKENDS, unavailable
-from ..system.machine import cuda_missing, device, machine
-
 # Modules, and the packages that bring them.
 NEEDED = {
-    name: name
-    for name in ("torch", "numpy", "diffusers", "peft", "accelerate", "safetensors", "rich")
-} | {"PIL": "pillow"}
+    **{name: name for name in ("torch", "numpy", "diffusers", "peft", "accelerate", "safetensors")},
+    **{"rich": "rich", "typer": "typer", "PIL": "pillow"},
+}
 EXTRAS = {"torchmetrics": "torchmetrics", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 REINSTALL = "install again: pip install --force-reinstall --no-deps morse-engine"
 
@@ -28,7 +20,7 @@ class Problem(Exception):
 
 
 def doctor() -> int:
-    """Print one line for each check; 0 if all of them are well, 1 otherwise."""
+    """Check this installation, from versions to a small sample."""
     failed = 0
     for name, check in CHECKS.items():
         try:
@@ -43,6 +35,8 @@ def doctor() -> int:
 
 
 def _versions() -> Iterator[str]:
+    from ..system.machine import machine
+
     about = machine()
     yield f"morse-engine {about['morse_engine']}, Python {about['python']}, {about['os']}"
     missing = []
@@ -64,6 +58,10 @@ def _versions() -> Iterator[str]:
 
 
 def _hardware() -> Iterator[str]:
+    import torch
+
+    from ..system.machine import cuda_missing, machine
+
     about = machine()
     yield f"{about['cpu']}, {about['threads']} threads used"
     if missing := cuda_missing():
@@ -83,12 +81,17 @@ def _hardware() -> Iterator[str]:
 
 
 def _backends() -> Iterator[str]:
+    from ..runtime.backends import BACKENDS, unavailable
+    from ..system.machine import device
+
     for name in BACKENDS:
         why_not = unavailable(name, device("auto"))
         yield f"{name}, not available: {why_not}" if why_not else f"{name}, available"
 
 
 def _bundled() -> Iterator[str]:
+    from .. import zoo
+
     try:
         unet = zoo.digits_dash()
         zoo.digits_dot(unet)
@@ -113,11 +116,15 @@ def _folder() -> Iterator[str]:
 
 def _end_to_end() -> Iterator[str]:
     """Two properties of a working sampler, on four digits."""
+    from .. import zoo
+    from ..engine import compile
+    from ..evaluation.speedup import rmse_to_full
+
     unet = zoo.digits_dash()
     dot = zoo.digits_dot(unet)
     seeds = [0, 1, 2, 3]
 
-    def images(plan: str, seeds: list[int] = seeds) -> torch.Tensor:
+    def images(plan: str, seeds: list[int] = seeds):
         return compile(unet, dot, scheduler=zoo.digits_scheduler(), plan=plan)(seed=seeds)
 
     plan = "-..-..-..-.."

@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from ..sampling.plan import Plan
@@ -29,54 +30,29 @@ PATIENCE = timedelta(days=30)  # of a process that has finished, for the others
 _END_OF_PNG = b"IEND\xaeB`\x82"
 
 
-class Processes:
-    """The processes that make one set together; one alone if nothing has launched several.
+def join(device: str = "auto") -> PartialState:
+    """The processes of `accelerate launch`, `torchrun` and the like, seen from one, or it alone.
 
-    Attributes:
-        index: number of this process, from 0; the first one is the main process.
-        count: how many there are, on all machines.
-        device: that of this process.
+    Args:
+        device: a name as `machine.device` takes it; each of several processes takes a GPU of its
+            own.
+
+    Returns:
+        accelerate's state, whose `device` is that of this process.
+
+    Raises:
+        Refused: no such device, or one GPU for several processes.
     """
-
-    def __init__(self, index: int, count: int, device: torch.device):
-        self.index, self.count, self.device = index, count, device
-        self.main = index == 0
-        self._state = None
-
-    @classmethod
-    def join(cls, device: str = "auto") -> "Processes":
-        """The processes of `accelerate launch`, `torchrun` and the like, or this one alone.
-
-        Args:
-            device: a name as `machine.device` takes it; each of several takes a GPU of its own.
-
-        Raises:
-            Refused: no such device, or one GPU for several processes.
-        """
-        where = find_device(device)
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return cls(0, 1, where)
-        if where.index is not None:
-            raise Refused(
-                f"--device {device} with {os.environ['WORLD_SIZE']} processes: use auto, and each "
-                "takes a GPU of its own"
-            )
-        from accelerate import PartialState
-
-        state = PartialState(cpu=where.type == "cpu", timeout=PATIENCE)
-        processes = cls(state.process_index, state.num_processes, state.device)
-        processes._state = state
-        return processes
-
-    def wait(self) -> None:
-        """Until all processes have come here."""
-        if self._state is not None:
-            self._state.wait_for_everyone()
-
-    def leave(self) -> None:
-        """Give up the connection to the others."""
-        if self._state is not None:
-            self._state.destroy_process_group()
+    where, several = find_device(device), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and where.index is not None:
+        raise Refused(
+            f"--device {device} with {os.environ['WORLD_SIZE']} processes: use auto, and each "
+            "takes a GPU of its own"
+        )
+    state = PartialState(cpu=where.type == "cpu", timeout=PATIENCE)
+    if not several:
+        state.device = where  # one of several GPUs, which accelerate does not ask for
+    return state
 
 
 class Pngs:
@@ -94,6 +70,14 @@ class Pngs:
     def path(self, seed: int) -> Path:
         """The file of one image."""
         return self.folder / f"seed-{seed:07d}.png"
+
+    def check(self, channels: int) -> None:
+        """Raise `Refused` for images that such files do not hold."""
+        if channels not in images.MODES:
+            raise Refused(
+                f"the model has {channels} channels: PNG files are written of 1 or 3, use "
+                "--format safetensors"
+            )
 
     def missing(self, seeds: Sequence[int]) -> list[int]:
         """The seeds without a file.
@@ -129,7 +113,7 @@ class Pngs:
         """Nothing more: the files are the set."""
 
 
-class Shards:
+class Tensors:
     """A set as tensors, one safetensors file a chunk, samples-0000000-0000099.safetensors.
 
     A file holds `samples`, float32 `[n, C, H, W]` as the sampler returns them, row by row for the
@@ -147,6 +131,9 @@ class Shards:
     def path(self, seeds: Sequence[int]) -> Path:
         """The file of one chunk."""
         return self.folder / f"samples-{seeds[0]:07d}-{seeds[-1]:07d}.safetensors"
+
+    def check(self, channels: int) -> None:
+        """They hold images of any number of channels."""
 
     def missing(self, seeds: Sequence[int]) -> list[int]:
         """The seeds of this chunk, or none if its file is there.
@@ -191,13 +178,21 @@ class Shards:
             partial.write_text(json.dumps({"shards": files}, indent=1) + "\n")
 
 
+FORMS = {"png": Pngs, "safetensors": Tensors}
+
+
 def cut(seeds: Sequence[int], batch_size: int) -> list[Sequence[int]]:
     """The seeds in chunks of `batch_size`; the last may be shorter."""
     return [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
 
 
+def share(chunks: list[Sequence[int]], process: PartialState) -> list[Sequence[int]]:
+    """The chunks that are this process's work: interleaved, so that all parts grow evenly."""
+    return chunks[process.process_index :: process.num_processes]
+
+
 def agree(
-    files: Pngs | Shards, settings: dict, processes: Processes, plan: Callable[[], Plan]
+    files: Pngs | Tensors, settings: dict, process: PartialState, plan: Callable[[], Plan]
 ) -> Plan:
     """The plan of the set in this folder, which has to be one of the same settings.
 
@@ -212,7 +207,7 @@ def agree(
         Refused: images of other settings are there, or of unknown ones; no common folder.
     """
     path = files.folder / SETTINGS
-    if processes.main and not path.exists():
+    if process.is_main_process and not path.exists():
         if found := next(files.folder.glob(files.pattern), None):
             raise Refused(
                 f"{found} is there, but no {SETTINGS} that says how it was made: choose another "
@@ -221,7 +216,7 @@ def agree(
         content = settings | {"plan": str(plan())}
         with whole(path) as partial:
             partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    processes.wait()
+    process.wait_for_everyone()
     if not path.exists():
         raise Refused(f"{path} of the first process is not seen here: use a shared folder")
     try:
@@ -245,11 +240,11 @@ def _shown(value) -> str:
 
 def fill(
     sampler: Callable[..., Tensor],
-    files: Pngs | Shards,
+    files: Pngs | Tensors,
     seeds: Sequence[int],
     *,
     batch_size: int = 100,
-    processes: Processes | None = None,
+    process: PartialState | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> int:
     """Sample what is missing of a set, this process its share; returns when the set is complete.
@@ -265,9 +260,9 @@ def fill(
     Raises:
         Refused: a file is damaged; raised before anything is sampled.
     """
-    processes = processes or Processes.join()
+    process = process or join()
     chunks = cut(seeds, batch_size)
-    mine = chunks[processes.index :: processes.count]
+    mine = share(chunks, process)
     missing = [chunk for chunk in mine if files.missing(chunk)]
     steps = len(sampler.plan)
     if on_step is not None:
@@ -276,8 +271,8 @@ def fill(
         size = len(chunk)
         advance = None if on_step is None else lambda i, n, size=size: on_step(size)
         files.write(chunk, sampler(seed=chunk, on_step=advance).cpu())
-    processes.wait()
-    if processes.main:
+    process.wait_for_everyone()
+    if process.is_main_process:
         files.finish(chunks)
         for partial in _left_behind(files.folder):
             partial.unlink(missing_ok=True)

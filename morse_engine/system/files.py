@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import Refused
+
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
@@ -29,7 +31,10 @@ def output_folder(path: str | Path) -> Path:
     Raises:
         NotADirectoryError: `path`, or a part of it, is a file.
         PermissionError: the folder cannot be made, or not be written to.
+        Refused: an empty name.
     """
+    if not str(path):
+        raise Refused("the name of the output folder is empty: name one, `.` for this one")
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from datetime import datetime, timezone
 from importlib import metadata
@@ -79,9 +80,9 @@ def device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", name):
         raise Refused(f"device {name!r}: choose auto, cpu, cuda or cuda:NUMBER")
+    kind, _, number = name.partition(":")
     if kind == "cuda" and (missing := cuda_missing()):
         raise Refused(f"device {name!r}: {missing}")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():

@@ -211,7 +211,7 @@ def run(*argv) -> int:
 
 
 def words(model, data, out) -> list:
-    small = ["--widths", 4, 4, "--steps", 2, "--batch-size", 2, "--guidance", 2, 4]
+    small = ["--widths", "4,4", "--steps", 2, "--batch-size", 2, "--guidance", "2,4"]
     return ["train-dot", "--model", model, "--data", data, *small, "--out", out]
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +15,18 @@ from safetensors.torch import load_file, save_file
 
 from morse_engine import Plan
 from morse_engine.cli import app as cli
-from morse_engine.cli import sets as sharding
-from morse_engine.cli.sets import Pngs, Processes, Shards, agree, fill
+from morse_engine.cli import sets
+from morse_engine.cli.sets import Pngs, Tensors, agree, fill
 
-CPU = torch.device("cpu")
+
+def process(index: int, count: int):
+    """What the code asks of accelerate's state, of one of several processes that do not wait."""
+    return SimpleNamespace(
+        process_index=index,
+        num_processes=count,
+        is_main_process=index == 0,
+        wait_for_everyone=lambda: None,
+    )
 
 
 class FakeSampler:
@@ -42,7 +51,7 @@ def listing(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-kinds = pytest.mark.parametrize("kind", [Pngs, Shards])
+kinds = pytest.mark.parametrize("kind", [Pngs, Tensors])
 
 
 @kinds
@@ -61,7 +70,7 @@ def test_the_set_is_the_same_whoever_makes_it(kind, count, tmp_path):
             kind(together),
             range(7, 30),
             batch_size=4,
-            processes=Processes(index, count, CPU),
+            process=process(index, count),
         )
         asked += share.asked
     assert sorted(asked) == sampler.asked
@@ -105,7 +114,7 @@ def test_a_set_can_grow(tmp_path):
 
 def test_shards_and_their_index(tmp_path):
     seeds = range(100, 110)
-    fill(FakeSampler(), Shards(tmp_path), seeds, batch_size=4)
+    fill(FakeSampler(), Tensors(tmp_path), seeds, batch_size=4)
     index = json.loads((tmp_path / "index.json").read_text())["shards"]
     assert [row["count"] for row in index] == [4, 4, 2]
     rows = torch.cat([load_file(tmp_path / row["file"])["samples"] for row in index])
@@ -135,22 +144,22 @@ def test_a_png_that_is_cut_off(tmp_path):
 
 
 def test_a_shard_that_is_damaged(tmp_path):
-    fill(FakeSampler(), Shards(tmp_path), range(8), batch_size=4)
+    fill(FakeSampler(), Tensors(tmp_path), range(8), batch_size=4)
     path = tmp_path / "samples-0000004-0000007.safetensors"
     for content in (path.read_bytes()[:-3], path.read_bytes()[:5], b""):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"is damaged .* delete it, it is made again"):
-            fill(FakeSampler(0), Shards(tmp_path), range(20), batch_size=4)
+            fill(FakeSampler(0), Tensors(tmp_path), range(20), batch_size=4)
     save_file({"samples": torch.zeros(3, 1, 4, 4)}, path)
     with pytest.raises(ValueError, match="holds 3 samples in place of 4"):
-        fill(FakeSampler(0), Shards(tmp_path), range(8), batch_size=4)
+        fill(FakeSampler(0), Tensors(tmp_path), range(8), batch_size=4)
     save_file({"images": torch.zeros(4, 1, 4, 4)}, path)
     with pytest.raises(ValueError, match="is damaged"):
-        fill(FakeSampler(0), Shards(tmp_path), range(8), batch_size=4)
+        fill(FakeSampler(0), Tensors(tmp_path), range(8), batch_size=4)
 
 
 def settle(folder, settings, index=0, plan=lambda: Plan("-.")):
-    return agree(Pngs(folder), settings, Processes(index, 2, CPU), plan)
+    return agree(Pngs(folder), settings, process(index, 2), plan)
 
 
 def test_settings(tmp_path):
@@ -179,9 +188,9 @@ def test_images_of_unknown_settings(tmp_path):
 
 def test_one_gpu_for_several_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(sharding, "find_device", torch.device)
+    monkeypatch.setattr(sets, "find_device", torch.device)
     with pytest.raises(ValueError, match="--device cuda:1 with 2 processes: use auto"):
-        Processes.join("cuda:1")
+        sets.join("cuda:1")
 
 
 # -- several processes -------------------------------------------------------------------------

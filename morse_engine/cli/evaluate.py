@@ -1,0 +1,105 @@
+"""`morse-engine evaluate`: quality against cost of a Dash and its Dot."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import BatchSize, Device, DotFolder, Seed, Solver, Unet, count, listed, numbers
+
+
+def evaluate(
+    unet: Unet = None,
+    dot: DotFolder = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER",
+            help="real images to compare with; other images than digits are compared by Inception "
+            "features, which needs torch-fidelity and 2,049 images",
+        ),
+    ] = "digits",
+    solver: Solver = "ddim",
+    budgets: Annotated[str, listed("of Morse", "LSD,LSD,...")] = "4,5,6,8,10",
+    steps: Annotated[str, listed("of Dash alone")] = "2,3,4,5,6,8,10,15,20,30,50",
+    num_images: Annotated[int, count("per point")] = 1000,
+    seed: Seed = 0,
+    batch_size: BatchSize = 100,
+    device: Device = "auto",
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="for rows.json and quality.png  [default: print only]"),
+    ] = None,
+) -> None:
+    """Measure quality against cost of Morse and of Dash alone."""
+    from rich.console import Console
+
+    from ..engine import compile
+    from ..evaluation import experiment
+    from ..system.files import output_folder
+    from ..system.machine import device as find_device
+    from . import models
+
+    costs = numbers("--steps", steps), numbers("--budgets", budgets)
+    where, folder = find_device(device), None if out is None else output_folder(out)
+    dash, helper, scheduler = models.load(unet, dot, solver, where, with_dot=True)
+    bench = experiment.Experiment(
+        compile(dash, helper, scheduler=scheduler, plan="-"),
+        scheduler,
+        _frechet(data, models.shape(dash), where),
+        solver=solver,
+        model="handwritten digits 32 x 32" if unet is None else Path(unet).name,
+        num_images=num_images,
+        batch_size=batch_size,
+        seed=seed,
+        dots_per_dash=experiment.DOTS_PER_DASH.get(solver, 2.0),
+    )
+    console = Console()
+    rows = _measure(bench, *costs, console)
+    console.print(experiment.table(rows))
+    console.print(experiment.verdict(rows), style="bold", highlight=False)
+    if folder is not None:
+        _write(folder, rows)
+
+
+def _frechet(data: str, shape: tuple[int, int], where):
+    """The distance to the real images: in the classifier's features of digits, else Inception's."""
+    from .. import zoo
+    from ..evaluation.speedup import Frechet
+    from ..system import images
+    from . import models
+
+    if data == "digits":
+        return Frechet(zoo.digits_classifier().to(where), models.data(data, *shape)[0])
+    return Frechet("inception", images.load_folder(data, *shape).to(where))
+
+
+def _measure(bench, steps: list[int], budgets: list[int], console) -> list[dict]:
+    """A row for each point, with a bar in LSD x images."""
+    from rich.progress import Progress
+
+    from ..evaluation import experiment
+
+    bench.measure(repeats=20)
+    points, rows = bench.points(steps, budgets), []
+    with Progress(console=console) as bar:
+        total = len(bench.seeds) * sum(point.cost_lsd for point in points)
+        task = bar.add_task("sampling", total=total)
+        for point in points:
+            name = f"{experiment.NAMES[point.variant]}, {point.budget_lsd:g} LSD"
+            bar.update(task, description=name)
+            rows.append(bench.evaluate(point, lambda cost: bar.advance(task, cost))[0])
+    return rows
+
+
+def _write(folder: Path, rows: list[dict]) -> None:
+    from ..evaluation import experiment, figures
+    from ..system.files import whole
+
+    lines = ",\n".join(json.dumps(row) for row in rows + experiment.speedup_rows(rows))
+    with whole(folder / "rows.json") as path:
+        path.write_text(f"[\n{lines}\n]\n")
+    with whole(folder / "quality.png") as path:
+        figures.quality_plot(rows, path)
+    print(f"rows.json and quality.png are in {folder}")

@@ -1,0 +1,72 @@
+"""Options that several commands have, and lists as the command line writes them: `16,32`."""
+
+import math
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from ..sampling.schedulers import SOLVERS
+from ..system.errors import Refused
+
+
+def count(help: str, least: int = 1, metavar: str = "N"):
+    """An option for a whole number of `least` or more."""
+    return typer.Option(min=least, metavar=metavar, help=help)
+
+
+def listed(help: str, metavar: str = "N,N,..."):
+    """An option for a list, which `numbers` reads."""
+    return typer.Option(metavar=metavar, help=help)
+
+
+Unet = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help="the Dash, a saved UNet2DModel  [default: the digits]"),
+]
+DotFolder = Annotated[
+    str | None,
+    typer.Option("--dot", metavar="FOLDER", help="its Dot  [default: that of the digits]"),
+]
+Solver = Annotated[
+    str, typer.Option(metavar="NAME", help=f"of the steps, one of {', '.join(SOLVERS)}")
+]
+Seed = Annotated[int, count("of the first image; the others count up", least=0)]
+BatchSize = Annotated[int, count("images at once")]
+Device = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 ..., or auto: a GPU where there is one"),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="FOLDER",
+        help="images, also in folders within it, cut to squares; `digits` are handwritten ones",
+    ),
+]
+TrainingSteps = Annotated[int, count("of training")]
+Rate = Annotated[float, typer.Option(metavar="RATE", help="the highest learning rate")]
+Run = Annotated[
+    str,
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        help="for the model, checkpoint.pt and log.jsonl; a run that was stopped continues there",
+    ),
+]
+
+
+def numbers(option: str, text: str, kind: Callable = int, least: float = 1) -> list:
+    """The numbers of a list, `"16,32"` as [16, 32].
+
+    Raises:
+        Refused: something else than numbers of this kind, `least` or more.
+    """
+    try:
+        found = [kind(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(least <= number < math.inf for number in found):
+        what = "whole numbers" if kind is int else "numbers"
+        raise Refused(f"{option} {text!r}: give {what} of {least:g} or more, such as 16,32")
+    return found

@@ -1,0 +1,173 @@
+"""`morse-engine sample`: a set of images in a folder, alone or as one of several processes."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import typer
+
+from ..sampling import budget as budgets
+from ..sampling.plan import Plan
+from ..system.errors import Refused
+from .options import BatchSize, Device, DotFolder, Seed, Solver, Unet, count
+
+IN_GRID = 100  # images in grid.png at most
+
+
+PlanCode = Annotated[
+    str | None, typer.Option(metavar="CODE", help="the steps in Morse code, e.g. -..-..-..")
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        metavar="LSD",
+        help="the time to spend, in Dash steps; the plan follows from the measured speed of Dot  "
+        f"[default with a Dot: {budgets.DEFAULT_BUDGET:g}]",
+    ),
+]
+DashSteps = Annotated[
+    int | None,
+    count(f"Dash alone with N steps  [default without a Dot: {budgets.DEFAULT_DASH_STEPS}]"),
+]
+Form = Annotated[
+    Literal["png", "safetensors"],
+    typer.Option(
+        "--format",
+        help="one PNG an image, seed-0000000.png ..., or the sampler's float32 tensors, a file a "
+        "batch, and index.json",
+    ),
+]
+Out = Annotated[
+    str,
+    typer.Option(
+        metavar="FOLDER",
+        help="for the images, settings.json and grid.png; a run that was stopped continues there",
+    ),
+]
+
+
+def sample(
+    unet: Unet = None,
+    dot: DotFolder = None,
+    plan: PlanCode = None,
+    budget: Budget = None,
+    steps: DashSteps = None,
+    solver: Solver = "ddim",
+    num_images: Annotated[int, count("how many")] = 16,
+    seed: Seed = 0,
+    batch_size: BatchSize = 100,
+    device: Device = "auto",
+    form: Form = "png",
+    out: Out = "out/samples",
+) -> None:
+    """Sample images with a Dash, with or without its Dot."""
+    from ..engine import compile
+    from ..system.files import output_folder
+    from . import models, sets
+
+    wanted = settle(plan, budget, steps, has_dot=dot is not None or unet is None)
+    process, folder = sets.join(device), output_folder(out)
+    with_dot = not isinstance(wanted, Plan) or wanted.num_dot > 0
+    dash, helper, scheduler = models.load(unet, dot, solver, process.device, with_dot)
+    files = sets.FORMS[form](folder)
+    files.check(channels=models.shape(dash)[1])
+    settings = _settings(wanted, form, dash, helper, scheduler)
+    if form != "png":  # which images a file holds follows from these
+        settings |= {"seed": seed, "num_images": num_images, "batch_size": batch_size}
+
+    def new_plan() -> Plan:
+        if isinstance(wanted, Plan):
+            return wanted
+        # N depends on the batch size, so it is measured at the one in use.
+        sampler = compile(dash, helper, scheduler=scheduler, plan="-")
+        return _buy(wanted, scheduler, sampler.measure(min(batch_size, num_images)).dot_speed)
+
+    agreed = sets.agree(files, settings, process, new_plan)
+    sampler = compile(dash, helper, scheduler=scheduler, plan=agreed)
+    seeds = range(seed, seed + num_images)
+    _fill(sampler, files, seeds, batch_size, process)
+    if process.is_main_process:
+        _show(files, sets.cut(seeds, batch_size))
+    process.destroy_process_group()
+
+
+def settle(
+    plan: str | None, budget: float | None, steps: int | None, *, has_dot: bool
+) -> Plan | float:
+    """What is asked for: a plan, or a budget in LSD that a plan is bought with.
+
+    Raises:
+        Refused: more than one of the three, or no plan.
+    """
+    words = {"--plan": plan, "--budget": budget, "--steps": steps}
+    if len(given := [word for word, value in words.items() if value is not None]) > 1:
+        raise Refused(f"{' and '.join(given)} exclude each other: give one of them")
+    if plan is not None:
+        return Plan(plan.strip())
+    if steps is not None:
+        return Plan.spread(steps, 0)
+    if budget is not None:
+        return budget
+    return budgets.DEFAULT_BUDGET if has_dot else Plan.spread(budgets.DEFAULT_DASH_STEPS, 0)
+
+
+def _settings(wanted: Plan | float, form: str, dash, helper, scheduler) -> dict:
+    """What an image follows from beside its seed, as settings.json has it."""
+    from ..dot.dot import fingerprint
+
+    how = {"budget": None, "plan": str(wanted)} if isinstance(wanted, Plan) else {"budget": wanted}
+    options = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    return how | {
+        "format": form,
+        "solver": type(scheduler).__name__,
+        "schedule": json.loads(json.dumps(options, default=str)),
+        "unet": fingerprint(dash),
+        "dot": None if helper is None else fingerprint(helper),
+    }
+
+
+def _buy(budget: float, scheduler, speed: float) -> Plan:
+    plan = budgets.plan_of(budget, scheduler, speed)
+    print(f"budget  {plan.lsd(speed):.2f} of {budget:g} LSD, by the measured N = {speed:.1f}")
+    return plan
+
+
+def _fill(sampler, files, seeds: Sequence[int], batch_size: int, process) -> None:
+    """Sample what is missing, this process its share, with a bar."""
+    from rich.progress import Progress
+
+    from . import sets
+
+    plan = sampler.plan
+    if process.is_main_process:
+        print(f"plan    {plan}  ({plan.num_dash} Dash, {plan.num_dot} Dot)")
+        print(f"solver  {sampler.table.name} on {process.device}")
+        if process.num_processes > 1:
+            print(f"{process.num_processes} processes; the bar shows the share of the first")
+    mine = sets.share(sets.cut(seeds, batch_size), process)
+    with Progress(disable=not process.is_main_process) as bar:
+        task = bar.add_task("sampling", total=sum(map(len, mine)) * len(plan))
+        sets.fill(
+            sampler,
+            files,
+            seeds,
+            batch_size=batch_size,
+            process=process,
+            on_step=lambda count: bar.advance(task, count),
+        )
+
+
+def _show(files, chunks: list[Sequence[int]]) -> None:
+    """Write grid.png of the first images, where they are pictures, and say what is where."""
+    import torch
+
+    from ..system import images
+
+    num_images, first = sum(map(len, chunks)), chunks[0][0]
+    covering = [chunk for chunk in chunks if chunk[0] < first + IN_GRID]
+    shown, grid = torch.cat([files.read(chunk) for chunk in covering])[:IN_GRID], ""
+    if shown.shape[1] in images.MODES:
+        sheet = images.grid(shown)
+        images.save_png(sheet, files.folder / "grid.png", scale=max(1, 96 // shown.shape[-1]))
+        grid = " and grid.png" + (f" (the first {IN_GRID})" if num_images > IN_GRID else "")
+    print(f"{num_images} images{grid} are in {files.folder}")

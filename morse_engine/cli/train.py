@@ -1,0 +1,218 @@
+"""`morse-engine train-dash` and `train-dot`: a model from a folder of images, its Dot from both."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..system.errors import Refused
+from .options import BatchSize, Data, Rate, Run, TrainingSteps, Unet, count, listed, numbers
+
+
+def train_dash(
+    *,
+    out: Run,
+    data: Data = "digits",
+    size: Annotated[int, count("of the images", metavar="PIXELS")] = 32,
+    grey: Annotated[
+        bool, typer.Option("--grey", help="one channel  [default: three, but one for digits]")
+    ] = False,
+    widths: Annotated[
+        str, listed("channels at each resolution, from the full one down")
+    ] = "16,32,64,64",
+    steps: TrainingSteps = 8000,
+    batch_size: BatchSize = 128,
+    lr: Rate = 1.5e-3,
+) -> None:
+    """Train a Dash, a small diffusion model, on a folder of images."""
+    from accelerate import PartialState
+    from diffusers import DDPMScheduler
+
+    from .. import training
+    from ..system.files import output_folder
+    from . import models
+
+    channels = 1 if grey or data == "digits" else 3
+    unet = _new_unet(size, channels, numbers("--widths", widths, least=8))
+    folder, noise_scheduler = output_folder(out), DDPMScheduler()
+    images, held_out = models.data(data, size, channels)
+    _begin(folder, images)
+    unet = training.train_dash(
+        unet,
+        images,
+        noise_scheduler,
+        folder,
+        num_steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        held_out=held_out,
+    )
+    if PartialState().is_main_process:
+        unet.save_pretrained(folder / "unet")
+        noise_scheduler.save_pretrained(folder / "unet")
+        print(f"The Dash is in {folder / 'unet'}. Its Dot, next:")
+        print(f"  morse-engine train-dot --unet {folder / 'unet'} --data {data} --out {folder}-dot")
+
+
+def _new_unet(size: int, channels: int, widths: list[int]):
+    """A UNet2DModel with first weights that are always the same."""
+    import torch
+    from diffusers import UNet2DModel
+
+    factor = 2 ** (len(widths) - 1)
+    if size % factor:
+        raise Refused(
+            f"--size {size}: {len(widths)} widths need a multiple of {factor}, for instance "
+            f"{max(factor, round(size / factor) * factor)}"
+        )
+    if odd := [width for width in widths if width % 8]:
+        raise Refused(f"--widths {odd[0]}: the normalisation has 8 groups, use multiples of 8")
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=size,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=tuple(widths),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D",) * len(widths),
+        up_block_types=("UpBlock2D",) * len(widths),
+        add_attention=False,
+    )
+
+
+# -- train-dot ---------------------------------------------------------------------------------
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER_OR_ID",
+        help="a text-to-image pipeline of diffusers (Stable Diffusion, SDXL, LCM), a folder or a "
+        "name on the hub: its UNet is the Dash, and --data holds images with captions, a "
+        "metadata.jsonl or NAME.txt beside NAME.png, or names a data set of `datasets`",
+    ),
+]
+Widths = Annotated[
+    str,
+    listed(
+        "channels of Dot's own blocks; each halves height and width, and replaces a level of Dash"
+    ),
+]
+Rank = Annotated[int, count("rank of the change to Dash's layers", least=0)]
+Cut = Annotated[
+    int | None,
+    count(
+        "levels of Dash that Dot leaves out  [default: one for each of --widths, one less with "
+        "conditions]",
+        least=0,
+    ),
+]
+Precision = Annotated[Literal["no", "bf16", "fp16"], typer.Option(help="mixed precision")]
+Guided = Annotated[
+    bool,
+    typer.Option(
+        "--guided",
+        help="with --model: a Dot of the guided estimate, one pass a step in the place of two",
+    ),
+]
+Guidance = Annotated[str, listed("with --model: range of the guidance scales", "LOW,HIGH")]
+Dropout = Annotated[
+    float,
+    typer.Option(
+        metavar="PART",
+        help="with --model: part of the images with the empty prompt, not for --guided",
+    ),
+]
+Size = Annotated[
+    int | None,
+    count("with --model: of the images  [default: the model's own]", least=8, metavar="PIXELS"),
+]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="with --model: for latents and embeddings, computed once  [default: latents/ in "
+        "--out]",
+    ),
+]
+
+
+def train_dot(
+    *,
+    out: Run,
+    unet: Unet = None,
+    model: Model = None,
+    data: Data = "digits",
+    widths: Widths = "16,32",
+    lora_rank: Rank = 1,
+    cut: Cut = None,
+    steps: TrainingSteps = 6000,
+    batch_size: BatchSize = 64,
+    lr: Rate = 3e-3,
+    accumulate: Annotated[int, count("batches a step")] = 1,
+    precision: Precision = "no",
+    guided: Guided = False,
+    guidance: Guidance = "2,12",
+    dropout: Dropout = 0.1,
+    size: Size = None,
+    cache: Cache = None,
+) -> None:
+    """Train the Dot of a Dash."""
+    if unet is not None and model is not None:
+        raise Refused("--unet and --model exclude each other: give one of them")
+    if len(scales := numbers("--guidance", guidance, float, least=0)) != 2:
+        raise Refused(f"--guidance {guidance!r}: give two scales, the lower first, such as 2,12")
+    shape = {"widths": numbers("--widths", widths), "lora_rank": lora_rank, "cut": cut}
+    fit = {"lr": lr, "batch_size": batch_size, "accumulate": accumulate}
+    if model is None:
+        _of_images(unet, data, out, shape, num_steps=steps, mixed_precision=precision, **fit)
+        return
+    if data == "digits":
+        raise Refused("--model needs images with captions: name their folder with --data")
+    from ..training import pipeline
+
+    pipeline.train(
+        model=model, data=data, size=size, guided=guided, guidance=scales, dropout=dropout,
+        steps=steps, precision=precision, cache=cache, out=out, **shape, **fit,
+    )  # fmt: skip
+
+
+def _of_images(unet: str | None, data: str, out: str, shape: dict, **recipe) -> None:
+    """Train the Dot of a Dash without conditions; it is written to `out`/dot."""
+    import torch
+    from accelerate import PartialState
+    from diffusers import DDPMScheduler
+
+    from .. import training, zoo
+    from ..dot import Dot
+    from ..sampling import schedulers
+    from ..system.files import output_folder
+    from . import models
+
+    folder = output_folder(out)
+    if unet is None:
+        dash, noise = zoo.digits_dash(), schedulers.LINEAR_BETAS
+    else:
+        dash, noise = models.load_unet(unet)
+    images, held_out = models.data(data, *models.shape(dash))
+    # The trainer moves what it trains; Dot shares Dash's weights, so Dash has to be there first.
+    dash, noise_scheduler = dash.to(PartialState().device), DDPMScheduler.from_config(noise)
+    torch.manual_seed(0)  # of Dot's first weights
+    dot = Dot(dash, noise_scheduler, **shape)
+    _begin(folder, images)
+    ways = [schedulers.make(name, noise) for name in ("ddim", "dpm")]
+    dot = training.train_dot(
+        dot, dash, images, noise_scheduler, folder, schedulers=ways, held_out=held_out, **recipe
+    )
+    if PartialState().is_main_process:
+        dot.save_pretrained(folder / "dot")
+        named = f" --unet {unet}" if unet is not None else ""
+        print(f"The Dot is in {folder / 'dot'}. To use it:")
+        print(f"  morse-engine sample{named} --dot {folder / 'dot'} --budget 5 --out out")
+
+
+def _begin(folder: Path, images) -> None:
+    count, channels, height, width = images.shape
+    print(f"{count:,} images of {height} x {width}, {channels} channels")
+    if (folder / "checkpoint.pt").exists():
+        print(f"{folder / 'checkpoint.pt'} is there: the run continues from it")
