@@ -126,7 +126,7 @@ def _settings(wanted: Plan | float, form: str, dash, helper, scheduler) -> dict:
     }
 
 
-def _buy(budget: float, scheduler, speed: float) -> Plan:
+def _buy(budget: float, scheduler, speed) -> Plan:
     plan = budgets.plan_of(budget, scheduler, speed)
     print(f"budget  {plan.lsd(speed):.2f} of {budget:g} LSD, by the measured N = {speed:.1f}")
     return plan

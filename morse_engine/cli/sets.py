@@ -19,6 +19,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from ..engine import Sampler
 from ..sampling.plan import Plan
 from ..system import images
 from ..system.errors import Refused
@@ -178,7 +179,7 @@ class Tensors:
             partial.write_text(json.dumps({"shards": files}, indent=1) + "\n")
 
 
-FORMS = {"png": Pngs, "safetensors": Tensors}
+FORMS: dict[str, type[Pngs] | type[Tensors]] = {"png": Pngs, "safetensors": Tensors}
 
 
 def cut(seeds: Sequence[int], batch_size: int) -> list[Sequence[int]]:
@@ -239,7 +240,7 @@ def _shown(value) -> str:
 
 
 def fill(
-    sampler: Callable[..., Tensor],
+    sampler: Sampler,
     files: Pngs | Tensors,
     seeds: Sequence[int],
     *,
@@ -250,7 +251,7 @@ def fill(
     """Sample what is missing of a set, this process its share; returns when the set is complete.
 
     Args:
-        sampler: `sampler(seed=seeds, on_step=...) -> [n, C, H, W]`, one of `compile`.
+        sampler: as `compile` makes them.
         on_step: called with the number of images after each step of a plan, and with all steps of
             those that are there already.
 

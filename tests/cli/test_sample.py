@@ -6,9 +6,8 @@ import pytest
 from safetensors.torch import load_file
 
 from models import tiny_unet
-from morse_engine import zoo
+from morse_engine import engine, zoo
 from morse_engine.cli import app as cli
-from morse_engine.engine import sampler as engine
 from tolerances import assert_close
 
 
