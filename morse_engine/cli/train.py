@@ -158,35 +158,40 @@ def train_dot(
     cache: Cache = None,
 ) -> None:
     """Train the Dot of a Dash."""
+    from ..training import pipeline
+    from ..training.dot import DotRecipe
+
     if unet is not None and model is not None:
         raise Refused("--unet and --model exclude each other: give one of them")
-    if len(scales := numbers("--guidance", guidance, float, least=0)) != 2:
-        raise Refused(f"--guidance {guidance!r}: give two scales, the lower first, such as 2,12")
-    shape = {"widths": numbers("--widths", widths), "lora_rank": lora_rank, "cut": cut}
-    fit = {"lr": lr, "batch_size": batch_size, "accumulate": accumulate}
-    if model is None:
-        _of_images(unet, data, out, shape, num_steps=steps, mixed_precision=precision, **fit)
-        return
-    if data == "digits":
+    if model is None and (guided or size is not None or cache is not None):
+        raise Refused("--guided, --size and --cache are for the Dot of a pipeline: give --model")
+    if model is not None and data == "digits":
         raise Refused("--model needs images with captions: name their folder with --data")
-    from ..training import pipeline
-
-    pipeline.train(
-        model=model, data=data, size=size, guided=guided, guidance=scales, dropout=dropout,
-        steps=steps, precision=precision, cache=cache, out=out, **shape, **fit,
+    scales = numbers("--guidance", guidance, float, least=0)
+    if len(scales) != 2:
+        raise Refused(f"--guidance {guidance!r}: give two scales, the lower first, such as 2,12")
+    recipe = DotRecipe(
+        num_steps=steps, batch_size=batch_size, lr=lr, accumulate=accumulate,
+        mixed_precision=precision, dropout=dropout, guidance=(scales[0], scales[1]),
     )  # fmt: skip
+    shape = {"widths": numbers("--widths", widths), "lora_rank": lora_rank, "cut": cut}
+    if model is None:
+        _of_images(unet, data, out, recipe, shape)
+    else:
+        pipeline.train(model, data, out, recipe, shape | {"guided": guided}, size, cache)
 
 
-def _of_images(unet: str | None, data: str, out: str, shape: dict, **recipe) -> None:
+def _of_images(unet: str | None, data: str, out: str, recipe, shape: dict) -> None:
     """Train the Dot of a Dash without conditions; it is written to `out`/dot."""
     import torch
     from accelerate import PartialState
     from diffusers import DDPMScheduler
 
-    from .. import training, zoo
+    from .. import zoo
     from ..dot import Dot
     from ..sampling import schedulers
     from ..system.files import output_folder
+    from ..training.dot import DotTraining
     from . import models
 
     folder = output_folder(out)
@@ -201,9 +206,7 @@ def _of_images(unet: str | None, data: str, out: str, shape: dict, **recipe) -> 
     dot = Dot(dash, noise_scheduler, **shape)
     _begin(folder, images)
     ways = [schedulers.make(name, noise) for name in ("ddim", "dpm")]
-    dot = training.train_dot(
-        dot, dash, images, noise_scheduler, folder, schedulers=ways, held_out=held_out, **recipe
-    )
+    dot = DotTraining(dot, dash, images, noise_scheduler, ways, recipe, held_out).run(folder)
     if PartialState().is_main_process:
         dot.save_pretrained(folder / "dot")
         named = f" --unet {unet}" if unet is not None else ""

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -66,28 +67,27 @@ def schedulers(pipe) -> list:
 
 
 def train(
-    *,
     model: str,
     data: str,
-    size: int | None,
-    guided: bool,
-    guidance: Sequence[float],
-    dropout: float,
-    widths: Sequence[int],
-    cut: int | None,
-    lora_rank: int,
-    steps: int,
-    batch_size: int,
-    accumulate: int,
-    lr: float,
-    precision: str,
-    cache: str | None,
     out: str,
+    recipe: DotRecipe,
+    shape: dict,
+    size: int | None = None,
+    cache: str | None = None,
 ) -> None:
     """Train the Dot of a pipeline's UNet; it is written to `out`/dot with a model card.
 
-    Latents and text embeddings are computed first and kept in `cache`, `out`/latents by default.
-    The parameters are those of the command line, which explains them.
+    Args:
+        model: the pipeline, as `load` takes it.
+        data: images with captions, as `captions.find` takes them.
+        out: folder for checkpoint, log and Dot; an interrupted run continues from it.
+        recipe: the numbers of the run; a consistency model walks in `LCM_STEPS`.
+        shape: arguments of `Dot`: widths, lora_rank, cut, guided.
+        size: height and width of the images in pixels; None: what the pipeline draws.
+        cache: folder for latents and text embeddings, made first; None: `out`/latents.
+
+    Raises:
+        Refused, FileNotFoundError: as `load`, `captions.find`, `Dot` and `DotTraining`.
     """
     from diffusers import DDPMScheduler
     from rich.progress import track
@@ -97,16 +97,12 @@ def train(
         data, lambda files: track(files, "looking at the images", disable=not main)
     )
     pipe = load(model)
-    walked = {"run_steps": LCM_STEPS} if pipe.unet.config.time_cond_proj_dim else {}
-    recipe = DotRecipe(
-        num_steps=steps, batch_size=batch_size, lr=lr, dropout=dropout, guidance=tuple(guidance),
-        accumulate=accumulate, mixed_precision=precision, **walked,
-    )  # fmt: skip
+    if pipe.unet.config.time_cond_proj_dim:
+        recipe = replace(recipe, run_steps=LCM_STEPS)
     unet, ways = pipe.unet.to(PartialState().device), schedulers(pipe)
     noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     torch.manual_seed(0)  # of Dot's first weights
-    shape = {"widths": tuple(widths), "lora_rank": lora_rank, "cut": cut}
-    dot = Dot(unet, noise_scheduler, guided=guided, **shape)
+    dot = Dot(unet, noise_scheduler, **shape)
     size = _size(pipe, dot, size)
     train_on, held_out = _data(pipe, examples, Path(cache) if cache else folder / "latents", size)
     del pipe  # the VAE and the text encoders have done their part
@@ -116,9 +112,10 @@ def train(
             print(f"{folder / 'checkpoint.pt'} is there: the run continues from it")
     dot = DotTraining(dot, unet, train_on, noise_scheduler, ways, recipe, held_out).run(folder)
     if main:
-        at_once = batch_size * accumulate * PartialState().num_processes
-        points = f"{steps:,} steps of {at_once}, {len(train_on):,} images of {size} x {size}"
-        _save(dot, folder, model, {"training": points, **_facts(folder, guidance)})
+        at_once = recipe.batch_size * recipe.accumulate * PartialState().num_processes
+        points = f"{recipe.num_steps:,} steps of {at_once}"
+        points += f", {len(train_on):,} images of {size} x {size}"
+        _save(dot, folder, model, {"training": points, **_facts(folder, recipe.guidance)})
 
 
 def _size(pipe, dot: Dot, size: int | None) -> int:

@@ -162,6 +162,12 @@ def test_two_models(fails, tmp_path):
     assert message.startswith("--unet and --model exclude each other")
 
 
+def test_options_of_a_pipeline(fails, tmp_path):
+    for words in (["--guided"], ["--size", 64], ["--cache", tmp_path]):
+        message = fails("train-dot", "--out", tmp_path / "out", *words)
+        assert message.startswith("--guided, --size and --cache are for the Dot of a pipeline")
+
+
 def test_lists():
     assert options.numbers("--widths", "16,32", least=8) == [16, 32]
     assert options.numbers("--guidance", "2,12.5", float, least=0) == [2.0, 12.5]

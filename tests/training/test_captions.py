@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from models import text_cond, tiny_text_unet, tiny_unet, trajectory
-from morse_engine import Dot, Refused
+from morse_engine import Dot
 from morse_engine.cli import app as cli
 from morse_engine.dot import files
 from morse_engine.training import captions, latents
@@ -259,14 +259,17 @@ def test_errors_come_before_any_work(folder, model, tmp_path, capsys, monkeypatc
     assert "text_encoder missing" in fails(*words(model, folder, out))
 
 
-def test_numbers_are_checked_before_any_work(folder, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(latents, "_encoded", lambda *_: pytest.fail("work before the check"))
-    with pytest.raises(Refused, match=r"guidance=\(4, 2\): give two scales"):
-        text_to_image.train(
-            model=str(model), data=str(folder), size=None, guided=False, guidance=(4, 2),
-            dropout=0.1, widths=(4, 4), cut=None, lora_rank=1, steps=2, batch_size=2, accumulate=1,
-            lr=1e-3, precision="no", cache=None, out=str(tmp_path / "out"),
-        )  # fmt: skip
+def test_numbers_are_checked_before_any_work(folder, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(text_to_image, "load", lambda *_: pytest.fail("work before the check"))
+    for option, text, said in (
+        ("--guidance", "4,2", "guidance=(4.0, 2.0): give two scales"),
+        ("--guidance", "4", "--guidance '4': give two scales"),
+        ("--dropout", "1.5", "dropout=1.5: give a part"),
+        ("--lr", "0", "lr=0.0: give a rate above 0"),
+    ):
+        assert run(*words(model, folder, tmp_path / "out"), option, text) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_of_the_hub_offline(monkeypatch):
