@@ -106,6 +106,31 @@ def _up(
 
 
 @jit
+def _places(
+    height, width, c_out, stride_c, stride_pixel, BLOCK: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """Which outputs this program makes.
+
+    Returns:
+        (image, y, x, position, input_at, mask): pixels of the features `[BLOCK]`; within the image
+        of x and in model_input `[BLOCK, BLOCK_N]`; where there is one.
+    """
+    pixels = height * width
+    blocks = tl.cdiv(pixels, BLOCK)
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    pixel = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    y, column = pixel // width, pixel % width
+    n = tl.arange(0, BLOCK_N)
+    mask = (pixel < pixels)[:, None] & (n < c_out)[None, :]
+    # Output n of a pixel is channel n div 4 at the place (n div 2 mod 2, n mod 2) of its 2 x 2.
+    shuffled = (2 * y[:, None] + (n[None, :] // 2) % 2) * (2 * width)
+    shuffled += 2 * column[:, None] + n[None, :] % 2
+    position = n[None, :] // 4 * (4 * pixels) + shuffled
+    input_at = n[None, :] // 4 * stride_c + shuffled * stride_pixel
+    return image, y, column, position, image * (c_out * pixels) + input_at, mask
+
+
+@jit
 def _residual(h, x_in, x_s, z_s, z_p, mix_ptr):
     eta = tl.load(mix_ptr) * h + tl.load(mix_ptr + 1) * x_in + tl.load(mix_ptr + 2) * x_s
     return eta + tl.load(mix_ptr + 3) * z_s + tl.load(mix_ptr + 4) * z_p
@@ -150,20 +175,10 @@ def _residual_up_update_kernel(
     BLOCK_N: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    pixels = height * width
-    blocks = tl.cdiv(pixels, BLOCK)
-    image = (tl.program_id(0) // blocks).to(tl.int64)
-    pixel = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    y, column = pixel // width, pixel % width
-    n = tl.arange(0, BLOCK_N)
-    mask = (pixel < pixels)[:, None] & (n < c_out)[None, :]
-    # Output n of a pixel is channel n div 4 at the place (n div 2 mod 2, n mod 2) of its 2 x 2.
-    shuffled = (2 * y[:, None] + (n[None, :] // 2) % 2) * (2 * width)
-    shuffled += 2 * column[:, None] + n[None, :] % 2
-    position = n[None, :] // 4 * (4 * pixels) + shuffled
-    start = image * (c_out * pixels)
-    at = start + position
-    input_at = start + n[None, :] // 4 * input_stride_c + shuffled * input_stride_pixel
+    image, y, column, position, input_at, mask = _places(
+        height, width, c_out, input_stride_c, input_stride_pixel, BLOCK, BLOCK_N
+    )
+    at = image * (c_out * height * width) + position
 
     i = tl.load(step_ptr).to(tl.int32)
     row = rows_ptr + tl.minimum(i, last_row) * ROW
@@ -174,25 +189,10 @@ def _residual_up_update_kernel(
     for branch in tl.static_range(BRANCHES):
         of = image + branch * batch
         h = _up(
-            features_ptr,
-            weight_ptr,
-            bias_ptr,
-            of,
-            y,
-            column,
-            height,
-            width,
-            stride_c,
-            stride_pixel,
-            weight_stride_k,
-            weight_stride_tap,
-            channels,
-            c_out,
-            BLOCK,
-            BLOCK_K,
-            BLOCK_N,
-            WIDEN,
-        )
+            features_ptr, weight_ptr, bias_ptr, of, y, column, height, width, stride_c,
+            stride_pixel, weight_stride_k, weight_stride_tap, channels, c_out,
+            BLOCK, BLOCK_K, BLOCK_N, WIDEN,
+        )  # fmt: skip
         z_s = tl.load(z_s_ptr + branch * total + at, mask, other=0).to(tl.float32)
         z_p = tl.load(z_p_ptr + branch * total + at, mask, other=0).to(tl.float32)
         z_branch = z_s + _residual(h, x_in, x_s, z_s, z_p, mix_ptr + of * mix_stride)
@@ -206,23 +206,27 @@ def _residual_up_update_kernel(
     if d != 0:
         noise = d * normal_at(tl.load(seeds_ptr + image), i, position)
     solver_step(
-        x,
-        z,
-        noise,
-        at,
-        input_at,
-        mask,
-        i,
-        x_ptr,
-        history_ptr,
-        model_input_ptr,
-        timestep_ptr,
-        rows_ptr,
-        last_row,
-        total,
-        SLOTS,
-        COPIES,
-    )
+        x, z, noise, at, input_at, mask, i, x_ptr, history_ptr, model_input_ptr, timestep_ptr,
+        rows_ptr, last_row, total, SLOTS, COPIES,
+    )  # fmt: skip
+
+
+def _check(features, weight, bias, mix, trajectory, x: Tensor, branches: int) -> None:
+    batch, c, height, width = x.shape
+    if height % 2 or width % 2:
+        raise Refused(f"x has shape {list(x.shape)}: height and width have to be even")
+    low = (branches * batch, None, height // 2, width // 2)
+    check_image("features", features)
+    check("features", features, low, x.device, channels_last=True)
+    shape = (4 * c, features.shape[1], 3, 3)
+    check("weight", weight, shape, x.device, (features.dtype,), channels_last=True)
+    check("bias", bias, (4 * c,), x.device, (features.dtype,))
+    rows_of_mix = 1 if leading(mix) == 1 else branches * batch
+    check("mix", mix, (rows_of_mix, 5), x.device, (torch.float32,))
+    x_s, z_s, z_p = trajectory
+    check("x_s", x_s, x.shape, x.device)
+    check("z_s", z_s, (branches * batch, *x.shape[1:]), x.device)
+    check("z_p", z_p, z_s.shape, x.device)
 
 
 @torch.library.custom_op(
@@ -266,19 +270,7 @@ def residual_up_update(
     check_state(state)
     batch, c, height, width = x.shape
     branches = 2 if guidance is not None and leading(z_s) == 2 * batch else 1
-    if height % 2 or width % 2:
-        raise Refused(f"x has shape {list(x.shape)}: height and width have to be even")
-    low = (branches * batch, None, height // 2, width // 2)
-    check_image("features", features)
-    check("features", features, low, x.device, channels_last=True)
-    shape = (4 * c, features.shape[1], 3, 3)
-    check("weight", weight, shape, x.device, (features.dtype,), channels_last=True)
-    check("bias", bias, (4 * c,), x.device, (features.dtype,))
-    rows_of_mix = 1 if leading(mix) == 1 else branches * batch
-    check("mix", mix, (rows_of_mix, 5), x.device, (torch.float32,))
-    check("x_s", x_s, x.shape, x.device)
-    check("z_s", z_s, (branches * batch, *x.shape[1:]), x.device)
-    check("z_p", z_p, z_s.shape, x.device)
+    _check(features, weight, bias, mix, (x_s, z_s, z_p), x, branches)
     if not runs_kernel(x):
         return residual_up_update_ref(features, weight, bias, mix, x_s, z_s, z_p, state)
     with on_device(x):

@@ -45,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from .. import __version__
+        from importlib.metadata import version
 
-        print(f"morse-engine {__version__}")
+        print(f"morse-engine {version('morse-engine')}")
         raise typer.Exit
 
 

@@ -123,7 +123,10 @@ def functions(path: Path) -> Iterator[Function]:
     """Each function of a file; its length is from `def` to its end, without the docstring."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            length = node.end_lineno - node.lineno + 1
+            # The parameters of a Triton kernel are a line each, with the tensor's shape.
+            kernel = any(getattr(d, "id", "") == "jit" for d in node.decorator_list)
+            first = node.body[0].lineno if kernel else node.lineno
+            length = node.end_lineno - first + 1
             if ast.get_docstring(node) is not None:
                 length -= node.body[0].end_lineno - node.body[0].lineno + 1
             yield Function(node.name, node.lineno, length)
