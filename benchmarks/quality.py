@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from morse_engine import evaluation
-from morse_engine.dot.dot import fingerprint
+from morse_engine.dot.files import fingerprint
 from morse_engine.engine.sampler import Models
 from morse_engine.evaluation import figures
 from morse_engine.runtime.speed import measure_speed

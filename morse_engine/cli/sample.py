@@ -113,7 +113,7 @@ def settle(
 
 def _settings(wanted: Plan | float, form: str, dash, helper, scheduler) -> dict:
     """What an image follows from beside its seed, as settings.json has it."""
-    from ..dot.dot import fingerprint
+    from ..dot.files import fingerprint
 
     how = {"budget": None, "plan": str(wanted)} if isinstance(wanted, Plan) else {"budget": wanted}
     options = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}

@@ -281,7 +281,7 @@ class Dot(Helper):
             warnings.warn(
                 "Dash has a LoRA that its Dot was not trained with: compare images with those of "
                 "Dash alone, or train a Dot for the two",
-                stacklevel=3,
+                stacklevel=4,  # the caller of `compile`, over `Models`
             )
 
     # -- weights -------------------------------------------------------------------------------

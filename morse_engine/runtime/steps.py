@@ -89,7 +89,7 @@ class Steps:
             self._allocate(cond or {})
             self.trajectory: list[Tensor] = []  # x_s, z_s, z_p
             self.dot: _Fused | _Called | None = None
-            if layout.with_dot:
+            if layout.with_dot and dot is not None:
                 self._begin_with(as_helper(dot))
 
     def _allocate(self, cond: dict) -> None:
@@ -186,7 +186,8 @@ class Steps:
 
     @torch.no_grad()
     def dot_step(self) -> None:
-        """One step of Dot."""
+        """One step of Dot, of a layout that has one."""
+        assert self.dot is not None
         self.dot.step(self.state, self.trajectory)
         self.state.step.add_(1)
 
@@ -277,9 +278,10 @@ def _plain(z: Tensor) -> Tensor:
 
 def _times(plan: Plan, table: SolverTable) -> Tensor:
     """`(t, t_s, t_p)` of each step, `[n, 3]`; of a Dash step the ones that it leaves."""
-    rows, at = [], None
+    rows: list[Tensor] = []
+    at: Trajectory | None = None
     for symbol, t in zip(plan, table.timesteps, strict=True):
-        if symbol == DASH:
+        if at is None or symbol == DASH:  # the first is Dash's
             at = Trajectory.after(at, t, t, t)  # of which only the times are wanted
         rows.append(torch.stack((t, at.t_s, at.t_p)))
     return torch.stack(rows)

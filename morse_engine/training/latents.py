@@ -15,7 +15,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from ..dot.dot import fingerprint
+from ..dot.files import fingerprint
 from ..system.errors import Refused
 from ..system.files import output_folder, whole
 from .captioned import Captioned

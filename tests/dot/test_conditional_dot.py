@@ -198,8 +198,9 @@ def test_dash_with_a_lora_keeps_its_name_and_dot_warns(tmp_path):
     before, name = dot(*trajectory(unet), **text_cond(2)), fingerprint(unet)
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
     assert fingerprint(unet) == name
-    with pytest.warns(UserWarning, match="LoRA that its Dot was not trained with"):
+    with pytest.warns(UserWarning, match="LoRA that its Dot was not trained with") as found:
         sampler = morse_engine.compile(unet, dot, plan="-.")
+    assert found[0].filename == __file__, "the line of the caller"
     assert torch.isfinite(sampler(**text_cond(1))).all()
     again = Dot.from_pretrained(tmp_path, unet)
     assert torch.equal(again(*trajectory(unet), **text_cond(2)), before), "the trunk is the base's"
