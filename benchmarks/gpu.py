@@ -18,6 +18,7 @@ import rows as table
 import summary
 from paper_models import MODELS
 
+from morse_engine.system.files import write_rows
 from morse_engine.system.machine import cuda_missing
 
 OUT = Path(__file__).parent / "results" / "gpu.json"
@@ -143,7 +144,8 @@ def benchmark(
     rows: list[dict] = []
     notes: list[str] = []
     skipped: list[str] = []
-    table.write(out, rows)  # a path that cannot be written to is found now
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_rows(out, rows)  # a path that cannot be written to is found now
     for job in jobs:
         left = end - time.monotonic()
         if left < job.needs:
@@ -163,7 +165,7 @@ def benchmark(
                     print(f"   {message['note']}", flush=True)
         except isolate.Lost as error:
             notes.append(f"{job}: {error}")
-        table.write(out, rows)
+        write_rows(out, rows)
         print(f"{job}: {time.monotonic() - started:.0f} s, {len(rows)} rows", flush=True)
     runner.stop()
     return rows, notes, skipped

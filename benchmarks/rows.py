@@ -1,11 +1,9 @@
 """What a benchmark has to say: rows of numbers, and notes about what was not measured."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from morse_engine.system.files import whole
 from morse_engine.system.machine import commit, machine, now
 
 CONDITIONS = ("gpu", "driver", "torch", "triton", "commit", "date")
@@ -96,11 +94,3 @@ def conditions(device: str) -> dict[str, str | None]:
     if device == "cpu":
         found |= {"gpu": None, "driver": None}
     return {name: found[name] for name in CONDITIONS}
-
-
-def write(path: Path, rows: list[dict]) -> None:
-    """All rows, one a line; the file is whole at any time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    with whole(path) as new:
-        new.write_text(f"[\n{lines}\n]\n" if rows else "[]\n")

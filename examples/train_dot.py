@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler
 
 import morse_engine
 from morse_engine import zoo
-from morse_engine.evaluation.speedup import rmse_to_full
+from morse_engine.evaluation.frechet import rmse_to_full
 from morse_engine.zoo import digits
 
 

@@ -1,18 +1,19 @@
 """The demo: what Morse does to the bundled digits, measured on this machine, as one page."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from .. import engine, zoo
-from ..evaluation import experiment, figures, page
-from ..evaluation.experiment import DASH, MORSE, NAMES, RIVAL, Experiment, Point
-from ..evaluation.speedup import Frechet
+from ..evaluation import figures, page, verdict
+from ..evaluation.experiment import Experiment, Point
+from ..evaluation.frechet import Frechet
+from ..evaluation.verdict import DASH, MORSE, NAMES, RIVAL
 from ..sampling.plan import Plan
 from ..system.errors import Refused
-from ..system.files import output_folder, whole
+from ..system.files import output_folder, whole, write_rows
+from ..system.images import grid, png
 from ..system.machine import device
 from ..zoo import digits
 
@@ -65,8 +66,10 @@ def run_demo(
     real, _ = digits.images("train")
     unet = zoo.digits_dash().to(where)
     scheduler = zoo.digits_scheduler("ddim")
+    made = engine.compile(unet, zoo.digits_dot(unet), scheduler=scheduler, plan="-")
     bench = Experiment(
-        engine.compile(unet, zoo.digits_dot(unet), scheduler=scheduler, plan="-"),
+        made.models,
+        made.shape,
         scheduler,
         Frechet(zoo.digits_classifier().to(where), real),
         solver="ddim",
@@ -85,8 +88,8 @@ def run_demo(
         console,
     )
     _write(out, rows, columns, bench.about)
-    console.print(experiment.table(rows))
-    console.print(experiment.verdict(rows), style="bold", highlight=False)
+    console.print(verdict.table(rows))
+    console.print(verdict.verdict(rows), style="bold", highlight=False)
     console.print(f"The page: {out / 'index.html'}", highlight=False, soft_wrap=True)
     return out / "index.html"
 
@@ -107,13 +110,13 @@ def _measure(
     with Progress(*layout, console=console) as bar:
         overall = bar.add_task("[bold]demo", total=None)
         stage = bar.add_task("latency of a Dash and of a Dot step", total=None)
-        bench.measure()
+        bench.measure(repeats=10)
         bar.update(stage, total=1, completed=1)
         points = bench.points(steps, budgets)
         work = {f"pictures, {len(full.plan)} Dash steps": [(full, pictured)]}
         for variant in (DASH, MORSE, RIVAL):
             name = f"quality, {NAMES[variant]}"
-            work[name] = [(p, len(bench.seeds)) for p in points if p.variant == variant]
+            work[name] = [(p, bench.num_images) for p in points if p.variant == variant]
         totals = {name: sum(p.cost_lsd * n for p, n in todo) for name, todo in work.items()}
         stages = {name: bar.add_task(name, total=total) for name, total in totals.items()}
         bar.update(overall, total=sum(totals.values()))
@@ -154,19 +157,22 @@ def _write(out: Path, rows: list[dict], columns: dict[str, Tensor], about: dict)
         figures.picture_grid(columns, path, title=title)
     with whole(out / "quality.png") as path:
         figures.quality_plot(rows, path)
-    lines = ",\n".join(json.dumps(row) for row in rows + experiment.speedup_rows(rows))
-    with whole(out / "rows.json") as path:
-        path.write_text(f"[\n{lines}\n]\n")
+    write_rows(out / "rows.json", rows + verdict.speedup_rows(rows))
     text = page.render(
         title=TITLE,
-        verdict=experiment.verdict(rows),
-        pictures=(out / "side_by_side.png").read_bytes(),
+        verdict=verdict.verdict(rows),
+        pictures={name: _block(shown) for name, shown in columns.items()},
         plot=(out / "quality.png").read_bytes(),
-        headings=experiment.HEADINGS,
-        cells=experiment.cells(rows),
+        headings=verdict.headings(rows),
+        cells=verdict.cells(rows),
         marked=NAMES[MORSE],
-        caption=experiment.caption(rows),
+        caption=verdict.caption(rows),
         machine=about,
     )
     with whole(out / "index.html") as path:
         path.write_text(text, encoding="utf-8")
+
+
+def _block(shown: Tensor) -> bytes:
+    """The pictures of a method as a PNG file that fits a light and a dark page."""
+    return png(grid(shown, gap=1, between=-0.4), scale=3)

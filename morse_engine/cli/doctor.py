@@ -118,7 +118,7 @@ def _end_to_end() -> Iterator[str]:
     """Two properties of a working sampler, on four digits."""
     from .. import zoo
     from ..engine import compile
-    from ..evaluation.speedup import rmse_to_full
+    from ..evaluation.frechet import rmse_to_full
 
     unet = zoo.digits_dash()
     dot = zoo.digits_dot(unet)

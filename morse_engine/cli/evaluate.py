@@ -1,6 +1,5 @@
 """`morse-engine evaluate`: quality against cost of a Dash and its Dot."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +35,8 @@ def evaluate(
     from rich.console import Console
 
     from ..engine import compile
-    from ..evaluation import experiment
+    from ..evaluation import verdict
+    from ..evaluation.experiment import Experiment
     from ..system.files import output_folder
     from ..system.machine import device as find_device
     from . import models
@@ -44,8 +44,10 @@ def evaluate(
     costs = numbers("--steps", steps), numbers("--budgets", budgets)
     where, folder = find_device(device), None if out is None else output_folder(out)
     dash, helper, scheduler = models.load(unet, dot, solver, where, with_dot=True)
-    bench = experiment.Experiment(
-        compile(dash, helper, scheduler=scheduler, plan="-"),
+    made = compile(dash, helper, scheduler=scheduler, plan="-")
+    bench = Experiment(
+        made.models,
+        made.shape,
         scheduler,
         _frechet(data, models.shape(dash), where),
         solver=solver,
@@ -53,12 +55,11 @@ def evaluate(
         num_images=num_images,
         batch_size=batch_size,
         seed=seed,
-        dots_per_dash=experiment.DOTS_PER_DASH.get(solver, 2.0),
     )
     console = Console()
     rows = _measure(bench, *costs, console)
-    console.print(experiment.table(rows))
-    console.print(experiment.verdict(rows), style="bold", highlight=False)
+    console.print(verdict.table(rows))
+    console.print(verdict.verdict(rows), style="bold", highlight=False)
     if folder is not None:
         _write(folder, rows)
 
@@ -66,7 +67,7 @@ def evaluate(
 def _frechet(data: str, shape: tuple[int, int], where):
     """The distance to the real images: in the classifier's features of digits, else Inception's."""
     from .. import zoo
-    from ..evaluation.speedup import Frechet
+    from ..evaluation.frechet import Frechet
     from ..system import images
     from . import models
 
@@ -79,27 +80,25 @@ def _measure(bench, steps: list[int], budgets: list[int], console) -> list[dict]
     """A row for each point, with a bar in LSD x images."""
     from rich.progress import Progress
 
-    from ..evaluation import experiment
+    from ..evaluation.verdict import NAMES
 
-    bench.measure(repeats=20)
+    bench.measure()
     points, rows = bench.points(steps, budgets), []
     with Progress(console=console) as bar:
-        total = len(bench.seeds) * sum(point.cost_lsd for point in points)
+        total = bench.num_images * sum(point.cost_lsd for point in points)
         task = bar.add_task("sampling", total=total)
         for point in points:
-            name = f"{experiment.NAMES[point.variant]}, {point.budget_lsd:g} LSD"
+            name = f"{NAMES[point.variant]}, {point.budget_lsd:g} LSD"
             bar.update(task, description=name)
-            rows.append(bench.evaluate(point, lambda cost: bar.advance(task, cost))[0])
+            rows.append(bench.row(point, lambda cost: bar.advance(task, cost)))
     return rows
 
 
 def _write(folder: Path, rows: list[dict]) -> None:
-    from ..evaluation import experiment, figures
-    from ..system.files import whole
+    from ..evaluation import figures, verdict
+    from ..system.files import whole, write_rows
 
-    lines = ",\n".join(json.dumps(row) for row in rows + experiment.speedup_rows(rows))
-    with whole(folder / "rows.json") as path:
-        path.write_text(f"[\n{lines}\n]\n")
+    write_rows(folder / "rows.json", rows + verdict.speedup_rows(rows))
     with whole(folder / "quality.png") as path:
         figures.quality_plot(rows, path)
     print(f"rows.json and quality.png are in {folder}")

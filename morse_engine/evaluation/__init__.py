@@ -1,14 +1,9 @@
 """What a helper is worth: quality against cost, speed-up, figures and the page."""
 
 from ..dot.free import extrapolate, reuse
-from .speedup import (
-    Frechet,
-    SpeedUp,
-    rmse_to_full,
-    sample_many,
-    speedup,
-    speedup_over_sets,
-)
+from .experiment import sample_many
+from .frechet import Frechet, rmse_to_full
+from .speedup import SpeedUp, speedup, speedup_over_sets
 
 __all__ = [
     "Frechet",

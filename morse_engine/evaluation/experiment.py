@@ -1,56 +1,61 @@
 """The quality experiment: Morse against the same sampler with fewer steps, at equal time.
 
-Each point is one plan, sampled from the same seeds, with its cost (by measured latencies and by the
-clock) and its Frechet distance to real images. Extrapolation, which needs no training, is the free
-rival: its Dot steps cost nothing, so it gets all of the budget as Dash steps.
+Each point is one plan, sampled from one set of seeds, with its cost (by measured latencies and by
+the clock) and its Frechet distance to real images. Extrapolation and reuse, which need no training,
+are the free rivals: their Dot steps cost nothing, so all of the budget goes into Dash steps. What
+the rows say is told by `verdict`.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..dot.free import extrapolate
-from ..engine.sampler import Sampler
+from ..dot.free import extrapolate, reuse
+from ..runtime.models import Models
 from ..runtime.speed import Speed, measure_speed
 from ..sampling import noise
+from ..sampling.budget import plan_of
 from ..sampling.loop import sample
+from ..sampling.plan import DASH as DASH_STEP
 from ..sampling.plan import Plan
 from ..sampling.solver import SolverTable
 from ..system.errors import Refused
-from ..system.machine import machine
-from .speedup import Frechet, SpeedUp, speedup
+from ..system.machine import machine, now
+from .frechet import Frechet, rmse_to_full
+from .partial import Partial
+from .verdict import DASH, MORSE, REUSE, RIVAL
 
-DASH, MORSE, RIVAL = "dash only", "morse", "extrapolation"
-NAMES = {DASH: "Dash only", MORSE: "Morse", RIVAL: "extrapolation"}
-
-#: How a budget is spent with each solver; one of higher order bears fewer Dot steps in a row.
-DOTS_PER_DASH = {"ddim": 4.0, "dpm": 1.0}
+SEEDS_A_SET = 100_000  # set k has the seeds from 100000 k on
 
 
 @dataclass(frozen=True)
 class Point:
-    """One plan of one variant: what it may cost, and what it costs by the measured latencies."""
+    """One plan of one variant and set of seeds: its budget, and what it costs by the latencies."""
 
     variant: str
     plan: Plan
     budget_lsd: float
     cost_lsd: float
+    set: int = 0
 
 
 class Experiment:
-    """The models, the yardstick and the seeds of a run.
+    """The models, the yardstick and the seeds of a run with one solver.
 
     Args:
-        sampler: of Dash and Dot, made by `compile`; its plan is not used.
+        models: Dash and Dot, as a sampler calls them.
+        shape: `(C, H, W)` of an image.
         scheduler: the diffusers scheduler whose step counts are compared.
         frechet: the distance to real images.
         solver, model: names for the rows.
-        num_images: per point; each point has the seeds `seed`, `seed + 1`, ...
-        dots_per_dash: how budgets are spent, see `Plan.from_budget`.
+        num_images: per point; set k has the seeds `seed + 100000 k`, and counting up.
+        full_steps: Dash steps of the images that `rmse_to_full` of a row compares with; None: no
+            such column.
+        about: of the rows, what their times depend on; default: `machine()`.
+        partial: where finished rows are kept and taken from; None: nowhere.
 
     Raises:
         Refused: fewer images than the Frechet distance needs.
@@ -58,7 +63,8 @@ class Experiment:
 
     def __init__(
         self,
-        sampler: Sampler,
+        models: Models,
+        shape: Sequence[int],
         scheduler,
         frechet: Frechet,
         *,
@@ -67,69 +73,114 @@ class Experiment:
         num_images: int,
         batch_size: int = 100,
         seed: int = 0,
-        dots_per_dash: float = 2.0,
+        full_steps: int | None = None,
+        about: dict | None = None,
+        partial: Partial | None = None,
     ):
         if num_images <= frechet.num_features:
             raise Refused(
                 f"{num_images} images: the Frechet distance of {frechet.num_features} features "
                 f"needs at least {frechet.num_features + 1}"
             )
-        self.models, self.shape = sampler.models, sampler.shape
+        self.models, self.shape, self.device = models, tuple(shape), models.device or "cpu"
         self.scheduler, self.frechet, self.solver, self.model = scheduler, frechet, solver, model
-        self.seeds, self.batch_size = range(seed, seed + num_images), min(batch_size, num_images)
-        self.dots_per_dash = dots_per_dash
+        self.num_images, self.batch_size = num_images, min(batch_size, num_images)
+        self.seed, self.full_steps = seed, full_steps
+        self.about = machine() if about is None else about
         self.speed: Speed | None = None
-        self.about = machine()
+        self.partial, self._full_images = partial, {}
+        found = partial.rows() if partial is not None else []
+        self._finished = {_key(row): row for row in found if row["solver"] == solver}
 
-    def measure(self, repeats: int = 10) -> Speed:
+    def measure(self, repeats: int = 20) -> Speed:
         """Measure a Dash and a Dot step at the batch size in use; the costs follow from it."""
-        dash, dot, device = self.models.dash, self.models.dot, self.models.device
-        self.speed = measure_speed(
-            dash, dot, self.shape, batch_size=self.batch_size, repeats=repeats, device=device
-        )
+        size = {"batch_size": self.batch_size, "device": self.device}
+        dash, dot = self.models.dash, self.models.dot
+        self.speed = measure_speed(dash, dot, self.shape, repeats=repeats, **size)
         return self.speed
 
-    def points(self, steps: Sequence[int], budgets: Sequence[int]) -> list[Point]:
-        """Dash alone with each number of steps, then Morse and its rival at each budget in LSD."""
-        dot_speed = self.speed.dot_speed
-        points = [Point(DASH, Plan.spread(n, 0), n, n) for n in sorted(set(steps))]
+    def points(
+        self,
+        steps: Sequence[int],
+        budgets: Sequence[int],
+        *,
+        sets: int = 1,
+        rivals: Sequence[str] = (RIVAL,),
+        rivals_up_to: float = float("inf"),
+    ) -> list[Point]:
+        """What is to be done: in each set Dash alone, then Morse, in the first one its rivals too.
+
+        Args:
+            steps: of Dash alone; those of all steps come first, since rows are compared with them.
+            budgets: of Morse, in LSD.
+            rivals: extrapolation, reuse; each makes as many Dot steps for a Dash step as Morse.
+            rivals_up_to: the largest budget of the rivals, in LSD.
+        """
+        speed = self.speed.dot_speed
+        ordered = sorted(set(steps), key=lambda n: (n != self.full_steps, n))
+        alone = [Point(DASH, Plan.spread(n, 0), n, n) for n in ordered]
+        morse = []
         for budget in sorted(set(budgets)):
-            plan = Plan.from_budget(budget, dot_speed, dots_per_dash=self.dots_per_dash)
-            points.append(Point(MORSE, plan, budget, plan.lsd(dot_speed)))
-        for morse in [p for p in points if p.variant == MORSE]:
-            num_dash = int(morse.budget_lsd)
-            free = Plan.spread(num_dash, round(num_dash * morse.plan.num_dot / morse.plan.num_dash))
-            points.append(replace(morse, variant=RIVAL, plan=free, cost_lsd=num_dash))
-        return points
+            plan = plan_of(budget, self.scheduler, speed)
+            morse.append(Point(MORSE, plan, budget, plan.lsd(speed)))
+        free = []
+        for variant in rivals:
+            for point in morse:
+                if point.budget_lsd <= rivals_up_to:
+                    num_dash, ratio = (
+                        int(point.budget_lsd),
+                        point.plan.num_dot / point.plan.num_dash,
+                    )
+                    plan = Plan.spread(num_dash, round(num_dash * ratio))
+                    free.append(replace(point, variant=variant, plan=plan, cost_lsd=num_dash))
+        again = [replace(p, set=k) for k in range(1, sets) for p in alone + morse]
+        return alone + morse + free + again
 
     def sample(
         self, point: Point, num_images: int, on_cost: Callable[[float], None] = lambda cost: None
     ) -> tuple[Tensor, float]:
-        """The first images of a point and the seconds they took; `on_cost` gets LSD x images."""
-        dash = self.models.dash
-        dot = extrapolate if point.variant == RIVAL else self.models.dot
-        table = SolverTable.for_calls(self.scheduler, len(point.plan))
+        """The first images of a point, as they would be shown, and the seconds they took.
+
+        Args:
+            on_cost: called after each step of a batch with its cost, LSD x images.
+
+        Returns:
+            `[num_images, C, H, W]` float32 on the CPU, clamped to [-1, 1]; seconds.
+        """
+        dots = {RIVAL: extrapolate, REUSE: reuse}
+        first = self.seed + SEEDS_A_SET * point.set
         dot_cost = (point.cost_lsd - point.plan.num_dash) / max(1, point.plan.num_dot)
-        costs = [1.0 if symbol == "-" else dot_cost for symbol in point.plan]
-        images, seconds = [], 0.0
-        for first in range(0, num_images, self.batch_size):
-            seeds = self.seeds[first : min(first + self.batch_size, num_images)]
+        costs = [1.0 if symbol == DASH_STEP else dot_cost for symbol in point.plan]
+        began = time.perf_counter()
+        images = sample_many(
+            self.models.dash,
+            dots.get(point.variant, self.models.dot),
+            point.plan,
+            SolverTable.for_calls(self.scheduler, len(point.plan)),
+            range(first, first + num_images),
+            self.shape,
+            self.batch_size,
+            device=self.device,
+            on_step=lambda i, size: on_cost(costs[i] * size),
+        )
+        return images.clamp(-1, 1), time.perf_counter() - began
 
-            def on_step(i: int, n: int, size: int = len(seeds)) -> None:
-                on_cost(costs[i] * size)
-
-            began = time.perf_counter()
-            start = noise.normal(seeds, noise.INITIAL, self.shape, device=self.models.device)
-            x = sample(dash, dot, point.plan, table, start, seeds, on_step=on_step)
-            images.append(x.cpu())  # waits for the GPU
-            seconds += time.perf_counter() - began
-        return torch.cat(images), seconds
+    def row(self, point: Point, on_cost: Callable[[float], None] = lambda cost: None) -> dict:
+        """The row of a point: of an earlier run where there is one, else evaluated and kept."""
+        finished = self._finished.get(_key(vars(point)))
+        if finished is not None:
+            on_cost(point.cost_lsd * self.num_images)
+            return finished
+        row, _ = self.evaluate(point, on_cost)
+        if self.partial is not None:
+            self.partial.add(row)
+        return row
 
     def evaluate(
         self, point: Point, on_cost: Callable[[float], None] = lambda cost: None
     ) -> tuple[dict, Tensor]:
         """The row of a point, as `figures.quality_plot` takes it, and its images `[n, C, H, W]`."""
-        images, seconds = self.sample(point, len(self.seeds), on_cost)
+        images, seconds = self.sample(point, self.num_images, on_cost)
         row = {
             "bench": "quality",
             "model": self.model,
@@ -138,130 +189,82 @@ class Experiment:
             "plan": str(point.plan),
             "budget_lsd": point.budget_lsd,
             "cost_lsd": point.cost_lsd,
-            "set": 0,
+            "set": point.set,
             "images": len(images),
             "unit": "Frechet distance",
             "value": self.frechet.distance(images),
+        }
+        if self.full_steps is not None:
+            row["rmse_to_full"] = rmse_to_full(images, self._full(point, images))
+        row |= {
             "ms_per_image": 1e3 * seconds / len(images),
             "batch_size": self.batch_size,
             "lsd_ms": self.speed.lsd_ms,
             "dot_ms": self.speed.dot_ms,
             "dot_speed": self.speed.dot_speed,
             **self.about,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "date": now(),
         }
         return row, images
 
+    def _full(self, point: Point, images: Tensor) -> Tensor:
+        """The images of all steps from the seeds of a point, whose own images are given."""
+        n, k = self.full_steps, point.set
+        full = Point(DASH, Plan.spread(n, 0), n, n, k)
 
-# -- what the rows say -------------------------------------------------------------------------
+        def make() -> Tensor:
+            return images if point == full else self.sample(full, self.num_images)[0]
+
+        if k not in self._full_images:
+            name = f"full-{self.solver}-{k}"
+            kept = self.partial
+            self._full_images[k] = make() if kept is None else kept.images(name, make)
+        return self._full_images[k]
 
 
-def gain(rows: list[dict], variant: str, cost: str = "cost_lsd") -> SpeedUp:
-    """The speed-up of a variant over Dash alone at equal Frechet distance.
+def _key(values: dict) -> tuple:
+    """What a row and its point have in common."""
+    return values["variant"], str(values["plan"]), values["budget_lsd"], values["set"]
+
+
+def sample_many(
+    dash: Callable,
+    dot: Callable | None,
+    plan,
+    table,
+    seeds: Sequence[int],
+    shape: Sequence[int],
+    batch_size: int = 100,
+    *,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+    on_step: Callable[[int, int], None] | None = None,
+    **cond,
+) -> Tensor:
+    """The images of many seeds, sampled in batches by the eager loop.
 
     Args:
-        cost: "cost_lsd", by the latencies measured in turns, or "ms_per_image", by the clock.
+        dash, dot, plan, table: as for `sampling.loop.sample`; dot may be None if the plan has no
+            Dot steps.
+        seeds: one whole number per image; an image depends on its seed alone, not on the batch.
+        shape: `(C, H, W)`.
+        device: where the models are.
+        progress: show a progress bar.
+        on_step: called as `on_step(i, size)` after step i of each batch of `size` images.
+        cond: the same for all images.
+
+    Returns:
+        `[len(seeds), C, H, W]` float32 on the CPU.
     """
+    from rich.progress import track
 
-    def curve(name: str) -> list[tuple[float, float]]:
-        return [(row[cost], row["value"]) for row in rows if row["variant"] == name]
-
-    return speedup(curve(DASH), curve(variant))
-
-
-STEADY = 1.25  # equal work that differs by less in time: nothing else kept the machine busy
-
-
-def unsteady(rows: list[dict]) -> float:
-    """How much the time of one Dash step differs between the points of Dash alone; 1 is steady."""
-    times = [row["ms_per_image"] / row["cost_lsd"] for row in rows if row["variant"] == DASH]
-    return max(times) / min(times)
-
-
-def verdict(rows: list[dict]) -> str:
-    """One sentence: the measured speed-up of Morse, also where it is none, and of its rival."""
-    morse, rival = gain(rows, MORSE), gain(rows, RIVAL)
-    budgets = [row["budget_lsd"] for row in rows if row["variant"] == MORSE]
-    where = f"on average over budgets of {_listed(budgets)} LSD"
-    if unsteady(rows) <= STEADY:
-        where += f", {gain(rows, MORSE, 'ms_per_image')} by the clock"
-    if morse.mean > 1:
-        text = f"At equal Frechet distance Morse is {morse} as fast as Dash alone ({where})"
-        lost = [b for b, ratio in zip(budgets, morse.per_budget, strict=True) if ratio <= 1]
-        if lost:
-            text += f", with no gain at {_listed(lost)} LSD"
-    else:
-        text = f"Morse brings no gain here: {morse} at equal Frechet distance ({where})"
-    text += f"; extrapolation, which needs no training, reaches {rival}"
-    return text + (", more than Morse." if rival.mean > morse.mean else ".")
-
-
-def _listed(numbers: Sequence[float]) -> str:
-    words = [f"{number:g}" for number in numbers]
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def short(plan: str, limit: int = 40) -> str:
-    """A plan for a table: whole up to `limit` steps, else its beginning and a count."""
-    head = limit - 12
-    return plan if len(plan) <= limit else f"{plan[:head]} and {len(plan) - head} more"
-
-
-HEADINGS = ("method", "budget, LSD", "plan", "ms / image", "Frechet distance")
-
-
-def cells(rows: list[dict]) -> list[tuple[str, ...]]:
-    """The rows as text under `HEADINGS`, by budget."""
-    order = list(NAMES)
-    return [
-        (
-            NAMES[row["variant"]],
-            f"{row['budget_lsd']:g}",
-            short(row["plan"]),
-            f"{row['ms_per_image']:.2f}",
-            f"{row['value']:.3f}",
-        )
-        for row in sorted(rows, key=lambda row: (row["budget_lsd"], order.index(row["variant"])))
-    ]
-
-
-def caption(rows: list[dict]) -> str:
-    """Under which conditions the rows were measured."""
-    row, factor = rows[0], unsteady(rows)
-    busy = (
-        f". This machine was busy with other work: by the clock, equal work differs "
-        f"{factor:.1f}-fold; the latencies behind LSD are measured in turns and suffer less"
-    )
-    return (
-        f"{row['model']}, {row['solver'].upper()}, {row['images']:,} images a point (one set of "
-        f"seeds), batch {row['batch_size']}; 1 LSD = {row['lsd_ms']:.3g} ms a batch, "
-        f"a Dot step {row['dot_ms']:.3g} ms: N = {row['dot_speed']:.1f}"
-        f"{busy if factor > STEADY else ''}"
-    )
-
-
-def table(rows: list[dict]):
-    """The rows as a rich table."""
-    from rich.table import Table
-
-    table = Table(title="Quality at equal time (a lower Frechet distance is better)")
-    table.caption = caption(rows)
-    for name in HEADINGS:
-        left = name in ("method", "plan")
-        table.add_column(name, justify="left" if left else "right", overflow="fold")
-    for texts in cells(rows):
-        table.add_row(*texts, style="bold" if texts[0] == NAMES[MORSE] else None)
-    return table
-
-
-def speedup_rows(rows: list[dict]) -> list[dict]:
-    """The speed-ups of Morse and of its rival as rows, beside those of the points."""
-    budgets = [row["budget_lsd"] for row in rows if row["variant"] == MORSE]
-    result = []
-    for variant in (MORSE, RIVAL):
-        found = gain(rows, variant)
-        row = {name: rows[0][name] for name in ("model", "solver", "images", "dot_speed")}
-        row |= {"bench": "quality speed-up", "variant": variant, "budgets": budgets, "unit": "x"}
-        row |= {"value": found.mean, **asdict(found)}
-        result.append(row | {"value_by_clock": gain(rows, variant, "ms_per_image").mean})
-    return result
+    seeds = [int(seed) for seed in seeds]
+    batches = [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
+    images = []
+    for batch in track(batches, description=f"sampling {plan}", disable=not progress):
+        size, after = len(batch), None
+        if on_step is not None:
+            after = lambda i, n, size=size: on_step(i, size)  # noqa: E731
+        start = noise.normal(batch, noise.INITIAL, shape, device=device)
+        images.append(sample(dash, dot, plan, table, start, batch, cond, on_step=after).cpu())
+    return torch.cat(images)

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and folders that are known to be writable."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,13 @@ def whole(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_rows(path: str | Path, rows: list[dict]) -> None:
+    """Rows as a JSON list, one object a line; the file is whole at any time."""
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    with whole(path) as new:
+        new.write_text(f"[\n{lines}\n]\n" if rows else "[]\n")
 
 
 def output_folder(path: str | Path) -> Path:

@@ -125,12 +125,18 @@ def save_png(image: Tensor, path: str | Path, *, scale: int = 1) -> None:
         partial.write_bytes(png(image, scale=scale))
 
 
-def grid(images: Tensor, *, gap: int = 2) -> Tensor:
-    """`[n, C, H, W]` as one image `[C, h, w]` on white, about as many across as down."""
+def grid(images: Tensor, *, gap: int = 2, between: float = 1.0) -> Tensor:
+    """`[n, C, H, W]` as one image `[C, h, w]`, about as many across as down.
+
+    Args:
+        gap: pixels between two images.
+        between: what they hold, and places without an image: 1 is white.
+    """
     count, channels, height, width = images.shape
     across = math.ceil(math.sqrt(count))
     down = -(-count // across)
-    sheet = torch.ones(channels, down * (height + gap) - gap, across * (width + gap) - gap)
+    size = down * (height + gap) - gap, across * (width + gap) - gap
+    sheet = torch.full((channels, *size), between)
     for i, image in enumerate(images):
         y, x = i // across * (height + gap), i % across * (width + gap)
         sheet[:, y : y + height, x : x + width] = image

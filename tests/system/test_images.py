@@ -71,3 +71,4 @@ def test_grid():
     sheet = images.grid(-torch.ones(3, 1, 4, 5), gap=2)
     assert sheet.shape == (1, 10, 12)
     assert (sheet == -1).sum() == 3 * 4 * 5
+    assert (images.grid(torch.zeros(2, 3, 4, 4), gap=1, between=-0.5) == -0.5).sum() == 3 * 4

@@ -1,0 +1,170 @@
+"""What the rows of an experiment say: speed-ups, one sentence, and a table.
+
+A row is one plan from one set of seeds, as `Experiment.row` makes it. Functions that speak of "the
+rows" take those of one solver.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from .speedup import SpeedUp, speedup_over_sets
+
+DASH, MORSE, RIVAL, REUSE = "dash only", "morse", "extrapolation", "reuse"
+NAMES = {DASH: "Dash only", MORSE: "Morse", RIVAL: "extrapolation", REUSE: "reuse"}
+
+
+def gain(rows: list[dict], variant: str, cost: str = "cost_lsd") -> SpeedUp:
+    """The speed-up of a variant over Dash alone at equal Frechet distance, over its sets of seeds.
+
+    Args:
+        cost: "cost_lsd", by the latencies measured in turns, or "ms_per_image", by the clock.
+    """
+
+    def curve(name: str, k: int) -> list[tuple[float, float]]:
+        mine = (row for row in rows if (row["variant"], row["set"]) == (name, k))
+        return [(row[cost], row["value"]) for row in mine]
+
+    sets = sorted({row["set"] for row in rows if row["variant"] == variant})
+    return speedup_over_sets([curve(DASH, k) for k in sets], [curve(variant, k) for k in sets])
+
+
+def budgets(rows: list[dict], variant: str) -> list[float]:
+    """The budgets of a variant in LSD, in the order of `gain(...).per_budget`."""
+    return list(dict.fromkeys(row["budget_lsd"] for row in rows if row["variant"] == variant))
+
+
+STEADY = 1.25  # equal work that differs by less in time: nothing else kept the machine busy
+
+
+def unsteady(rows: list[dict]) -> float:
+    """How much the time of one Dash step differs between the points of Dash alone; 1 is steady."""
+    times = [row["ms_per_image"] / row["cost_lsd"] for row in rows if row["variant"] == DASH]
+    return max(times) / min(times)
+
+
+def verdict(rows: list[dict]) -> str:
+    """One sentence: the measured speed-up of Morse, also where it is none, and of its rival."""
+    morse, spent = gain(rows, MORSE), budgets(rows, MORSE)
+    where = f"on average over budgets of {_listed(spent)} LSD"
+    if unsteady(rows) <= STEADY:
+        where += f", {gain(rows, MORSE, 'ms_per_image')} by the clock"
+    lost = [b for b, ratio in zip(spent, morse.per_budget, strict=True) if ratio <= 1]
+    if morse.mean <= 1:
+        text = f"Morse brings no gain here: {morse} at equal Frechet distance ({where})"
+    else:
+        text = f"At equal Frechet distance Morse is {morse} as fast as Dash alone ({where})"
+        if morse.low is not None and morse.low <= 1:
+            text += ", which is not certain: the interval includes 1.0x"
+        if lost:
+            text += f", with no gain at {_listed(lost)} LSD"
+    if budgets(rows, RIVAL):
+        rival = gain(rows, RIVAL)
+        text += f"; extrapolation, which needs no training, reaches {rival}"
+        text += ", more than Morse" if rival.mean > morse.mean else ""
+    return text + "."
+
+
+def by_budget(rows: list[dict], variant: str) -> str:
+    """The speed-up of a variant at each of its budgets, with the bounds marked."""
+    found = gain(rows, variant)
+    bounds = zip(found.lower_bounds, found.upper_bounds, strict=True)
+    signs = [">= " if lower else "<= " if upper else "" for lower, upper in bounds]
+    each = zip(budgets(rows, variant), signs, found.per_budget, strict=True)
+    return ", ".join(f"{sign}{ratio:.2f}x at {budget:g} LSD" for budget, sign, ratio in each)
+
+
+def speedup_rows(rows: list[dict]) -> list[dict]:
+    """The speed-ups of Morse and of its rivals with each solver, as rows beside those of points."""
+    result = []
+    for solver in dict.fromkeys(row["solver"] for row in rows):
+        mine = [row for row in rows if row["solver"] == solver]
+        for variant in (MORSE, RIVAL, REUSE):
+            same = [row for row in mine if row["variant"] == variant]
+            if not same:
+                continue
+            found, last = gain(mine, variant), same[-1]
+            row = {"bench": "quality speed-up", "model": last["model"], "solver": solver}
+            row |= {"variant": variant, "budgets": budgets(mine, variant)}
+            row |= {"sets": len({r["set"] for r in same}), "images": last["images"], "unit": "x"}
+            row |= {"value": found.mean, **asdict(found)}
+            row["value_by_clock"] = gain(mine, variant, "ms_per_image").mean
+            named = ("dot_speed", "cpu", "gpu", "torch", "commit", "date")
+            result.append(row | {name: last[name] for name in named if name in last})
+    return result
+
+
+# -- the table -----------------------------------------------------------------------------------
+
+
+def headings(rows: list[dict]) -> tuple[str, ...]:
+    """The columns of `cells`."""
+    names = ("method", "budget, LSD", "plan", "ms / image", "Frechet distance")
+    return names + (("rmse to all steps",) if "rmse_to_full" in rows[0] else ())
+
+
+def cells(rows: list[dict]) -> list[tuple[str, ...]]:
+    """The points as text under `headings`, by budget; means where there are several sets."""
+    order, points = list(NAMES), {}
+    for row in sorted(rows, key=lambda row: (row["budget_lsd"], order.index(row["variant"]))):
+        points.setdefault((row["variant"], row["budget_lsd"], row["plan"]), []).append(row)
+
+    def mean(same: list[dict], column: str, digits: int) -> str:
+        return f"{statistics.fmean(row[column] for row in same):.{digits}f}"
+
+    return [
+        (
+            NAMES[variant],
+            f"{budget:g}",
+            short(plan),
+            mean(same, "ms_per_image", 2),
+            mean(same, "value", 3) + _deviation([row["value"] for row in same]),
+            *([mean(same, "rmse_to_full", 4)] if "rmse_to_full" in same[0] else []),
+        )
+        for (variant, budget, plan), same in points.items()
+    ]
+
+
+def _deviation(values: Sequence[float]) -> str:
+    return f" (sd {statistics.stdev(values):.3f})" if len(values) > 1 else ""
+
+
+def short(plan: str, limit: int = 40) -> str:
+    """A plan for a table: whole up to `limit` steps, else its beginning and a count."""
+    head = limit - 12
+    return plan if len(plan) <= limit else f"{plan[:head]} and {len(plan) - head} more"
+
+
+def caption(rows: list[dict]) -> str:
+    """Under which conditions the rows were measured."""
+    row, factor, num_sets = rows[0], unsteady(rows), len({row["set"] for row in rows})
+    busy = (
+        f". This machine was busy with other work: by the clock, equal work differs "
+        f"{factor:.1f}-fold; the latencies behind LSD are measured in turns and suffer less"
+    )
+    sets = "one set of seeds" if num_sets == 1 else f"means of {num_sets} sets of seeds"
+    return (
+        f"{row['model']}, {row['solver'].upper()}, {row['images']:,} images a point ({sets}), "
+        f"batch {row['batch_size']}; 1 LSD = {row['lsd_ms']:.3g} ms a batch, "
+        f"a Dot step {row['dot_ms']:.3g} ms: N = {row['dot_speed']:.1f}"
+        f"{busy if factor > STEADY else ''}"
+    )
+
+
+def table(rows: list[dict]):
+    """The points as a rich table."""
+    from rich.table import Table
+
+    table = Table(title="Quality at equal time (a lower Frechet distance is better)")
+    table.caption = caption(rows)
+    for name in headings(rows):
+        left = name in ("method", "plan")
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
+    for texts in cells(rows):
+        table.add_row(*texts, style="bold" if texts[0] == NAMES[MORSE] else None)
+    return table
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    words = [f"{number:g}" for number in numbers]
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -1,0 +1,69 @@
+"""The figures: what is drawn, and that it is drawn crisply."""
+
+import pytest
+import torch
+from PIL import Image
+
+from morse_engine.evaluation import figures
+
+
+def test_picture_grid(tmp_path):
+    images = torch.rand(5, 1, 8, 8) * 2 - 1
+    columns = {"full, 100 steps": images, "Morse, 5 LSD\n" + "-.." * 40: images}
+    figures.picture_grid(columns, tmp_path / "grid.png", title="digits")
+    assert (tmp_path / "grid.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="one"):
+        figures.picture_grid({"a": images, "b": images[1:]}, tmp_path / "grid.png")
+    with pytest.raises(ValueError, match="C = 1 or 3"):
+        figures.picture_grid({"a": images.expand(-1, 2, -1, -1)}, tmp_path / "grid.png")
+
+
+def test_picture_grid_keeps_pixels_crisp(tmp_path):
+    """Each pixel of an image is a square of whole pixels of the file, not smoothed."""
+    x = torch.tensor([[[[-1.0, 1.0], [0.0, 5.0]]]])
+    figures.picture_grid({"": x, "more": x}, tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as picture:
+        pixels = torch.tensor(list(picture.convert("L").getdata())).view(picture.size[::-1])
+    scale = 48  # 96 / 2
+    rows = [y for y in range(len(pixels)) if (pixels[y] == 128).sum() >= 2 * scale]
+    assert len(rows) == scale
+    for y in rows:  # the lower half of both blocks: grey, then white
+        (columns,) = torch.where(pixels[y] == 128)
+        first, second = columns[: len(columns) // 2], columns[len(columns) // 2 :]
+        assert first[-1] - first[0] == second[-1] - second[0] == scale - 1
+        assert len(columns) == 2 * scale
+    above = pixels[rows[0] - scale : rows[0], first[0] : first[0] + 2 * scale]
+    assert (above[:, :scale] == 0).all()
+    assert (above[:, scale:] == 255).all()
+
+
+def row(variant: str, cost: float, value: float, **more) -> dict:
+    known = {"solver": "ddim", "variant": variant, "plan": "-" * int(cost), "set": 0}
+    known |= {"cost_lsd": cost, "value": value, "images": 9, "model": "m", "cpu": "a CPU"}
+    return known | more
+
+
+def test_quality_plot_draws_every_known_variant(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: drawn.append(self))
+    rows = [row("dash only", 2, 4.0), row("dash only", 2, 6.0, set=1), row("dash only", 4, 1.0)]
+    rows += [row("morse", 2, 2.0), row("another", 2, 2.0), row("morse", 3, 2.0, solver="lcm")]
+    figures.quality_plot(rows, tmp_path / "plot.png")
+    middle = drawn[0].subfigs[1]
+    assert [axes.get_title(loc="left") for axes in middle.axes] == ["DDIM", "LCM"]
+    assert [text.get_text() for text in middle.axes[0].get_legend().get_texts()] == [
+        *("Dash only", "Morse")
+    ]
+    line = middle.axes[0].get_lines()[0]
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([2, 4], [5.0, 1.0])
+    with pytest.raises(ValueError, match="1 rows, none of a variant"):
+        figures.quality_plot([row("another", 2, 2.0)], tmp_path / "plot.png")
+
+
+def test_equal_rows_make_an_equal_file(tmp_path):
+    rows = [row("dash only", 2, 4.0), row("morse", 2, 2.0)]
+    for name in ("a.svg", "b.svg"):
+        figures.quality_plot(rows, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

@@ -1,0 +1,39 @@
+"""Files that are whole or not there."""
+
+import pytest
+
+from morse_engine.system.files import output_folder, whole, write_rows
+
+
+def test_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    with whole(path) as partial:
+        partial.write_text("one")
+        assert partial.suffix == ".txt"
+        assert not path.exists()
+    assert path.read_text() == "one"
+
+    def fail() -> None:
+        with whole(path) as partial:
+            partial.write_text("two")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert path.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_output_folder_is_made_and_left_empty(tmp_path):
+    folder = output_folder(tmp_path / "a" / "b")
+    assert folder.is_dir()
+    assert not list(folder.iterdir())
+    assert output_folder(folder) == folder
+
+
+def test_rows_stand_one_a_line(tmp_path):
+    path = tmp_path / "rows.json"
+    write_rows(path, [{"a": 1}, {"b": [2, None]}])
+    assert path.read_text() == '[\n{"a": 1},\n{"b": [2, null]}\n]\n'
+    write_rows(path, [])
+    assert path.read_text() == "[]\n"
