@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-import morse_engine
-from morse_engine import zoo
+from morse_engine import engine, zoo
 
 GOAL = 0.03
 
@@ -33,7 +32,7 @@ def test_overhead(benchmark, solver, batch_size):
     unet = zoo.digits_dash()
     dot = zoo.digits_dot(unet)
     scheduler = zoo.digits_scheduler(solver)
-    sampler = morse_engine.compile(unet, dot, plan="-..-..-..-..", scheduler=scheduler)
+    sampler = engine.compile(unet, dot, plan="-..-..-..-..", scheduler=scheduler)
     dash, dot = Clock(sampler.models.dash), Clock(sampler.models.dot)
     sampler.models.dash, sampler.models.dot = dash, dot
     shares = []

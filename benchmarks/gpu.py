@@ -10,7 +10,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import isolate
@@ -85,11 +85,15 @@ def jobs_for(
     ]
 
 
-def do(job: dict, emit: Callable[[dict], None], device: str) -> None:
-    """Do a job, here and now; what fails in it becomes a note."""
+def do(job: Job, emit: Callable[[dict], None], device: str) -> None:
+    """Do a job, here and now; what fails in it becomes a note.
+
+    Raises:
+        rows.Broken: the GPU does not answer any more.
+    """
     import torch
 
-    here, job = torch.device(device), Job(**job)
+    here = torch.device(device)
     out = table.Out(emit, job.model, job.batch, device)
     emit({"about": table.conditions(device)})
     with out.case(job.bench):
@@ -114,22 +118,15 @@ def do(job: dict, emit: Callable[[dict], None], device: str) -> None:
         table.clean_up()
 
 
-def worker(device: str) -> None:
-    try:
-        isolate.serve(functools.partial(do, device=device))
-    except table.Broken as error:
-        sys.exit(f"the GPU does not answer any more: {error}")
-
-
 class Here:
     """Does jobs in this process, where nothing can hang: without a GPU."""
 
-    def __init__(self, device: str):
-        self.device = device
+    def __init__(self, do: Callable[[Job, Callable[[dict], None]], None]):
+        self.do = do
 
-    def run(self, job: dict, seconds: float) -> Iterator[dict]:
+    def run(self, job: Job, seconds: float) -> Iterator[dict]:
         messages: list[dict] = []
-        do(job, messages.append, self.device)
+        self.do(job, messages.append)
         yield from messages
 
     def stop(self) -> None:
@@ -146,29 +143,36 @@ def benchmark(
     skipped: list[str] = []
     out.parent.mkdir(parents=True, exist_ok=True)
     write_rows(out, rows)  # a path that cannot be written to is found now
-    for job in jobs:
-        left = end - time.monotonic()
-        if left < job.needs:
-            skipped.append(f"{job} ({left:.0f} s left, needs about {job.needs:.0f})")
-            continue
-        started, about = time.monotonic(), dict.fromkeys(table.CONDITIONS)
-        try:
-            limit = min(job.limit, left)
-            for message in runner.run(asdict(replace(job, limit=limit)), limit):
-                if "about" in message:
-                    about = message["about"]
-                    about["commit"] = about["commit"] or commit
-                elif "row" in message:
-                    rows.append(message["row"] | about)
-                else:
-                    notes.append(message["note"])
-                    print(f"   {message['note']}", flush=True)
-        except isolate.Lost as error:
-            notes.append(f"{job}: {error}")
-        write_rows(out, rows)
-        print(f"{job}: {time.monotonic() - started:.0f} s, {len(rows)} rows", flush=True)
-    runner.stop()
+    try:
+        for job in jobs:
+            left = end - time.monotonic()
+            if left < job.needs:
+                skipped.append(f"{job} ({left:.0f} s left, needs about {job.needs:.0f})")
+                continue
+            started = time.monotonic()
+            take(replace(job, limit=min(job.limit, left)), runner, rows, notes, commit)
+            write_rows(out, rows)
+            print(f"{job}: {time.monotonic() - started:.0f} s, {len(rows)} rows", flush=True)
+    finally:
+        runner.stop()
     return rows, notes, skipped
+
+
+def take(job: Job, runner, rows: list[dict], notes: list[str], commit: str | None) -> None:
+    """Have a job done, and add what it says to rows and notes."""
+    about = dict.fromkeys(table.CONDITIONS)
+    try:
+        for message in runner.run(job, job.limit):
+            if "about" in message:
+                about = message["about"]
+                about["commit"] = about["commit"] or commit
+            elif "row" in message:
+                rows.append(message["row"] | about)
+            else:
+                notes.append(message["note"])
+                print(f"   {message['note']}", flush=True)
+    except isolate.Lost as error:
+        notes.append(f"{job}: {error}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -187,18 +191,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--tests", type=int, help="exit status of tests that ran before, for the end"
     )
     parser.add_argument("--commit", help="of the code, where this is no git checkout")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    if args.worker:
-        worker(args.device)
-        return 0
     cpu = args.device == "cpu"
     if not cpu and (missing := cuda_missing()):
         parser.error(missing)
     models = args.model or ([name for name in names if name != "tiny"] if not cpu else ["tiny"])
     jobs = jobs_for(args.device, models, args.bench, args.batch)
-    command = [sys.executable, __file__, "--worker", "--device", args.device]
-    runner = Here(args.device) if cpu else isolate.Worker(command)
+    runner = (Here if cpu else isolate.Worker)(functools.partial(do, device=args.device))
     rows, notes, skipped = benchmark(jobs, runner, args.minutes, args.out, args.commit)
     notes = list(dict.fromkeys(notes))
     if not args.model and not cpu:

@@ -1,16 +1,8 @@
-"""A second process that does jobs one by one, so that a crash or an endless loop costs one job.
+"""A second process that does jobs one by one, so that a crash or an endless loop costs one job."""
 
-The jobs go to its standard input and its messages come from its standard output, both as JSON, one
-object a line. `{"done": true}` ends a job.
-"""
-
-import json
+import multiprocessing
 import os
-import queue
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,15 +16,15 @@ class Worker:
     """The process, started at the first job and again after one that it was lost with.
 
     Args:
-        command: calls `serve` with the function that does a job.
+        do: `do(job, emit)` does a job and emits its messages, dicts; a function that a new
+            interpreter can import.
     """
 
-    def __init__(self, command: list[str]):
-        self.command = command
-        self._process: subprocess.Popen | None = None
-        self._messages: queue.Queue[dict | None] = queue.Queue()
+    def __init__(self, do: Callable[[object, Callable[[dict], None]], None]):
+        self.do = do
+        self._process, self._pipe = None, None
 
-    def run(self, job: dict, seconds: float) -> Iterator[dict]:
+    def run(self, job, seconds: float) -> Iterator[dict]:
         """The messages of a job as they come.
 
         Raises:
@@ -41,72 +33,49 @@ class Worker:
         deadline = time.monotonic() + seconds
         if self._process is None:
             self._start()
-        try:
-            self._process.stdin.write(json.dumps(job) + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise self._lost() from None
+        self._ask(self._pipe.send, job)
         while True:
-            try:
-                message = self._messages.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
+            if not self._ask(self._pipe.poll, max(0.0, deadline - time.monotonic())):
                 self.stop()
-                raise Lost(f"stopped, it had taken {seconds:.0f} s") from None
+                raise Lost(f"stopped, it had taken {seconds:.0f} s")
+            message = self._ask(self._pipe.recv)
             if message is None:
-                raise self._lost()
-            if "done" in message:
                 return
             yield message
 
     def _start(self) -> None:
-        # A session of its own: the compilers that torch.compile starts have to end with it.
-        self._process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self._messages = queue.Queue()
-        reader = threading.Thread(
-            target=_read, args=(self._process.stdout, self._messages.put), daemon=True
-        )
-        reader.start()
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self.do, theirs))
+        self._process.start()
+        theirs.close()  # so that its end is seen here
 
-    def _lost(self) -> Lost:
-        process = self._process
-        self.stop()
-        return Lost(f"the process ended with status {process.returncode}")
+    def _ask(self, ask: Callable, *args):
+        """What the pipe answers, as long as there is a process behind it."""
+        try:
+            return ask(*args)
+        except (EOFError, OSError):
+            process = self._process
+            self.stop()
+            raise Lost(f"the process ended with status {process.exitcode}") from None
 
     def stop(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process, and all that it started, whatever it is doing."""
         process, self._process = self._process, None
         if process is None:
             return
-        with suppress(OSError):
-            process.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.5)
+        self._pipe.close()
+        process.join(0.5)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()  # it may not have had the time to lead a group
+        process.join()
 
 
-def _read(stream, put: Callable[[dict | None], None]) -> None:
-    for line in stream:
-        put(json.loads(line))
-    put(None)
-
-
-def serve(do: Callable[[dict, Callable[[dict], None]], None]) -> None:
-    """Do the jobs of standard input, `do(job, emit)`; what else is printed goes to stderr."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def emit(message: dict) -> None:
-        out.write(json.dumps(message) + "\n")
-        out.flush()
-
-    for line in sys.stdin:
-        do(json.loads(line), emit)
-        emit({"done": True})
+def _serve(do: Callable, pipe) -> None:
+    os.setsid()  # a group of its own: the compilers that torch.compile starts have to end with it
+    os.dup2(2, 1)  # what jobs print is no part of the summary
+    with suppress(EOFError):
+        while True:
+            do(pipe.recv(), pipe.send)
+            pipe.send(None)

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import morse_engine
-from morse_engine import kernels, zoo
+from morse_engine import engine, kernels, zoo
 
 
 class Launches(TorchDispatchMode):
@@ -45,7 +44,7 @@ def counts() -> dict[str, Counter]:
     """By name of step: one Dash and one Dot step of the bundled digits models, DPM-Solver++ 2M."""
     unet = zoo.digits_dash()
     dot, scheduler = zoo.digits_dot(unet), zoo.digits_scheduler("dpm")
-    sampler = morse_engine.compile(unet, dot, plan="-.-.", scheduler=scheduler)
+    sampler = engine.compile(unet, dot, plan="-.-.", scheduler=scheduler)
     result = {}
 
     seen: list[Counter] = [Counter()]

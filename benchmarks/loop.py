@@ -16,10 +16,10 @@ from rows import Out
 from runs import runs
 from subject import BUDGET, DASH_STEPS, NOMINAL, Subject
 
-import morse_engine
-from morse_engine import Plan
-from morse_engine.engine.sampler import Sampler
+from morse_engine import engine
+from morse_engine.engine import Sampler
 from morse_engine.runtime import graphs
+from morse_engine.sampling.plan import Plan
 from morse_engine.system.timing import Call, Spread, in_turns_for
 
 Times = dict[str, list[float]]
@@ -41,7 +41,7 @@ def capture(subject: Subject, label: str = "", **options) -> Sampler:
 
     Args:
         label: added to the rows' variants.
-        options: of `morse_engine.compile`.
+        options: of `engine.compile`.
     """
     out, backend = subject.out, subject.backends[0]
     sampler = subject.compile(backend, **options)
@@ -117,7 +117,7 @@ def steps(subject: Subject, sampler: Sampler) -> Times:
     if subject.dot is not None and subject.model.guidance is not None:
         with out.case("guided Dot"):
             dot, options = subject.make_dot(guided=True), {"plan": NOMINAL, "backend": "host"}
-            guided = morse_engine.compile(subject.unet, dot, **options)
+            guided = engine.compile(subject.unet, dot, **options)
             subject.run(guided)
             add("host", subject.step_calls(guided)[1], "merged guided")
     times = in_turns_for(3, calls, subject.device)

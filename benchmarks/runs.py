@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from subject import Subject
 
-from morse_engine import Plan
-from morse_engine.engine.sampler import Sampler
+from morse_engine.engine import Sampler
+from morse_engine.sampling.plan import Plan
 from morse_engine.system.timing import Call, Spread, in_turns_for
 
 

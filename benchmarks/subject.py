@@ -6,10 +6,11 @@ import torch
 from paper_models import PaperModel
 from rows import Out
 
-import morse_engine
-from morse_engine import Dot, Plan, kernels
-from morse_engine.engine.sampler import Sampler
+from morse_engine import engine, kernels
+from morse_engine.dot import Dot
+from morse_engine.engine import Sampler
 from morse_engine.runtime.backends import unavailable
+from morse_engine.sampling.plan import Plan
 from morse_engine.system.timing import Call, Spread, in_turns_for
 
 NOMINAL = "-..-..-..-.."
@@ -91,7 +92,7 @@ class Subject:
 
     def compile(self, backend: str, *, plan: "str | Plan" = NOMINAL, **options) -> Sampler:
         plan = plan if self.dot is not None else "-" * len(plan)
-        return morse_engine.compile(self.unet, self.dot, plan=plan, backend=backend, **options)
+        return engine.compile(self.unet, self.dot, plan=plan, backend=backend, **options)
 
     def run(self, sampler: Sampler):
         """A whole run, which ends when the device has been asked for it."""

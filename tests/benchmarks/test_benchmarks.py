@@ -1,7 +1,6 @@
 """The GPU benchmark, tried out without a GPU: its rows, what fails in it, and what it is run on."""
 
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -133,6 +132,41 @@ def test_layouts(fake):
     assert variants == [f"{name}, {kind}" for name in names for kind in kinds]
 
 
+def test_kernels(monkeypatch):
+    """Every case and its reference run; their times are made up here."""
+    pytest.importorskip("triton")
+    import kernel_times
+    from rows import Out
+
+    def once(function) -> timing.Spread:
+        function()
+        return timing.Spread(2.0, 1.0, 4.0, 3)
+
+    small = {"DEVICE": "cpu", "IMAGES": ((3, 8, 8),), "BATCHES": (2,), "timed": once}
+    for name, value in small.items():
+        monkeypatch.setattr(kernel_times, name, value)
+    monkeypatch.setattr(kernel_times, "copy_bandwidth", lambda: 100.0)
+    monkeypatch.setattr(kernel_times, "exceeds_l2", lambda num_bytes: num_bytes > 1e9)
+    monkeypatch.setattr(kernel_times, "compiled", lambda reference: reference)
+    messages: list[dict] = []
+    kernel_times.measure(Out(messages.append, "-", 1, "cpu"), 60)
+    assert {"note"} & set().union(*messages) == set(), messages
+    rows = [message["row"] for message in messages]
+    variants = [("ours", "reference"), ("torch.compile",)]
+    assert [row["variant"] for row in rows if row["bench"] == "kernel_us"] == [
+        f"{name}, {variant}, within L2"
+        for some in variants
+        for name in kernel_times.CASES
+        for variant in some
+    ]
+    for us, share in zip(rows[::2], rows[1::2], strict=True):
+        assert (us["model"], us["batch"], us["value"]) == ("3x8x8", 2, 2.0)
+        assert share["low"] * 4 == share["value"] * 2 == share["high"]  # slow is a small share
+    messages.clear()
+    kernel_times.measure(Out(messages.append, "-", 1, "cpu"), 0)
+    assert messages == [{"note": "-, batch 1: kernels: 12 cases did not fit in 0 s"}]
+
+
 def test_one_failure_does_not_lose_the_rest(tmp_path, capsys, monkeypatch, one_thread):
     import loop
 
@@ -200,27 +234,30 @@ def test_jobs():
     assert len(gpu.jobs_for("cuda", names, ["kernels"], [1])) == 1
 
 
-SERVER = f"""
+SERVER = """
 import os, sys, time
-sys.path.insert(0, {str(BENCHMARKS)!r})
-import isolate
 
 def do(job, emit):
     print("this goes elsewhere")
-    emit({{"pid": os.getpid(), "was": job}})
+    emit({"pid": os.getpid(), "was": job})
     if job.get("crash"):
         os.abort()
     if job.get("hang"):
+        import subprocess
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        emit({"child": child.pid})
         time.sleep(60)
-
-isolate.serve(do)
 """
 
 
-def test_a_lost_process_costs_one_job(capfd):
+def test_a_lost_process_costs_one_job(capfd, tmp_path, monkeypatch):
     import isolate
 
-    worker = isolate.Worker([sys.executable, "-c", SERVER])
+    (tmp_path / "isolated_jobs.py").write_text(SERVER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import isolated_jobs
+
+    worker = isolate.Worker(isolated_jobs.do)
     try:
         (first,) = worker.run({"job": 1}, 20)
         (second,) = worker.run({"job": 2}, 20)
@@ -230,16 +267,30 @@ def test_a_lost_process_costs_one_job(capfd):
         assert next(messages)["pid"] == first["pid"]
         with pytest.raises(isolate.Lost, match="ended with status -6"):
             next(messages)
-        messages = worker.run({"hang": True}, 2)
+        messages = worker.run({"hang": True}, 5)
         assert next(messages)["pid"] != first["pid"]
-        started = time.monotonic()
-        with pytest.raises(isolate.Lost, match="it had taken 2 s"):
+        started, child = time.monotonic(), next(messages)["child"]
+        with pytest.raises(isolate.Lost, match="it had taken 5 s"):
             next(messages)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 12
+        assert ended(child)  # what it had started ends with it
         assert len(list(worker.run({"job": 3}, 20))) == 1
     finally:
         worker.stop()
     assert "this goes elsewhere" not in capfd.readouterr().out
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or only waits for its parent to notice."""
+    for _ in range(50):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def row(bench: str, variant: str, value: float, model: str = "cifar10", batch: int = 1) -> dict:
