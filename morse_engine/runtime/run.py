@@ -192,17 +192,17 @@ class _SharedRun(Run):
         return self.steps.state.x.clone()
 
     def measure(self) -> Speed:
-        return measure_steps(*self._both_steps(), device=self.steps.layout.device)
+        return measure_steps(*self.both_steps(), device=self.steps.layout.device)
 
     @abstractmethod
-    def _both_steps(self) -> tuple[Callable[[], None], Callable[[], None] | None]:
+    def both_steps(self) -> tuple[Callable[[], None], Callable[[], None] | None]:
         """A Dash and a Dot step at the start of the run again and again, to be timed."""
 
 
 class FusedRun(_SharedRun):
     """The two steps over static memory, called one by one."""
 
-    def _both_steps(self):
+    def both_steps(self):
         steps = self.steps
 
         def again(step):
@@ -226,7 +226,7 @@ class _CapturedRun(_SharedRun):
         super().__init__(graphs.steps, lock)
         self._graphs = graphs
 
-    def _both_steps(self):
+    def both_steps(self):
         return self._graphs.both_steps()
 
     def _wait(self) -> None:

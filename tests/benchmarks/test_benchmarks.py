@@ -1,5 +1,6 @@
 """The GPU benchmark, tried out without a GPU: its rows, what fails in it, and what it is run on."""
 
+import functools
 import json
 import time
 from pathlib import Path
@@ -37,11 +38,19 @@ def main(out, *arguments: str) -> tuple[int, list[dict]]:
     return status, json.loads(out.read_text())
 
 
+@functools.cache
+def without_weights(name: str):
+    """A model of the paper as shapes alone, built once: that takes seconds."""
+    from paper_models import MODELS
+
+    return MODELS[name].build("meta", torch.float16)
+
+
 def test_models_are_the_published_ones():
     from paper_models import MODELS
 
     for model in MODELS.values():
-        unet = model.build("meta", torch.float16)
+        unet = without_weights(model.name)
         assert sum(p.numel() for p in unet.parameters()) == model.parameters, model.name
         cut = len(model.widths) - (model.text is not None)
         assert cut < len(unet.config.block_out_channels)
@@ -51,12 +60,11 @@ def test_models_are_the_published_ones():
 def test_conditioning_fits_the_model(name):
     from paper_models import MODELS
 
-    model = MODELS[name]
-    unet = model.build("meta", torch.float32)
+    model, unet = MODELS[name], without_weights(name)
     size = unet.config.sample_size
-    x = torch.empty(2 * 3, 4, size, size, device="meta")
+    x = torch.empty(2 * 3, 4, size, size, device="meta", dtype=torch.float16)
     t = torch.empty((), dtype=torch.int64, device="meta")
-    assert unet(x, t, **model.cond(3, "meta", torch.float32)).sample.shape == x.shape
+    assert unet(x, t, **model.cond(3, "meta", torch.float16)).sample.shape == x.shape
 
 
 def test_the_whole_script(tmp_path, capsys, one_thread):
