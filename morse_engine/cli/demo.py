@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from .. import engine, zoo
@@ -63,21 +64,7 @@ def run_demo(
     console, out, where = console or Console(), output_folder(out), device(device_name)
     if not 1 <= pictured <= images:
         raise Refused(f"pictured={pictured}: show 1 to {images} images, as many as are sampled")
-    real, _ = digits.images("train")
-    unet = zoo.digits_dash().to(where)
-    scheduler = zoo.digits_scheduler("ddim")
-    made = engine.compile(unet, zoo.digits_dot(unet), scheduler=scheduler, plan="-")
-    bench = Experiment(
-        made.models,
-        made.shape,
-        scheduler,
-        Frechet(zoo.digits_classifier().to(where), real),
-        solver="ddim",
-        model=f"handwritten digits {digits.SIZE} x {digits.SIZE}",
-        num_images=images,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    bench = _experiment(where, images, batch_size, seed)
     rows, columns = _measure(
         bench,
         sorted({*steps, pictured_budget}),
@@ -92,6 +79,25 @@ def run_demo(
     console.print(verdict.verdict(rows), style="bold", highlight=False)
     console.print(f"The page: {out / 'index.html'}", highlight=False, soft_wrap=True)
     return out / "index.html"
+
+
+def _experiment(where: torch.device, num_images: int, batch_size: int, seed: int) -> Experiment:
+    """Of the bundled digits models, with DDIM."""
+    real, _ = digits.images("train")
+    unet = zoo.digits_dash().to(where)
+    scheduler = zoo.digits_scheduler("ddim")
+    made = engine.compile(unet, zoo.digits_dot(unet), scheduler=scheduler, plan="-")
+    return Experiment(
+        made.models,
+        made.shape,
+        scheduler,
+        Frechet(zoo.digits_classifier().to(where), real),
+        solver="ddim",
+        model=f"handwritten digits {digits.SIZE} x {digits.SIZE}",
+        num_images=num_images,
+        batch_size=batch_size,
+        seed=seed,
+    )
 
 
 def _measure(
