@@ -45,24 +45,26 @@ def quality_plot(rows: list[dict], path: str | Path) -> None:
     panels = _curves(rows)
     if not panels:
         raise Refused(f"{len(rows)} rows, none of a variant among {', '.join(STYLES)}")
-    width = 0.8 + 4.2 * len(panels)
-    figure = Figure(figsize=(width, 5), layout="constrained", facecolor="white")
-    # What stands above and below the panels begins at the left.
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=(0.6, 3.9, 0.5))
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.05)
-    all_axes = middle.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    width, height = 0.8 + 4.2 * len(panels), 5  # inches
+    # Fixed margins: a layout that is solved for rounds differently from run to run.
+    left, right, bottom, top = 0.75 / width, 1 - 0.15 / width, 1 / height, 1 - 1.05 / height
+    margins = {"left": left, "right": right, "bottom": bottom, "top": top, "wspace": 0.06}
+    figure = Figure(figsize=(width, height), facecolor="white")
+    all_axes = figure.subplots(
+        *(1, len(panels)), sharex=True, sharey=True, squeeze=False, gridspec_kw=margins
+    )[0]
     for axes, (solver, curves) in zip(all_axes, panels.items(), strict=True):
         _panel(axes, solver, curves)
     all_axes[0].set_ylabel("Frechet distance to real images")
     all_axes[0].legend(frameon=False, fontsize=10)
     title, about, caption = _words(rows)
-    for part, y, words, size, an_inch, options in (
-        (top, 0.36, title, 11, 10, {"fontweight": "bold", "va": "bottom"}),
-        (top, 0.0, about, 9, 13, {"color": SOFT, "va": "bottom"}),
-        (bottom, 0.5, caption, 8, 14.5, {"color": SOFT, "va": "center"}),
+    for inches, words, size, an_inch, options in (  # letters an inch, where a line has to end
+        (height - 0.57, title, 11, 10, {"fontweight": "bold"}),
+        (height - 0.77, about, 9, 13, {"color": SOFT}),
+        (0.12, caption, 8, 14.5, {"color": SOFT}),
     ):
         words = "\n".join(textwrap.wrap(words, int(width * an_inch)))
-        part.text(0.1 / width, y, words, fontsize=size, **options)
+        figure.text(0.15 / width, inches / height, words, fontsize=size, va="bottom", **options)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if Path(path).suffix == ".svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "morse_engine"}):  # equal rows, equal file

@@ -51,12 +51,11 @@ def test_quality_plot_draws_every_known_variant(tmp_path, monkeypatch):
     rows = [row("dash only", 2, 4.0), row("dash only", 2, 6.0, set=1), row("dash only", 4, 1.0)]
     rows += [row("morse", 2, 2.0), row("another", 2, 2.0), row("morse", 3, 2.0, solver="lcm")]
     figures.quality_plot(rows, tmp_path / "plot.png")
-    middle = drawn[0].subfigs[1]
-    assert [axes.get_title(loc="left") for axes in middle.axes] == ["DDIM", "LCM"]
-    assert [text.get_text() for text in middle.axes[0].get_legend().get_texts()] == [
+    assert [axes.get_title(loc="left") for axes in drawn[0].axes] == ["DDIM", "LCM"]
+    assert [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()] == [
         *("Dash only", "Morse")
     ]
-    line = middle.axes[0].get_lines()[0]
+    line = drawn[0].axes[0].get_lines()[0]
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([2, 4], [5.0, 1.0])
     with pytest.raises(ValueError, match="1 rows, none of a variant"):
         figures.quality_plot([row("another", 2, 2.0)], tmp_path / "plot.png")
