@@ -148,15 +148,10 @@ class Captures:
     def _captured(self, made: StepGraphs, plan, table, request: Request, backend: str) -> Run:
         if backend == "device":
             made.compose()
-
-        def fill() -> None:
-            made.steps.load(plan, table)
-            made.start(request)
-
         with made.turn():
             if backend == "auto":
-                made.choose(fill)
-            fill()
+                made.choose(lambda: made.start(plan, table, request))
+            made.start(plan, table, request)
         why = made.why if backend == "auto" else ""
         backend = made.choice if backend == "auto" else backend
         self.last = backend, why

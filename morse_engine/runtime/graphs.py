@@ -15,8 +15,9 @@ from contextlib import contextmanager
 
 import torch
 
-from ..sampling.plan import DASH, DOT
+from ..sampling.plan import DASH, DOT, Plan
 from ..sampling.request import Request
+from ..sampling.solver import SolverTable
 from ..system.errors import Unavailable
 from ..system.timing import Call, in_turns
 from . import native
@@ -138,13 +139,14 @@ class StepGraphs:
         self.num_bytes += max(0, free - _free_bytes(self.device))
         self.capture_s += time.perf_counter() - started
 
-    def start(self, request: Request) -> None:
-        """Fill the memory for a run of the plan that `steps` has loaded."""
+    def start(self, plan: Plan, table: SolverTable, request: Request) -> None:
+        """Fill the memory for a run of `plan` and make its beginning."""
+        self.steps.load(plan, table)
         self.steps.fill(request)
         self._begin.replay()
-        if self.loop is not None and self._in_loop != self.steps.plan:
-            self.loop.set_plan(str(self.steps.plan), _stream(self.device))
-            self._in_loop = self.steps.plan
+        if self.loop is not None and self._in_loop != plan:
+            self.loop.set_plan(str(plan), _stream(self.device))
+            self._in_loop = plan
 
     def _instantiate(self) -> None:
         """Make what the host launches; the loop has its own copies of the steps."""
@@ -191,7 +193,7 @@ class StepGraphs:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).query()
 
-    def choose(self, fill: Callable[[], None]) -> None:
+    def choose(self, start: Callable[[], None]) -> None:
         """Find once which backend is faster here: sets `choice` and `why`.
 
         Both make the first steps of a run in turns, by the clock once they are warm, and have to
@@ -199,7 +201,7 @@ class StepGraphs:
         Without a loop it is the host.
 
         Args:
-            fill: fills the memory for a run.
+            start: starts a run anew.
         """
         if self.why:
             return
@@ -213,12 +215,12 @@ class StepGraphs:
             "host": lambda: [self.launch(i) for i in range(until)],
             "device": lambda: self.launch_loop(until),
         }
-        calls = {name: Call(launch, prepare=fill) for name, launch in launches.items()}
+        calls = {name: Call(launch, prepare=start) for name, launch in launches.items()}
         times = in_turns(calls, self.device, rounds=2, untimed=1)
         ms = {name: min(values) for name, values in times.items()}
         x = []
         for launch in launches.values():
-            fill()
+            start()
             launch()
             x.append(self.steps.state.x.clone())
         if torch.equal(*x):
