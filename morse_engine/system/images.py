@@ -74,13 +74,18 @@ def read(path: Path, size: int, channels: int) -> Tensor:
 
 def square(picture, size: int, channels: int) -> Tensor:
     """The largest centred square of a PIL image, resized: `[channels, size, size]` in [-1, 1]."""
-    import numpy as np
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(picture).convert(MODES[channels])
-    picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.array(picture)).view(size, size, channels)
-    return pixels.permute(2, 0, 1) / 127.5 - 1
+    return values(ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS))
+
+
+def values(picture) -> Tensor:
+    """The pixels of a PIL image of 8 bits a channel, `[C, H, W]` in [-1, 1]."""
+    import numpy as np
+
+    pixels = torch.from_numpy(np.array(picture))
+    return pixels.reshape(*pixels.shape[:2], -1).permute(2, 0, 1) / 127.5 - 1
 
 
 @contextmanager
