@@ -310,6 +310,9 @@ def test_wrong_input(tmp_path):
         Captioned(images, text_cond(3), text_cond(2))
     with pytest.raises(ValueError, match="added_cond_kwargs"):
         Captioned(images, text_cond(3, sdxl=True), text_cond(1))
-    for options in ({"dropout": 1.5}, {"guidance": (8, 2)}):
-        with pytest.raises(ValueError, match="the lower first"):
+    for options, said in (
+        ({"dropout": 1.5}, r"dropout=1\.5: give a part, from 0 to 1"),
+        ({"guidance": (8, 2)}, "the lower first"),
+    ):
+        with pytest.raises(ValueError, match=said):
             dot_run(tmp_path, **options)
