@@ -92,8 +92,9 @@ def _status(stopped: str, command: Callable[..., int | None], options: dict) -> 
     """
     try:
         return command(**options) or 0
-    except KeyboardInterrupt:
-        print(f"morse-engine: stopped; {stopped}", file=sys.stderr)
+    except KeyboardInterrupt as error:  # a training says which step it has saved
+        said = error.args[0] if error.args else f"stopped; {stopped}"
+        print(f"morse-engine: {said}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # as in `morse-engine doctor | head`: the reader has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
