@@ -46,6 +46,7 @@ def without_weights(name: str):
     return MODELS[name].build("meta", torch.float16)
 
 
+@pytest.mark.slow
 def test_models_are_the_published_ones():
     from paper_models import MODELS
 
@@ -56,6 +57,7 @@ def test_models_are_the_published_ones():
         assert cut < len(unet.config.block_out_channels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd", "sdxl"])
 def test_conditioning_fits_the_model(name):
     from paper_models import MODELS
@@ -67,6 +69,7 @@ def test_conditioning_fits_the_model(name):
     assert unet(x, t, **model.cond(3, "meta", torch.float16)).sample.shape == x.shape
 
 
+@pytest.mark.slow
 def test_the_whole_script(tmp_path, capsys, one_thread):
     from rows import KEYS, UNITS
 
@@ -99,6 +102,7 @@ def fake(fake, monkeypatch):
     fake_capture.install(monkeypatch, fake)
 
 
+@pytest.mark.slow
 def test_captured_steps(tmp_path, capsys, fake, one_thread):
     _, rows = main(tmp_path / "rows.json", "--batch", "1")
     found = {(row["bench"], row["variant"].split(", ")[0]) for row in rows}
@@ -111,6 +115,7 @@ def test_captured_steps(tmp_path, capsys, fake, one_thread):
     assert len(started) == 2
 
 
+@pytest.mark.slow
 def test_a_loop_with_other_bits_is_not_timed(tmp_path, capsys, monkeypatch, fake, one_thread):
     from morse_engine.runtime.graphs import StepGraphs
 
@@ -258,6 +263,7 @@ def do(job, emit):
 """
 
 
+@pytest.mark.slow
 def test_a_lost_process_costs_one_job(capfd, tmp_path, monkeypatch):
     import isolate
 

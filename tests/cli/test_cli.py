@@ -317,6 +317,7 @@ def test_sample_with_dash_alone(tmp_path, capsys):
     assert "DPMSolverMultistepScheduler" in out
 
 
+@pytest.mark.slow
 def test_train_both_then_sample(photos, tmp_path, capsys):
     """A folder of pictures, a Dash, its Dot and an image, by the commands that the texts name."""
     small = ["--batch-size", 2, "--data", photos]
@@ -370,6 +371,7 @@ def test_training_errors(fails, tmp_path, photos):
     assert "is not a folder of images" in fails("train-dot", "--data", tmp_path / "none", *out)
 
 
+@pytest.mark.slow
 def test_evaluate(tmp_path, capsys):
     words = ["--budgets", 2, "--steps", "2,3", "--num-images", 66, "--device", "cpu"]
     assert run("evaluate", *words, "--out", tmp_path) == 0
@@ -389,6 +391,7 @@ def test_evaluate_needs_enough_images(fails, tmp_path):
 # -- doctor ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_doctor(capsys):
     assert run("doctor") == 0
     out = capsys.readouterr().out
@@ -408,6 +411,7 @@ def test_doctor_finds_missing_models(tmp_path, monkeypatch, capsys):
     assert f"2 of {len(checks.CHECKS)} checks failed" in out
 
 
+@pytest.mark.slow
 def test_doctor_finds_a_dot_that_does_not_help(monkeypatch, capsys):
     def harmful(unet):
         return lambda x, t, x_s, z_s, *rest: torch.ones_like(z_s)

@@ -42,6 +42,7 @@ def rows(out: Path, bench: str) -> list[dict]:
     return [row for row in json.loads((out / "rows.json").read_text()) if row["bench"] == bench]
 
 
+@pytest.mark.slow
 def test_files(result):
     out, _ = result
     assert {path.name for path in out.iterdir()} == FILES
@@ -110,6 +111,7 @@ def test_printed(result):
     assert "100%" in flat
 
 
+@pytest.mark.slow
 def test_seed_decides(result, tmp_path, monkeypatch):
     """Another seed gives other images, and other distances."""
     out, _ = result

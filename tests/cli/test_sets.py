@@ -247,6 +247,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_images_of_one(launched, one_thread, tmp_path):
     """On the CPU, where --multi_gpu only says that there are several processes."""
     out, said = launched
@@ -257,6 +258,7 @@ def test_two_processes_make_the_images_of_one(launched, one_thread, tmp_path):
     assert listing(tmp_path) == listing(out)
 
 
+@pytest.mark.slow
 def test_killed_and_continued_is_the_uninterrupted_run(launched, one_thread, tmp_path):
     """kill -9 of both processes in the middle; then the same files, byte for byte."""
     killed = start(tmp_path)

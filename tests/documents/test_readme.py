@@ -18,6 +18,7 @@ DOCUMENTS = ["README.md", *(f"docs/{n}.md" for n in ("architecture", "embedding"
 DOCUMENTS.append("docs/training.md")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", ["README.md", "docs/embedding.md"])
 def test_python_runs(document, tmp_path, monkeypatch, capsys):
     """All blocks in order, in one namespace, in an empty folder."""

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from diffusers import DDIMPipeline, DDIMScheduler
 
 from documents import blocks
@@ -12,6 +13,7 @@ from pipelines import pipeline
 DOCUMENT = Path(__file__).parents[2] / "docs/stacks.md"
 
 
+@pytest.mark.slow
 def test_python_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pipe = pipeline("StableDiffusionPipeline")

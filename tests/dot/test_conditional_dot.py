@@ -138,6 +138,7 @@ def test_guided_dot_knows_the_scale():
     assert_close("model_batch", each, torch.stack([low[0], high[1]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("sdxl", [False, True])
 def test_fused_steps_are_the_specification(guided, sdxl):
@@ -165,6 +166,7 @@ def test_fused_steps_are_the_specification(guided, sdxl):
             assert_close("steps", host(**plain), eager(**plain))
 
 
+@pytest.mark.slow
 def test_guided_dot_corrects_the_guided_estimate():
     """An untrained Dot is zero: the guided estimate of the last Dash step is used again."""
     unet = tiny_text_unet()

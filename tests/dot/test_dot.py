@@ -93,6 +93,7 @@ def test_merged_is_the_same_function_with_fewer_layers():
     assert not storages(merged) & storages(unet), "merging must not write into Dash's weights"
 
 
+@pytest.mark.slow
 def test_dash_is_bit_identical_after_a_dot_was_built_trained_and_merged(tmp_path):
     unet = tiny_unet()
     x, t = trajectory(unet)[:2]

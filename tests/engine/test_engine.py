@@ -188,6 +188,7 @@ def test_models_that_do_not_fit():
         morse_engine.compile(lambda x, t: x, plan="-")()
 
 
+@pytest.mark.slow
 def test_inductor_compiles_both_models_and_leaves_the_callers_alone(monkeypatch):
     """Through dynamo, without the code generator, which takes minutes."""
     unet = tiny_unet()

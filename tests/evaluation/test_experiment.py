@@ -166,6 +166,7 @@ def bench(quality):
     )
 
 
+@pytest.mark.slow
 def test_quality_goes_on_where_it_was(quality, bench, tmp_path, monkeypatch, capsys):
     out = tmp_path / "quality.json"
     arguments = f"--images 12 --sets 3 --budgets 2 4 --batch-size 8 --out {out}".split()

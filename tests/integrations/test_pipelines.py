@@ -211,6 +211,7 @@ def test_text_pipelines(kind, scheduler, options, call):
     assert report.path == "whole loop"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scheduler", [DDIMScheduler(clip_sample=False), PNDMScheduler(skip_prk_steps=True),
                   SOLVERS["heun"], SOLVERS["dpm 2m sde"], SOLVERS["dpm single"]],

@@ -72,6 +72,7 @@ def test_restore(scheduler, callback):
     assert again.tobytes() == expected.tobytes()
 
 
+@pytest.mark.slow
 def test_an_accelerated_pipeline_is_used_as_before(pipe, tmp_path):
     signature, parts = inspect.signature(pipe.__call__), dict(pipe.components)
     morse_engine.accelerate(pipe)
@@ -173,6 +174,7 @@ def test_budgets(pipe):
     assert morse_engine.accelerate(pipe, dot, dot_speed=6.0).plan.lsd(6.0) <= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options", "call"),
     [

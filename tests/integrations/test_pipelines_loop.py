@@ -340,6 +340,7 @@ def test_requests_share_no_state():
     assert torch.equal(pipe(generator=generator(), **CALL).images, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("callback", [None, nothing], ids=["whole", "steps"])
 @pytest.mark.parametrize("part", ["unet", "dot", "vae.decoder", "text_encoder"])
 def test_a_failed_request_leaves_the_pipeline_usable(part, callback):

@@ -28,18 +28,21 @@ def _kernels_run():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [LATENTS, PIXELS, MANY])
 def test_dash_update(shape):
     options = {"rows": "noisy", "step": 1, "guidance": None, "keep": "branches"}
     check_dash_update(shape, torch.float16, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [LATENTS, MANY])
 def test_residual_up_update(shape):
     inputs = residual_inputs(shape, torch.float16, 16)
     check_residual_up_update(shape, torch.float16, inputs, rows="third order", step=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [LATENTS, MANY])
 def test_trajectory_down(shape):
     inputs = down_inputs(shape, torch.float16, 16)

@@ -60,6 +60,7 @@ def test_words_are_those_of_the_reference():
         assert torch.equal(out.cpu(), noise.philox4x32(counter, key))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1,), (3, 5, 7), (1, 32, 32), (4, 18, 34)])
 def test_philox_normal(shape):
     seeds = torch.tensor([0, 7, -1, 2**62 + 11], device=DEVICE)
@@ -173,6 +174,7 @@ def test_nan_stays_nan_through_the_clamp():
     assert st.x[0, 0, 1, 2].isnan()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "width"), list(zip(SHAPES, (16, 16, 5, 40), strict=True)))
 def test_residual_up_update_shapes(shape, width, dtype):
@@ -279,6 +281,7 @@ def op_examples():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(6))
 def test_opcheck(index):
     op, args = list(op_examples())[index]
@@ -391,6 +394,7 @@ def test_without_the_interpreter_cpu_tensors_run_the_reference(monkeypatch):
     assert called
 
 
+@pytest.mark.slow
 def test_the_folder_by_the_name_of_another_package_is_empty():
     """As transformers finds it from a checkout: the ops must not be registered a second time."""
     from pathlib import Path

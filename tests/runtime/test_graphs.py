@@ -59,6 +59,7 @@ def test_host_and_device_make_the_same_bits(models, fake):
     assert torch.equal(*runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_changes_without_a_new_capture(models, fake, backend):
     unet, _ = models
@@ -277,6 +278,7 @@ def test_with_backend_shares_the_captures(models, fake):
         host.with_backend("fast")
 
 
+@pytest.mark.slow
 def test_nothing_grows_over_many_runs(models, fake):
     driver, _ = fake
     ours = compiled(models, "device", plan="-.")

@@ -96,6 +96,7 @@ def _run_example(program, *args):
     assert "-..-.-..-.: 10 steps, done 1, x = 41\n" in done.stdout
 
 
+@pytest.mark.slow
 def test_cpp_example(two_graphs):
     _run_example(two_graphs, "-..-.", fake_driver.load().library)
     done = subprocess.run([two_graphs, "-", "libno_such.so"], capture_output=True, text=True)

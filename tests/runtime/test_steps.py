@@ -34,6 +34,7 @@ def pair(unet, dot, **options):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_solver_family(name, models):
     eager, host = pair(*models, scheduler=FAMILIES[name], plan="-..-.")
@@ -42,6 +43,7 @@ def test_every_solver_family(name, models):
     assert_close("steps", host(batch_size=2, seed=11) / scale, expected / scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["-...-...", "-.-.-.-", "-....", "----"])
 def test_plans_of_the_digits(plan):
     unet = morse_engine.zoo.digits_dash().to(DEVICE)
@@ -78,6 +80,7 @@ def test_guidance(models):
     assert (expected - eager(noise, **call | {"guidance_scale": 1.0})).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_guidance_through_a_dot(models):
     """Both branches have the same condition here, none: guidance changes nothing then."""
     eager, host = pair(*models, plan="-.-..")
@@ -86,6 +89,7 @@ def test_guidance_through_a_dot(models):
         assert_close("steps", sampler(batch_size=2, seed=3, guidance_scale=3.0), expected)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_nothing_behind(models):
     _, host = pair(*models, scheduler=FAMILIES["dpm 2m"], plan="-.-.")
     first = host(batch_size=2, seed=5)
@@ -95,6 +99,7 @@ def test_a_run_leaves_nothing_behind(models):
     assert torch.equal(host(batch_size=2, seed=5), first)
 
 
+@pytest.mark.slow
 def test_runs_inside_and_outside_inference_mode_share_their_memory(models):
     _, host = pair(*models, plan="-.-.")
     with torch.inference_mode():
@@ -114,6 +119,7 @@ def test_half_precision_models():
     assert_close("steps/float16", host(batch_size=2) / scale, expected / scale)
 
 
+@pytest.mark.slow
 def test_weights_changed_in_place_are_used():
     unet = tiny_unet().to(DEVICE)
     dot = randomised(Dot(unet))

@@ -53,6 +53,7 @@ def test_every_supported_class_has_a_name():
 RUNS = [(name, n) for name in SOLVERS for n in ([400] if name == "vp-sde" else [5, 19])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "num_calls"), RUNS)
 def test_a_whole_run_of_every_name(name, num_calls):
     """A model that knows one image: each solver has to arrive there, from any noise."""

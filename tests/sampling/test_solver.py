@@ -178,6 +178,7 @@ def test_table_is_the_scheduler(scheduler, eta):
         assert table.rows.isinf().sum() == table.rows[:, [Column.LO, Column.HI]].isinf().sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheduler", "eta"), ONE_EACH)
 @pytest.mark.parametrize("num_steps", [20, 50, 100])
 def test_table_is_the_scheduler_in_long_runs(scheduler, eta, num_steps):

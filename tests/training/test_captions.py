@@ -215,6 +215,7 @@ def words(model, data, out) -> list:
     return ["train-dot", "--model", model, "--data", data, *small, "--out", out]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guided", [False, True])
 def test_train_dot_of_a_pipeline(guided, folder, model, tmp_path, capsys):
     out = tmp_path / "out"

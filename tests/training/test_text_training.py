@@ -121,6 +121,7 @@ def trained(request, dash, tmp_path_factory):
     return dot, folder
 
 
+@pytest.mark.slow
 def test_dot_beats_the_zero_residual_on_prompts_never_seen(trained):
     dot, folder = trained
     first, last = rows(folder)
@@ -145,6 +146,7 @@ def held_out_error(dot, unet) -> tuple[float, float]:
     return float(ours), float((batch["z_s"] - batch["z"]).square().mean())
 
 
+@pytest.mark.slow
 def test_what_a_lora_on_dash_costs(trained, dash):
     """Its Dot knows nothing of the LoRA, but is given estimates that do."""
     from peft import LoraConfig
@@ -174,6 +176,7 @@ def test_what_a_lora_on_dash_costs(trained, dash):
     assert with_lora < 2 * plain / zero
 
 
+@pytest.mark.slow
 def test_files(trained, dash):
     """What the run left in dot/ is what it returned."""
     dot, folder = trained
@@ -186,6 +189,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guided", [False, True])
 def test_stopped_and_resumed_is_the_uninterrupted_run(guided, tmp_path, monkeypatch):
     whole = dot_run(tmp_path / "whole", guided=guided, accumulate=2)
@@ -205,6 +209,7 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(guided, tmp_path, monkeypa
         assert torch.equal(p, again.trained_parameters()[name]), name
 
 
+@pytest.mark.slow
 def test_accumulated_batches_are_those_of_more_processes(tmp_path, monkeypatch):
     seeds = []
     monkeypatch.setattr(
@@ -227,6 +232,7 @@ def fresh_accelerate():
     AcceleratorState._reset_state(True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_mixed_precision(tmp_path):
     """A Dot trained in bf16 has float32 weights, and its copies work by themselves."""
@@ -236,6 +242,7 @@ def test_mixed_precision(tmp_path):
     assert rows(tmp_path)[-1]["held_out_loss"] > 0
 
 
+@pytest.mark.slow
 def test_sdxl_and_lcm(tmp_path):
     images = torch.randn(6, 4, 16, 16)
     sdxl = Captioned(images, text_cond(6, sdxl=True), text_cond(1, sdxl=True, seed=9))

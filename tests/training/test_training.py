@@ -57,6 +57,7 @@ def whole(request, tmp_path_factory):
     return request.param, request.param(tmp_path_factory.mktemp("whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last_step", [3, 5, 7])
 def test_stopped_and_resumed_is_the_uninterrupted_run(whole, last_step, tmp_path, monkeypatch):
     run, model = whole
@@ -74,6 +75,7 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(whole, last_step, tmp_path
     assert_same_weights(run(tmp_path), model)
 
 
+@pytest.mark.slow
 def test_ctrl_c_between_two_checkpoints(whole, tmp_path, monkeypatch):
     run, model = whole
     one_step = Fit._one_step
@@ -90,6 +92,7 @@ def test_ctrl_c_between_two_checkpoints(whole, tmp_path, monkeypatch):
     assert_same_weights(run(tmp_path), model)
 
 
+@pytest.mark.slow
 def test_killed_process_resumes(tmp_path):
     """SIGKILL at a moment that nobody chose, then the same run again."""
     script = f"""
@@ -115,6 +118,7 @@ open({str(tmp_path / "end")!r}, "w")
     assert [json.loads(line)["step"] for line in lines] == list(range(2, 61, 2)), "each row once"
 
 
+@pytest.mark.slow
 def test_dash_learns_and_returns_its_averaged_weights(tmp_path):
     run = {"num_steps": 60, "batch_size": 16, "lr": 3e-3, "checkpoint_every": 20}
     dash_run(tmp_path, held_out=IMAGES, ema_decay=0.9, **run)
@@ -123,6 +127,7 @@ def test_dash_learns_and_returns_its_averaged_weights(tmp_path):
     assert rows[-1]["held_out_loss"] < 0.5 * rows[0]["held_out_loss"]
 
 
+@pytest.mark.slow
 def test_dot_beats_the_zero_residual(tmp_path):
     """A minute of the real thing in small: the bundled Dash, a fresh Dot."""
     unet = zoo.digits_dash()
@@ -167,6 +172,7 @@ def test_wrong_input(options, message, tmp_path):
         train_dash(tiny_unet(), IMAGES, scheduler, tmp_path, num_steps=1)
 
 
+@pytest.mark.slow
 def test_trained_dot_is_usable(tmp_path):
     dot = dot_run(tmp_path)
     assert not dot.training
