@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -24,12 +25,19 @@ OPS = ("philox_normal", "dash_update", "residual_up_update", "trajectory_down", 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 
 
-def signature(kernel, types: dict[str, str], constants: dict) -> dict[str, str]:
+def signature(kernel: Any, types: dict[str, str], constants: dict) -> dict[str, str]:
     """The type of each argument: those given, constants, and 32-bit integers for the rest."""
     return {
         name: "constexpr" if name in constants else types.get(name, "i32")
         for name in kernel.arg_names
     }
+
+
+def found(pattern: str, text: str) -> re.Match[str]:
+    """The first match in a text that has one."""
+    match = re.search(pattern, text)
+    assert match is not None, f"no {pattern!r} in {text!r}"
+    return match
 
 
 def resources(ptx: str, architecture: int) -> dict:
@@ -40,7 +48,7 @@ def resources(ptx: str, architecture: int) -> dict:
     """
     from triton.backends.nvidia.compiler import get_ptxas
 
-    target = re.search(r"\.target (\w+)", ptx).group(1)
+    target = found(r"\.target (\w+)", ptx).group(1)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.ptx")
         source.write_text(ptx)
@@ -49,11 +57,11 @@ def resources(ptx: str, architecture: int) -> dict:
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise Unavailable(f"ptxas refuses a kernel for {target}: {done.stderr or done.stdout}")
-    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
+    spills = found(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
     return {
         "architecture": target,
-        "registers": int(re.search(r"Used (\d+) registers", done.stderr).group(1)),
-        "spilled": sum(map(int, spills.groups())),
+        "registers": int(found(r"Used (\d+) registers", done.stderr).group(1)),
+        "spilled": sum(int(count) for count in spills.groups()),
     }
 
 

@@ -52,7 +52,7 @@ def _in_mode(mode: str) -> Iterator[None]:
 
 
 @jit
-def _nothing():
+def _nothing() -> None:
     pass
 
 

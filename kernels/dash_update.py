@@ -10,6 +10,8 @@ Per element, without guidance and with a solver of first order: 3 loads (x, z, z
 model_input, x_s, z_s, z_p).
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -28,12 +30,14 @@ from .solver_step import (
     solver_step,
     solver_step_ref,
 )
-from .triton_or_stub import jit, tl, triton
+from .triton_or_stub import Variant, jit, tl, triton
 
 BLOCK = 512
 
 
-def dash_update_ref(z: Tensor, trajectory: tuple[Tensor, Tensor, Tensor] | None, state: State):
+def dash_update_ref(
+    z: Tensor, trajectory: tuple[Tensor, Tensor, Tensor] | None, state: State
+) -> None:
     """The op in plain PyTorch; trajectory is (x_s, z_s, z_p)."""
     z_guided = guided(z, state.guidance)
     if trajectory is not None:
@@ -174,14 +178,15 @@ def dash_update(
     trajectory = (x_s, z_s, z_p)
     if any(t is None for t in trajectory) and any(t is not None for t in trajectory):
         raise Refused("x_s, z_s and z_p are kept together: give all three or none")
-    keep = 0
-    if x_s is not None:
+    keep, kept = 0, None
+    if x_s is not None and z_s is not None and z_p is not None:
+        kept = (x_s, z_s, z_p)
         keep = 2 if leading(z_s) == len(z) else 1
         check("x_s", x_s, x.shape, x.device)
         check("z_s", z_s, (len(z) if keep == 2 else len(x), *x.shape[1:]), x.device)
         check("z_p", z_p, z_s.shape, x.device)
     if not runs_kernel(x):
-        return dash_update_ref(z, trajectory if keep else None, state)
+        return dash_update_ref(z, kept, state)
     numel = x[0].numel()
     with on_device(x):
         _dash_update_kernel[(triton.cdiv(numel, BLOCK) * len(x),)](
@@ -203,11 +208,11 @@ def dash_update(
 
 
 @dash_update.register_fake
-def _(z, x, history, model_input, timestep, rows, step, seeds, guidance, x_s, z_s, z_p):
+def _(*arguments: Tensor | None) -> None:
     return None
 
 
-def variants():
+def variants() -> Iterator[Variant]:
     """What `aot.py` compiles: (kernel, types of the arguments, constants)."""
     for dtype in ("fp32", "fp16", "bf16"):
         names = ("z_ptr", "x_s_ptr", "z_s_ptr", "z_p_ptr", "model_input_ptr")

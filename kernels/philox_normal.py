@@ -9,6 +9,7 @@ float32 here, in float64 there.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from ..sampling import noise
 from ..system.errors import Refused
 from .checks import INTS, MAX_ELEMENTS, check, on_device, runs_kernel
-from .triton_or_stub import constexpr, jit, tl, triton
+from .triton_or_stub import Variant, constexpr, jit, tl, triton
 
 BLOCK = 512
 _HALF_RANGE = constexpr(2.0**-32)
@@ -137,11 +138,11 @@ def philox_normal(seeds: Tensor, step: Tensor, shape: list[int]) -> Tensor:
 
 
 @philox_normal.register_fake
-def _philox_normal_fake(seeds, step, shape):
+def _philox_normal_fake(seeds: Tensor, step: Tensor, shape: list[int]) -> Tensor:
     return seeds.new_empty((seeds.shape[0], *shape), dtype=torch.float32)
 
 
-def variants():
+def variants() -> Iterator[Variant]:
     """What `aot.py` compiles: (kernel, types of the arguments, constants)."""
     types = {"out_ptr": "*fp32", "seeds_ptr": "*i64", "step_ptr": "*i32", "numel": "i32"}
     yield _philox_normal_kernel, types, {"BLOCK": BLOCK}

@@ -10,6 +10,8 @@ One program makes the 4 C values of each of BLOCK pixels of the low resolution b
 products and never writes h, eta or z. x_s, z_s and z_p stay as Dash left them.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -37,12 +39,15 @@ from .solver_step import (
     solver_step,
     solver_step_ref,
 )
-from .triton_or_stub import jit, tl, triton
+from .triton_or_stub import Variant, jit, tl, triton
 
 BLOCK, BLOCK_K = 32, 32
 
 
-def residual_up_ref(features, weight, bias, mix, x_in, x_s, z_s, z_p) -> Tensor:
+def residual_up_ref(
+    features: Tensor, weight: Tensor, bias: Tensor | None, mix: Tensor,
+    x_in: Tensor, x_s: Tensor, z_s: Tensor, z_p: Tensor,
+) -> Tensor:  # fmt: skip
     """eta in plain PyTorch, `[B, C, H, W]` in the dtype of x_in; mix float32 `[1 or B, 5]`."""
     h = nn.functional.pixel_shuffle(nn.functional.conv2d(features, weight, bias, padding=1), 2)
     # Large terms cancel in this sum, so no matrix product, which autocast or TF32 would round.
@@ -50,14 +55,16 @@ def residual_up_ref(features, weight, bias, mix, x_in, x_s, z_s, z_p) -> Tensor:
     return (mix.float()[:, :, None, None, None] * terms).sum(1).to(x_in.dtype)
 
 
-def residual_up_update_ref(features, weight, bias, mix, x_s, z_s, z_p, state: State) -> None:
+def residual_up_update_ref(
+    features: Tensor, weight: Tensor, bias: Tensor, mix: Tensor,
+    x_s: Tensor, z_s: Tensor, z_p: Tensor, state: State,
+) -> None:  # fmt: skip
     """The op in plain PyTorch."""
     copies = len(z_s) // len(x_s)
     x_in = (state.rows[int(state.step), Column.SCALE] * state.x.float()).to(state.model_input.dtype)
     x_in, x_s = (tensor.float().repeat(copies, 1, 1, 1) for tensor in (x_in, x_s))
     args = (features, weight, bias, mix, x_in, x_s, z_s.float(), z_p.float())
-    args = (tensor.float() for tensor in args)
-    z = z_s.float() + residual_up_ref(*args)
+    z = z_s.float() + residual_up_ref(*(tensor.float() for tensor in args))
     solver_step_ref(state, guided(z, state.guidance if copies == 2 else None))
 
 
@@ -211,7 +218,10 @@ def _residual_up_update_kernel(
     )  # fmt: skip
 
 
-def _check(features, weight, bias, mix, trajectory, x: Tensor, branches: int) -> None:
+def _check(
+    features: Tensor, weight: Tensor, bias: Tensor, mix: Tensor,
+    trajectory: tuple[Tensor, Tensor, Tensor], x: Tensor, branches: int,
+) -> None:  # fmt: skip
     batch, c, height, width = x.shape
     if height % 2 or width % 2:
         raise Refused(f"x has shape {list(x.shape)}: height and width have to be even")
@@ -308,11 +318,11 @@ def residual_up_update(
 
 
 @residual_up_update.register_fake
-def _(features, weight, bias, mix, x_s, z_s, z_p, x, history, model_input, timestep, *more):
+def _(*arguments: Tensor | None) -> None:
     return None
 
 
-def variants():
+def variants() -> Iterator[Variant]:
     """What `aot.py` compiles: (kernel, types of the arguments, constants)."""
     for dtype in ("fp32", "fp16", "bf16"):
         names = ("features_ptr", "weight_ptr", "bias_ptr", "x_s_ptr", "z_s_ptr", "z_p_ptr")

@@ -5,12 +5,14 @@
 bias is the one of the convolution that made h. 1 load and 1 store per element.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from .checks import check, check_image, leading, on_device, runs_kernel
 from .reference_gradient import reference_gradient
-from .triton_or_stub import jit, tl, triton
+from .triton_or_stub import Variant, jit, tl, triton
 
 BLOCK = 512
 
@@ -93,14 +95,14 @@ def time_silu(h: Tensor, bias: Tensor, scale_shift: Tensor) -> Tensor:
 
 
 @time_silu.register_fake
-def _(h, bias, scale_shift):
+def _(h: Tensor, bias: Tensor, scale_shift: Tensor) -> Tensor:
     return torch.empty_like(h)
 
 
 reference_gradient(time_silu, time_silu_ref)
 
 
-def variants():
+def variants() -> Iterator[Variant]:
     """What `aot.py` compiles: (kernel, types of the arguments, constants)."""
     for dtype in ("fp32", "fp16", "bf16"):
         types = {name: f"*{dtype}" for name in ("out_ptr", "h_ptr", "bias_ptr")}

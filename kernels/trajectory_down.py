@@ -7,6 +7,8 @@
 Neither the f_j nor their concatenation nor h are written: 4 C values in, O / 4 out per pixel.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -22,12 +24,21 @@ from .checks import (
     tap_strides,
 )
 from .reference_gradient import reference_gradient
-from .triton_or_stub import jit, tl, triton
+from .triton_or_stub import Variant, jit, tl, triton
 
 TILE = 2048  # numbers that one program makes: pixels times outputs
 
 
-def trajectory_down_ref(x, x_s, z_s, z_p, mix, weight, bias, scale_shift) -> Tensor:
+def trajectory_down_ref(
+    x: Tensor,
+    x_s: Tensor,
+    z_s: Tensor,
+    z_p: Tensor,
+    mix: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale_shift: Tensor,
+) -> Tensor:
     """The op in plain PyTorch."""
     # Large terms cancel in these sums, so no matrix product, which autocast or TF32 would round.
     trajectory = torch.stack([t.float() for t in (x, x_s, z_s, z_p)], dim=1)
@@ -169,7 +180,16 @@ def trajectory_down(
 
 
 @trajectory_down.register_fake
-def _trajectory_down_fake(x, x_s, z_s, z_p, mix, weight, bias, scale_shift):
+def _trajectory_down_fake(
+    x: Tensor,
+    x_s: Tensor,
+    z_s: Tensor,
+    z_p: Tensor,
+    mix: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale_shift: Tensor,
+) -> Tensor:
     size = (x.shape[0], weight.shape[0], (x.shape[2] + 1) // 2, (x.shape[3] + 1) // 2)
     layout = torch.channels_last if is_channels_last(weight) else torch.contiguous_format
     return torch.empty(size, dtype=weight.dtype, device=x.device, memory_format=layout)
@@ -178,7 +198,7 @@ def _trajectory_down_fake(x, x_s, z_s, z_p, mix, weight, bias, scale_shift):
 reference_gradient(trajectory_down, trajectory_down_ref)
 
 
-def variants():
+def variants() -> Iterator[Variant]:
     """What `aot.py` compiles: (kernel, types of the arguments, constants)."""
     for dtype in ("fp32", "fp16", "bf16"):
         names = ("out_ptr", "x_ptr", "x_s_ptr", "z_s_ptr", "z_p_ptr", "weight_ptr", "bias_ptr")

@@ -1,5 +1,8 @@
 """Triton where it is installed. Without it the package imports all the same and runs references."""
 
+from collections.abc import Callable
+from typing import Any
+
 try:
     import triton
     import triton.language as tl
@@ -8,14 +11,17 @@ try:
 except ImportError:
     triton = None
 
-    class tl:
+    class tl:  # type: ignore[no-redef] # in the place of the module
         constexpr = object
 
-    def jit(function):
+    def jit(function: Callable) -> Callable:
         return function
 
-    def constexpr(value):
+    def constexpr(value: object) -> object:
         return value
 
 
-__all__ = ["constexpr", "jit", "tl", "triton"]
+# What `aot.py` compiles: a kernel, the types of its arguments, its constants.
+Variant = tuple[Any, dict[str, str], dict[str, int]]
+
+__all__ = ["Variant", "constexpr", "jit", "tl", "triton"]

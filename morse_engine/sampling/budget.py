@@ -8,6 +8,7 @@ chosen on 200 images of the bundled digits at N = 7.5 (benchmarks/results/plan-c
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from ..system.errors import Refused
 from .plan import DASH, Plan
@@ -23,7 +24,7 @@ DOTS_PER_DASH = {
 OTHERS = {1: 2.0}  # schedulers that nothing was measured for
 
 
-def plan_of(lsd: float, scheduler, dot_speed: float | Callable[[], float] | None) -> Plan:
+def plan_of(lsd: float, scheduler: Any, dot_speed: float | Callable[[], float] | None) -> Plan:
     """The plan that a budget of `lsd` latencies of a Dash step buys with a scheduler.
 
     Where a Dot is slow, the ratio of the table is cut to `dot_speed`: at least half of the time is

@@ -124,12 +124,14 @@ def walk(
         for_dot = both if each else scaled
         if symbol == DASH:
             z = dash(both, t, **cond)
-            if twice and not each:
+            if guidance_scale is not None and guided_dot:
                 z = guide(z, guidance_scale)
             trajectory = Trajectory.after(trajectory, for_dot, z, t)
         else:
+            assert dot is not None  # of a plan with Dot steps
+            assert trajectory is not None  # a plan begins with Dash
             z = trajectory.z_s + dot(for_dot, t, *trajectory, **dot_cond)
-        if each:
+        if guidance_scale is not None and not guided_dot:
             z = guide(z, guidance_scale)
         fresh = None
         if table.adds_noise(i):

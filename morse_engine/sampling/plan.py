@@ -1,7 +1,7 @@
 """A plan: the order of Dash and Dot steps of a run, written in Morse code."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import index
 
@@ -30,7 +30,7 @@ class Plan:
 
     morse: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.morse, str):
             raise Refused(
                 f"Plan({self.morse!r}): a plan is a string such as '-...-...'; "
@@ -184,7 +184,7 @@ def _lsd(num_dash: float, num_dot: float, dot_speed: float) -> float:
     return num_dash + num_dot / dot_speed
 
 
-def _largest(quotient: float, fits) -> int:
+def _largest(quotient: float, fits: Callable[[int], bool]) -> int:
     # The floor of a quotient, corrected by the one step that rounding can cost or give:
     # (4 + 6 / 7 - 4) * 7 is 5.999..., yet six steps fit by the very sum that `lsd` computes.
     count = math.floor(quotient)

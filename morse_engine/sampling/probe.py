@@ -15,6 +15,7 @@ from bisect import bisect_left
 from enum import IntEnum
 from itertools import product
 from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ _SHAPE = (1, 1, 8, 8)
 _TOLERANCE = 1e-8
 
 
-def check(scheduler, num_steps: int, eta: float) -> str:
+def check(scheduler: Any, num_steps: int, eta: float) -> str:
     """The name of a scheduler that may have a table; ValueError for one that has none."""
     cls, kind = type(scheduler).__name__, _kind(scheduler)
     if kind is None:
@@ -87,7 +88,7 @@ def check(scheduler, num_steps: int, eta: float) -> str:
     return f"{cls}({', '.join(details)})" if details else cls
 
 
-def _kind(scheduler) -> str | None:
+def _kind(scheduler: Any) -> str | None:
     """The supported diffusers class that this object is an instance of, without "Scheduler"."""
     for cls in type(scheduler).__mro__:
         kind = cls.__name__.removesuffix("Scheduler")
@@ -96,13 +97,13 @@ def _kind(scheduler) -> str | None:
     return None
 
 
-def _options(scheduler) -> dict:
+def _options(scheduler: Any) -> dict:
     """The options that this class takes; a config may carry those of other classes along."""
     taken = inspect.signature(type(scheduler).__init__).parameters
     return {option: value for option, value in scheduler.config.items() if option in taken}
 
 
-def prepare(scheduler, num_steps: int):
+def prepare(scheduler: Any, num_steps: int) -> Any:
     """A copy on the CPU, set to `num_steps` steps, at the first of them."""
     scheduler = _on_cpu(scheduler)
     try:
@@ -118,7 +119,7 @@ def prepare(scheduler, num_steps: int):
     return scheduler
 
 
-def at(scheduler, first: int):
+def at(scheduler: Any, first: int) -> Any:
     """A copy on the CPU of a scheduler that is set to its timesteps, before call `first`."""
     scheduler = _on_cpu(scheduler)
     if hasattr(scheduler, "set_begin_index"):
@@ -127,14 +128,14 @@ def at(scheduler, first: int):
     return scheduler
 
 
-def steps_for_calls(scheduler, num_calls: int) -> int:
+def steps_for_calls(scheduler: Any, num_calls: int) -> int:
     """The number of steps with which a scheduler makes `num_calls` model calls.
 
     Raises:
         Refused: there is none; the message names the nearest numbers of calls.
     """
 
-    def calls(num_steps):
+    def calls(num_steps: int) -> int:
         return len(prepare(scheduler, num_steps).timesteps)
 
     num_steps = num_calls
@@ -147,7 +148,7 @@ def steps_for_calls(scheduler, num_calls: int) -> int:
     return num_steps
 
 
-def _on_cpu(scheduler):
+def _on_cpu(scheduler: Any) -> Any:
     scheduler = copy.deepcopy(scheduler)
     for name, value in vars(scheduler).items():
         if isinstance(value, Tensor):
@@ -155,7 +156,7 @@ def _on_cpu(scheduler):
     return scheduler
 
 
-def model_timesteps(scheduler) -> Tensor:
+def model_timesteps(scheduler: Any) -> Tensor:
     if _kind(scheduler) == "ScoreSdeVp":  # t is in (0, 1], models count the training steps
         return scheduler.timesteps * (scheduler.config.num_train_timesteps - 1)
     return (scheduler.sigmas if _kind(scheduler) == "ScoreSdeVe" else scheduler.timesteps).clone()
@@ -164,7 +165,7 @@ def model_timesteps(scheduler) -> Tensor:
 class _Double(Tensor):
     """A float64 tensor that stays float64 where a scheduler casts its tensors to float32."""
 
-    def to(self, *args, **kwargs):
+    def to(self, *args: Any, **kwargs: Any) -> "_Double":
         return self
 
 
@@ -173,7 +174,7 @@ def _randn(generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def rows(name: str, scheduler, timesteps: Tensor, eta: float, first: int = 0) -> Tensor:
+def rows(name: str, scheduler: Any, timesteps: Tensor, eta: float, first: int = 0) -> Tensor:
     """All rows: takes the scheduler through a run on random tensors and fits each of its steps.
 
     Args:
@@ -184,7 +185,8 @@ def rows(name: str, scheduler, timesteps: Tensor, eta: float, first: int = 0) ->
     generator = torch.Generator().manual_seed(0)
     twin = copy.deepcopy(scheduler)
     x = _randn(generator)
-    history, found = [], []
+    history: list[Tensor] = []
+    found: list[list[float]] = []
     for i, t in enumerate(scheduler.timesteps[first:], first):
         try:
             scale = 1.0
@@ -194,7 +196,8 @@ def rows(name: str, scheduler, timesteps: Tensor, eta: float, first: int = 0) ->
                 twin.scale_model_input(one, t)  # Euler's step() warns if it was not called
             # Tiny probes of a second scheduler show the estimate below the clamp.
             tiny = {Column.P: 1e-9 * _randn(generator), Column.Q: 1e-9 * _randn(generator)}
-            estimate = _solve(_call(twin, i, *tiny.values(), eta, generator)[1], tiny)
+            _, of_tiny, _ = _call(twin, i, tiny[Column.P], tiny[Column.Q], eta, generator)
+            estimate = _solve(of_tiny, tiny)
             if estimate is None:
                 raise ArithmeticError("its estimate is not finite")
             p, q = estimate.values()
@@ -231,11 +234,13 @@ def rows(name: str, scheduler, timesteps: Tensor, eta: float, first: int = 0) ->
     return torch.tensor(found, dtype=torch.float64)
 
 
-def _call(scheduler, i: int, x: Tensor, z: Tensor, eta: float, generator: torch.Generator):
+def _call(
+    scheduler: Any, i: int, x: Tensor, z: Tensor, eta: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """(x_next, the estimate before it, the noise) of one step of the scheduler."""
     seed = int(torch.randint(2**62, (), generator=generator))
     noise = _randn(torch.Generator().manual_seed(seed))  # the draw that the scheduler will make
-    options = {"generator": torch.Generator().manual_seed(seed)}
+    options: dict[str, Any] = {"generator": torch.Generator().manual_seed(seed)}
     t, last = scheduler.timesteps[i], i == len(scheduler.timesteps) - 1
     match _kind(scheduler):  # both return (x, its mean without the noise)
         case "ScoreSdeVp":
@@ -257,7 +262,16 @@ def _call(scheduler, i: int, x: Tensor, z: Tensor, eta: float, generator: torch.
     return out.prev_sample, estimate, noise
 
 
-def _fit(x_next, x, z, m, history, noise, *, clamped: bool) -> dict[Column, float] | None:
+def _fit(
+    x_next: Tensor,
+    x: Tensor,
+    z: Tensor,
+    m: Tensor,
+    history: list[Tensor],
+    noise: Tensor,
+    *,
+    clamped: bool,
+) -> dict[Column, float] | None:
     """The fewest columns that give x_next; z is one only where the clamp makes it differ from m."""
     choices = product((0, 1), range(len(history) + 1), (0, 1) if clamped else (0,))
     for with_noise, depth, with_z in sorted(choices, key=sum):

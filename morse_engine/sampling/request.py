@@ -50,26 +50,26 @@ class Request(NamedTuple):
             Refused: they do not agree, or a value is out of range.
         """
         seeds = _seeds(noise, batch_size, seed)
-        if noise is None and shape is None:
-            raise Refused("pass noise=, or shape=(C, H, W) to compile(): the model has no config")
         if noise is not None:
             _check_noise(noise, shape)
             device = device or noise.device
             noise, shape = noise.to(device, torch.float32), tuple(noise.shape[1:])
+        elif shape is None:
+            raise Refused("pass noise=, or shape=(C, H, W) to compile(): the model has no config")
         if guidance_scale is not None and not -1e6 < guidance_scale < 1e6:
             raise Refused(f"guidance_scale={guidance_scale}: a finite number, or None")
         device = device or torch.device("cpu")
         return cls(noise, seeds, (len(seeds), *shape), guidance_scale, cond, device)
 
 
-def _seeds(noise, batch_size, seed) -> list[int]:
-    given = None if isinstance(seed, int) else [int(s) for s in seed]
+def _seeds(noise: Tensor | None, batch_size: int | None, seed: int | Sequence[int]) -> list[int]:
+    given = [] if isinstance(seed, int) else [int(s) for s in seed]
     if noise is not None and not isinstance(noise, Tensor):
         raise Refused(f"noise is a {type(noise).__name__}: pass a tensor [B, C, H, W]")
     counts = {
         "noise": None if noise is None else noise.shape[0] if noise.ndim else 0,
         "batch_size": batch_size,
-        "seed": None if given is None else len(given),
+        "seed": None if isinstance(seed, int) else len(given),
     }
     known = {name: n for name, n in counts.items() if n is not None}
     if len(set(known.values())) > 1:
@@ -78,7 +78,7 @@ def _seeds(noise, batch_size, seed) -> list[int]:
     count = next(iter(known.values()), 1)
     if count < 1:
         raise Refused(f"{next(iter(known))} asks for {count} images: at least 1")
-    seeds = given if given is not None else [seed + i for i in range(count)]
+    seeds = [seed + i for i in range(count)] if isinstance(seed, int) else given
     if wrong := [s for s in seeds if not 0 <= s < 1 << 64]:
         raise Refused(f"seed {wrong[0]}: an int from 0 to 2^64 - 1")
     return seeds

@@ -6,7 +6,7 @@ need most (Lin et al., arXiv 2305.08891).
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..system.errors import Refused
 
@@ -72,7 +72,7 @@ def _takes(solver: Solver, noise: str | None) -> bool:
     return noise == (solver.kind if solver.kind in _OWN_NOISE else None)
 
 
-def make(name: str, config: Mapping):
+def make(name: str, config: Mapping) -> Any:
     """The diffusers scheduler of a name, with the noise schedule that a model was trained with.
 
     Args:

@@ -23,6 +23,7 @@ The numbers come from the scheduler itself, see `probe.py`.
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class SolverTable:
     init_noise_sigma: float
 
     @classmethod
-    def from_scheduler(cls, scheduler, num_steps: int, *, eta: float = 0.0) -> "SolverTable":
+    def from_scheduler(cls, scheduler: Any, num_steps: int, *, eta: float = 0.0) -> "SolverTable":
         """Reads the table of `num_steps` steps off a diffusers scheduler, which is not modified.
 
         Args:
@@ -71,7 +72,7 @@ class SolverTable:
             return cls._read(name, scheduler, eta)
 
     @classmethod
-    def of_prepared(cls, scheduler, first: int = 0, *, eta: float = 0.0) -> "SolverTable":
+    def of_prepared(cls, scheduler: Any, first: int = 0, *, eta: float = 0.0) -> "SolverTable":
         """Reads the table off a scheduler as a pipeline has set it, which is not modified.
 
         Custom timesteps and sigmas, shifts and the like are in it. The run starts at the x that
@@ -91,7 +92,7 @@ class SolverTable:
         return replace(table, init_noise_sigma=1.0)
 
     @classmethod
-    def _read(cls, name: str, scheduler, eta: float, first: int = 0) -> "SolverTable":
+    def _read(cls, name: str, scheduler: Any, eta: float, first: int = 0) -> "SolverTable":
         timesteps = probe.model_timesteps(scheduler)
         if (timesteps == -1).any():
             n = len(timesteps)
@@ -104,7 +105,7 @@ class SolverTable:
         return cls(name, rows, timesteps[first:], sigma)
 
     @classmethod
-    def for_calls(cls, scheduler, num_calls: int, *, eta: float = 0.0) -> "SolverTable":
+    def for_calls(cls, scheduler: Any, num_calls: int, *, eta: float = 0.0) -> "SolverTable":
         """Reads the table with exactly `num_calls` model calls (Heun makes 2n - 1, PNDM n + 1).
 
         Raises:
@@ -164,19 +165,22 @@ class SolverTable:
             m = row[Column.P] * x + m
         if row[Column.HI] < inf:
             m = m.clamp(row[Column.LO], row[Column.HI])
+        terms: dict[Column, Tensor | None]
         terms = {Column.A: x, Column.B: z, Column.C0: m, Column.D: noise}
         terms |= dict(zip(HISTORY, history, strict=False))
-        x_next = None
+        x_next: Tensor | None = None
         for column in (Column.A, Column.B, Column.C0, *HISTORY, Column.D):
             if row[column] == 0:
                 continue
-            if terms.get(column) is None:
+            of = terms.get(column)
+            if of is None:
                 raise Refused(
                     f"call {i} of {self.name} needs "
                     + ("noise" if column is Column.D else f"{column.name[1]} earlier estimates")
                 )
-            term = row[column] * terms[column]
+            term = row[column] * of
             x_next = term if x_next is None else x_next + term
+        assert x_next is not None  # no row is all zeros
         return x_next, m
 
     def to(self, device: torch.device | str) -> Tensor:

@@ -5,12 +5,16 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .errors import Refused
 from .files import whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB"}
@@ -72,7 +76,7 @@ def read(path: Path, size: int, channels: int) -> Tensor:
         return square(picture, size, channels)
 
 
-def square(picture, size: int, channels: int) -> Tensor:
+def square(picture: "Picture", size: int, channels: int) -> Tensor:
     """The largest centred square of a PIL image, resized: `[channels, size, size]` in [-1, 1]."""
     from PIL import Image, ImageOps
 
@@ -80,7 +84,7 @@ def square(picture, size: int, channels: int) -> Tensor:
     return values(ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS))
 
 
-def values(picture) -> Tensor:
+def values(picture: "Picture") -> Tensor:
     """The pixels of a PIL image of 8 bits a channel, `[C, H, W]` in [-1, 1]."""
     import numpy as np
 
