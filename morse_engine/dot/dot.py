@@ -33,9 +33,10 @@ the cut of the trunk, the coordinates and the gains are ours.
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +46,8 @@ from ..kernels.solver_step import State
 from ..system.errors import Refused
 from . import files
 from .blocks import Down, Residual, Up
-from .family import Family, Given, without_adapters
-from .files import check_fingerprint, fingerprint
+from .family import Family, Given, has_adapters, without_adapters
+from .free import Numbers
 from .helper import Helper, for_dot, seen
 from .levels import NoiseLevels
 from .unet import UNet
@@ -90,11 +91,13 @@ class Dot(Helper):
 
     fused = True
     levels: NoiseLevels
+    down: Sequence[Down]
+    up: Sequence[Up]
 
     def __init__(
         self,
         unet: nn.Module,
-        noise_scheduler=None,
+        noise_scheduler: Any = None,
         *,
         widths: tuple[int, ...] = (16, 32),
         lora_rank: int = 1,
@@ -106,8 +109,9 @@ class Dot(Helper):
         if not widths or lora_rank < 0:
             raise Refused(f"widths={widths}, lora_rank={lora_rank}: give m >= 1 widths, rank >= 0")
         self.widths, self.lora_rank, self.guided = tuple(widths), lora_rank, guided
-        self.in_channels = unet.config.in_channels
-        self.dash_class, self.dash_fingerprint = type(unet).__name__, fingerprint(unet)
+        config: Any = unet.config  # of diffusers; nn.Module knows of none
+        self.in_channels: int = config.in_channels
+        self.dash_class, self.dash_fingerprint = type(unet).__name__, files.fingerprint(unet)
         self.levels = NoiseLevels.from_scheduler(noise_scheduler)
 
         self.inner = family(unet, len(widths), cut)
@@ -121,8 +125,7 @@ class Dot(Helper):
             lora = LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=targets)
             inject_adapter_in_model(lora, self.trunk)
         self._make_blocks()
-        # where Dash lies: same device and dtype for the trained part
-        like = next(unet.parameters())
+        like = next(unet.parameters())  # device and dtype of the trained part are Dash's
         for name, child in self.named_children():
             if name != "trunk":
                 child.to(like)
@@ -135,15 +138,16 @@ class Dot(Helper):
             nn.Linear(3 * self.inner.waves_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim)
         )
         fan = [4 * self.in_channels, *widths]
-        self.down = nn.ModuleList(Down(a, b, emb_dim) for a, b in pairwise(fan))
+        # torch's lists do not say what they hold.
+        self.down = nn.ModuleList(Down(a, b, emb_dim) for a, b in pairwise(fan))  # type: ignore[assignment]
         self.refine = Residual(widths[-1], emb_dim)
         self.enter = nn.Conv2d(widths[-1], c_in_trunk, 3, padding=1)
-        self.up = nn.ModuleList()
+        self.up = up = nn.ModuleList()  # type: ignore[assignment]
         for i in reversed(range(len(widths))):
             lowest = i == len(widths) - 1
             c_in = c_out_trunk if lowest else widths[i]
             c_out = widths[i - 1] if i else self.in_channels
-            self.up.append(Up(c_in, widths[i], c_out, emb_dim, refine=lowest))
+            up.append(Up(c_in, widths[i], c_out, emb_dim, refine=lowest))
         if self.guided:
             self.guidance_embedding = nn.Linear(GUIDANCE_WAVES, emb_dim)
             nn.init.zeros_(self.guidance_embedding.weight)
@@ -156,15 +160,15 @@ class Dot(Helper):
     def forward(
         self,
         x: Tensor,
-        timestep,
+        timestep: Numbers,
         x_s: Tensor,
         z_s: Tensor,
-        timestep_s,
-        z_p,
-        timestep_p,
+        timestep_s: Numbers,
+        z_p: Tensor,
+        timestep_p: Numbers,
         *,
-        guidance_scale=None,
-        **cond,
+        guidance_scale: Numbers | None = None,
+        **cond: Any,
     ) -> Tensor:
         """eta(x, t; x_s, z_s, t_s, z_p, t_p).
 
@@ -197,7 +201,7 @@ class Dot(Helper):
         h, conv = self.features(*seen(state, trajectory), when, given), self.up[-1].conv2
         kernels.residual_up_update(h, conv.weight, conv.bias, when.mix, *trajectory, *state)
 
-    def given(self, cond: dict, guidance_scale=None) -> Given:
+    def given(self, cond: dict, guidance_scale: Numbers | None = None) -> Given:
         """What the weights make of the conditioning; it is the same in all steps of a run.
 
         Raises:
@@ -219,7 +223,7 @@ class Dot(Helper):
         waves = get_timestep_embedding(1000 * scale, GUIDANCE_WAVES)
         return given._replace(guidance=self.guidance_embedding(waves.to(like.dtype)))
 
-    def moments(self, timestep, timestep_s, timestep_p) -> Moments:
+    def moments(self, timestep: Numbers, timestep_s: Numbers, timestep_p: Numbers) -> Moments:
         """Where the times lie, before any weight; they are numbers or tensors `[]` or `[R]`."""
         device, times = self.gains.weight.device, (timestep, timestep_s, timestep_p)
         rows = (torch.as_tensor(t, device=device).reshape(-1) for t in times)
@@ -264,20 +268,16 @@ class Dot(Helper):
             h = down(h, next(scale_shifts))
             skips.append(h)
         skips[-1] = h = self.refine(h, next(scale_shifts))
-        emb = when.emb
-        if self.conditional:
-            emb = self.inner.embedding(when.waves, when.emb, given)
+        emb = self.inner.embedding(when.waves, when.emb, given) if self.conditional else when.emb
         h = self.inner.run(self.enter(h), emb, given)
         for up in self.up[:-1]:
             h = up.shuffle(up.features(h, skips.pop(), scale_shifts))
         return self.up[-1].features(h, skips.pop(), scale_shifts)
 
-    def check_dash(self, unet: nn.Module) -> None:
+    def check_dash(self, unet: Callable[..., Tensor]) -> None:
         """Raise `Refused` if this is not the Dot of `unet`; warn if a LoRA is on that."""
-        check_fingerprint(self.dash_fingerprint, unet)
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        if any(isinstance(module, BaseTunerLayer) for module in unet.modules()):
+        files.check_fingerprint(self.dash_fingerprint, unet)
+        if has_adapters(unet):
             warnings.warn(
                 "Dash has a LoRA that its Dot was not trained with: compare images with those of "
                 "Dash alone, or train a Dot for the two",
@@ -304,7 +304,7 @@ class Dot(Helper):
         without_adapters(dot.trunk)
         return dot
 
-    def compiled(self, **options) -> "Dot":
+    def compiled(self, **options: Any) -> "Dot":
         """A second object with the same weights, whose `features` go through `torch.compile`."""
         dot = copy.copy(self)
         dot.features = torch.compile(self.features, **options)  # type: ignore[method-assign]

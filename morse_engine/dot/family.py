@@ -5,10 +5,12 @@ of a Dot is the same for every family: its own blocks, the gains, training, step
 """
 
 import copy
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 DASH_ONLY = "dash_only"  # keyword of what Dash is given and no Dot
 
@@ -107,11 +109,20 @@ class Family(Protocol):
         ...
 
 
-def shared_copy(module: nn.Module) -> nn.Module:
+def shared_copy(module: Model) -> Model:
     """A second module with the same structure whose frozen parameters are views of the first's."""
-    views = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
-    views |= {id(b): b for b in module.buffers()}
+    views: dict[int, Tensor] = {id(b): b for b in module.buffers()}
+    for p in module.parameters():
+        views[id(p)] = nn.Parameter(p.detach(), requires_grad=False)
     return copy.deepcopy(module, views)
+
+
+def has_adapters(model: object) -> bool:
+    """Whether peft's adapters are on a model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return any(isinstance(module, BaseTunerLayer) for module in modules)
 
 
 def without_adapters(module: nn.Module) -> None:

@@ -4,18 +4,50 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..system.errors import Refused, Unavailable
 from ..system.files import whole
+from .levels import NoiseLevels
 
 FORMAT_VERSION = 2
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 OWNER_AND_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
+
+AnyDot = TypeVar("AnyDot", bound="Stored")
+
+
+class Stored(Protocol):
+    """What its files ask of a `Dot`."""
+
+    dash_class: str
+    dash_fingerprint: str
+    levels: NoiseLevels
+    widths: tuple[int, ...]
+    lora_rank: int
+    cut: int
+    guided: bool
+    conditional: bool
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        noise_scheduler: Any,
+        *,
+        widths: tuple[int, ...],
+        lora_rank: int,
+        cut: int | None,
+        guided: bool,
+    ) -> None: ...
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]: ...
+
+    def eval(self: AnyDot) -> AnyDot: ...
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -36,7 +68,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def check_fingerprint(expected: str, unet: nn.Module) -> None:
+def check_fingerprint(expected: str, unet: Callable[..., Tensor]) -> None:
     """Refuse a Dash whose weights have another `fingerprint`."""
     found = fingerprint(unet) if isinstance(unet, nn.Module) else "none: not a module"
     if found != expected:
@@ -50,7 +82,7 @@ def check_fingerprint(expected: str, unet: nn.Module) -> None:
 # -- in a folder -------------------------------------------------------------------------------
 
 
-def save(dot, folder: str | Path) -> None:
+def save(dot: Stored, folder: str | Path) -> None:
     """Write the trained part of a Dot; whole files or none. See `Dot.save_pretrained`."""
     from safetensors.torch import save_file
 
@@ -76,7 +108,7 @@ def save(dot, folder: str | Path) -> None:
         config_path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def load(cls, folder: str | Path, unet: nn.Module):
+def load(cls: type[AnyDot], folder: str | Path, unet: nn.Module) -> AnyDot:
     """The Dot of `unet`, an object of `cls`. See `Dot.from_pretrained`."""
     from diffusers import DDPMScheduler
 
@@ -155,7 +187,7 @@ def folder_of(name: str | Path, files: Sequence[str]) -> Path:
         ) from error
 
 
-def push(dot, repo_id: str, text: str | None, private: bool) -> str:
+def push(dot: Stored, repo_id: str, text: str | None, private: bool) -> str:
     """Upload a Dot with the model card `text`, by default `card(dot)`. See `Dot.push_to_hub`."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -188,7 +220,7 @@ def _reason(error: Exception) -> str:
 # -- the model card ----------------------------------------------------------------------------
 
 
-def card(dot, base_model: str | None = None, facts: dict[str, str] | None = None) -> str:
+def card(dot: Stored, base_model: str | None = None, facts: dict[str, str] | None = None) -> str:
     """The model card of a Dot, as Markdown; made without a connection.
 
     Args:

@@ -6,9 +6,12 @@ They are called as every Dot is, and they are the rivals that a trained one has 
 from collections.abc import Callable
 from functools import partial
 from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor
+
+Numbers = Tensor | float  # a number, or a tensor `[]` or `[R]`: one for all rows or for each
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
@@ -21,7 +24,13 @@ def log_ratio(a: Tensor, b: Tensor) -> Tensor:
     return torch.log(a / b)
 
 
-def slope(t, t_s, t_p, way: Callable[[Tensor, Tensor], Tensor], at_most: float) -> Tensor:
+def slope(
+    t: Numbers,
+    t_s: Numbers,
+    t_p: Numbers,
+    way: Callable[[Tensor, Tensor], Tensor],
+    at_most: float,
+) -> Tensor:
     """How far t lies beyond the times of Dash's last two estimates, with theirs as the unit.
 
         min(way(t, t_s) / way(t_s, t_p), at_most);   0 where no line goes through the two
@@ -39,23 +48,32 @@ def slope(t, t_s, t_p, way: Callable[[Tensor, Tensor], Tensor], at_most: float) 
     return torch.where(t_p > t_s, way(t, t_s) / way(t_s, t_p), 0.0).clamp(max=at_most)
 
 
-def reuse(x, timestep, x_s, z_s: Tensor, timestep_s, z_p, timestep_p, **cond) -> Tensor:
+def reuse(
+    x: Tensor,
+    timestep: Numbers,
+    x_s: Tensor,
+    z_s: Tensor,
+    timestep_s: Numbers,
+    z_p: Tensor,
+    timestep_p: Numbers,
+    **cond: Any,
+) -> Tensor:
     """Repeat Dash's last estimate: `eta = 0`, `[B, C, H, W]`."""
     return torch.zeros_like(z_s)
 
 
 def extrapolate(
-    x,
-    timestep,
-    x_s,
+    x: Tensor,
+    timestep: Numbers,
+    x_s: Tensor,
     z_s: Tensor,
-    timestep_s,
+    timestep_s: Numbers,
     z_p: Tensor,
-    timestep_p,
+    timestep_p: Numbers,
     *,
     way: Callable[[Tensor, Tensor], Tensor] = difference,
     at_most: float = inf,
-    **cond,
+    **cond: Any,
 ) -> Tensor:
     """Continue Dash's last two estimates on a straight line.
 

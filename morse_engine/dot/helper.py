@@ -1,6 +1,7 @@
 """What makes Dot steps: a `Dot`, or any function of the trajectory, in one form for all callers."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from ..kernels.solver_step import State
 from ..system.errors import Refused
 from .family import DASH_ONLY
+from .free import Numbers
 from .levels import NoiseLevels
 
 
@@ -26,14 +28,14 @@ class Helper(nn.Module):
     fused: bool
     levels: NoiseLevels | None
 
-    def check_dash(self, unet) -> None:
+    def check_dash(self, unet: Callable[..., Tensor]) -> None:
         """Raise `Refused` if this is the helper of another Dash; a function fits every one."""
 
     def merged(self) -> "Helper":
         """The same for inference, where there is something to be gained by it."""
         return self
 
-    def compiled(self, **options) -> "Helper":
+    def compiled(self, **options: Any) -> "Helper":
         """The same, run through `torch.compile`; this one stays as it is."""
         raise NotImplementedError
 
@@ -47,10 +49,10 @@ class AnyEta(Helper):
         super().__init__()
         self.function, self.guided, self.levels = function, guided, None
 
-    def forward(self, *trajectory, **cond) -> Tensor:
+    def forward(self, *trajectory: Numbers, **cond: Any) -> Tensor:
         return self.function(*trajectory, **for_dot(cond))
 
-    def compiled(self, **options) -> Helper:
+    def compiled(self, **options: Any) -> Helper:
         return AnyEta(torch.compile(self.function, **options), self.guided)
 
 

@@ -1,5 +1,8 @@
 """The noise levels that a model was trained with: x_t = alpha_t x_0 + sigma_t eps."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +22,8 @@ class NoiseLevels(nn.Module):
     Source: Ho et al. 2020 (arXiv 2006.11239); v: Salimans & Ho 2022 (arXiv 2202.00512), appendix D.
     """
 
+    alphas_cumprod: Tensor
+
     def __init__(self, alphas_cumprod: Tensor, prediction_type: str, config: dict):
         super().__init__()
         if prediction_type not in PREDICTION_TYPES:
@@ -28,7 +33,7 @@ class NoiseLevels(nn.Module):
         self.register_buffer("alphas_cumprod", alphas_cumprod.float().clone(), persistent=False)
 
     @classmethod
-    def from_scheduler(cls, scheduler=None) -> "NoiseLevels":
+    def from_scheduler(cls, scheduler: Any = None) -> "NoiseLevels":
         """The levels of a diffusers scheduler with `alphas_cumprod`; default: `DDPMScheduler()`.
 
         Raises:
@@ -48,7 +53,7 @@ class NoiseLevels(nn.Module):
         config = {name: config[name] for name in NAMES}
         return cls(scheduler.alphas_cumprod, config["prediction_type"], config)
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NoiseLevels":
         # A cast to half precision is meant for weights: 1 - alpha_bar would lose all of its digits.
         table = self.alphas_cumprod
         super()._apply(fn, recurse)
@@ -101,12 +106,12 @@ class NoiseLevels(nn.Module):
         (alpha_s, sigma_s), (alpha, sigma) = self._at(t_s), self._at(t)
         none, one = torch.zeros_like(alpha), torch.ones_like(alpha)
         if self.prediction_type == "sample":
-            x_0 = (none, none, one)
+            of_x_0 = (none, none, one)
         elif self.prediction_type == "epsilon":
-            x_0 = (none, 1 / alpha_s, -sigma_s / alpha_s)
+            of_x_0 = (none, 1 / alpha_s, -sigma_s / alpha_s)
         else:
-            x_0 = (none, alpha_s, -sigma_s)
-        x_0, x = torch.stack(x_0, dim=1), torch.stack((one, none, none), dim=1)
+            of_x_0 = (none, alpha_s, -sigma_s)
+        x_0, x = torch.stack(of_x_0, dim=1), torch.stack((one, none, none), dim=1)
         alpha, sigma = alpha[:, None], sigma[:, None]
         eps = (x - alpha * x_0) / sigma
         z = {"sample": x_0, "epsilon": eps, "v_prediction": alpha * eps - sigma * x_0}

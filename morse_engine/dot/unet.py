@@ -34,6 +34,7 @@ class UNet:
     model with conditions, whose inner levels are most of it.
     """
 
+    trunk: Any  # a model of diffusers, as Dash is
     MODELS = "a diffusers UNet2DModel or UNet2DConditionModel"
     LORA_TARGETS = ["conv1", "conv2", "time_emb_proj", "to_q", "to_k", "to_v", "to_out.0"]  # noqa: RUF012
 
@@ -63,7 +64,7 @@ class UNet:
                 raise Refused(f"a UNet with addition_embed_type={kind!r} is not supported by Dot")
         return True
 
-    def __init__(self, dash: nn.Module, num_halvings: int, cut: int | None):
+    def __init__(self, dash: Any, num_halvings: int, cut: int | None):
         from diffusers import UNet2DConditionModel
 
         widths = dash.config.block_out_channels
@@ -137,7 +138,7 @@ class UNet:
             **of.masks,
         }
 
-        def more(block) -> dict:
+        def more(block: nn.Module) -> dict:
             return attend if getattr(block, "has_cross_attention", False) else {}
 
         skips = [h]

@@ -123,7 +123,7 @@ class Captures:
             capacity,
         )
 
-    def _steps_for(self, layout: Layout, plan, table, request: Request) -> Steps:
+    def _steps_for(self, layout: Layout, plan: Plan, table: SolverTable, request: Request) -> Steps:
         models = self.models
         steps = Steps(models.dash, models.helper, layout, request.cond)
         steps.load(plan, table)
@@ -145,7 +145,9 @@ class Captures:
         self.last = "host", ""
         return FusedRun(self._steps, self.lock)
 
-    def _captured(self, made: StepGraphs, plan, table, request: Request, backend: str) -> Run:
+    def _captured(
+        self, made: StepGraphs, plan: Plan, table: SolverTable, request: Request, backend: str
+    ) -> Run:
         if backend == "device":
             made.compose()
         with made.turn():

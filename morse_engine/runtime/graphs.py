@@ -43,7 +43,12 @@ def reason(device: torch.device) -> str:
     return ""
 
 
-def capture(name: str, step: Callable[[], None], pool, device: torch.device):
+def capture(
+    name: str,
+    step: Callable[[], None],
+    pool: "torch.cuda._POOL_HANDLE | None",
+    device: torch.device,
+) -> torch.cuda.CUDAGraph:
     """`step` as a `torch.cuda.CUDAGraph` that is not instantiated yet.
 
     Raises:
@@ -108,7 +113,7 @@ class StepGraphs:
             for symbol, (name, step) in functions.items()
         }
         self.loop: native.LoopGraph | None = None
-        self._in_loop = None  # the plan that the loop knows
+        self._in_loop: Plan | None = None  # the plan that the loop knows
         self.choice, self.why = "host", ""
         self._end = torch.cuda.Event() if self.device.type == "cuda" else None
         self._instantiated = False  # what the host launches
@@ -166,18 +171,20 @@ class StepGraphs:
     def launch(self, i: int) -> None:
         """The host launches step i."""
         self._instantiate()
+        assert self.steps.plan is not None  # loaded before the capture
         self._graphs[self.steps.plan.morse[i]].replay()
         self.replays += 1
 
     def launch_loop(self, until: int) -> None:
         """The device runs all steps from where the run is to until - 1, in one launch."""
+        assert self.loop is not None  # composed
         self.loop.launch(_stream(self.device), until)
         self.replays += 1
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Within it the current stream has the memory: after what other streams did with it."""
-        if self.device.type != "cuda":
+        if self._end is None:
             yield
             return
         with torch.cuda.device(self.device):
@@ -210,11 +217,14 @@ class StepGraphs:
         except Unavailable as error:
             self.why = f"no one-launch loop: {error}"
             return
+        assert self.steps.plan is not None  # loaded before the capture
         until = min(8, len(self.steps.plan))
-        launches = {
-            "host": lambda: [self.launch(i) for i in range(until)],
-            "device": lambda: self.launch_loop(until),
-        }
+
+        def by_host() -> None:
+            for i in range(until):
+                self.launch(i)
+
+        launches = {"host": by_host, "device": lambda: self.launch_loop(until)}
         calls = {name: Call(launch, prepare=start) for name, launch in launches.items()}
         times = in_turns(calls, self.device, rounds=2, untimed=1)
         ms = {name: min(values) for name, values in times.items()}
@@ -224,9 +234,9 @@ class StepGraphs:
             launch()
             x.append(self.steps.state.x.clone())
         if torch.equal(*x):
-            self.choice = min(ms, key=ms.get)
-            times = ", ".join(f"{name} {value:.3f} ms" for name, value in ms.items())
-            self.why = f"{times} for {until} steps"
+            self.choice = min(ms, key=ms.__getitem__)
+            said = ", ".join(f"{name} {value:.3f} ms" for name, value in ms.items())
+            self.why = f"{said} for {until} steps"
         else:
             self.why = "the one-launch loop gave other bits than single launches"
 

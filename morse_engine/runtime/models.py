@@ -1,8 +1,12 @@
 """Dash and Dot as a sampler calls them."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from ..dot.free import Numbers
 from ..dot.helper import as_helper
 from ..system.errors import Refused, Unavailable
 
@@ -24,7 +28,14 @@ class Models:
         guided_dot: whether it corrects the guided estimate.
     """
 
-    def __init__(self, unet, dot, *, merge_dot: bool = True, inductor: bool = False):
+    def __init__(
+        self,
+        unet: Callable[..., Tensor],
+        dot: Callable[..., Tensor] | None,
+        *,
+        merge_dot: bool = True,
+        inductor: bool = False,
+    ):
         _check_dash(unet)
         self.unet = self._unet = unet
         self.helper = helper = None if dot is None else as_helper(dot)
@@ -32,7 +43,7 @@ class Models:
             helper.check_dash(unet)
             self.helper = helper = helper.merged() if merge_dot else helper
         if inductor:
-            options = {"dynamic": False, "options": {"triton.cudagraphs": False}}
+            options: dict[str, Any] = {"dynamic": False, "options": {"triton.cudagraphs": False}}
             self._unet = torch.compile(unet, **options)
             self.helper = helper and helper.compiled(**options)
         self.dot = None if helper is None else self._dot
@@ -53,7 +64,7 @@ class Models:
     @property
     def shape(self) -> tuple[int, ...] | None:
         """`(C, H, W)` of a sample by Dash's config; None if it has none."""
-        config = getattr(self.unet, "config", None)
+        config: Any = getattr(self.unet, "config", None)
         size = getattr(config, "sample_size", None)
         if not size:
             return None
@@ -71,20 +82,31 @@ class Models:
                 "compile again after moving or casting a model"
             )
 
-    def dash(self, x: Tensor, timestep: Tensor, **cond) -> Tensor:
+    def dash(self, x: Tensor, timestep: Tensor, **cond: Any) -> Tensor:
         z = self._unet(x.to(self.dtype), timestep, **cond)
         return getattr(z, "sample", z).to(x.dtype)
 
-    def _dot(self, x: Tensor, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond) -> Tensor:
+    def _dot(
+        self,
+        x: Tensor,
+        timestep: Numbers,
+        x_s: Tensor,
+        z_s: Tensor,
+        timestep_s: Numbers,
+        z_p: Tensor,
+        timestep_p: Numbers,
+        **cond: Any,
+    ) -> Tensor:
+        assert self.helper is not None  # or `dot` is None
         x_, x_s, z_s, z_p = (tensor.to(self.dtype) for tensor in (x, x_s, z_s, z_p))
         eta = self.helper(x_, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond)
         return eta.to(x.dtype)
 
 
-def _check_dash(unet) -> None:
+def _check_dash(unet: Callable[..., Tensor]) -> None:
     if not callable(unet):
         raise Refused(f"unet is a {type(unet).__name__}, not a model or callable")
-    config = getattr(unet, "config", None)
+    config: Any = getattr(unet, "config", None)
     if getattr(config, "out_channels", None) != getattr(config, "in_channels", None):
         raise Refused(
             f"unet has {config.in_channels} input and {config.out_channels} output channels: "
@@ -92,10 +114,10 @@ def _check_dash(unet) -> None:
         )
 
 
-def weight_bytes(model, beside=None) -> int:
+def weight_bytes(model: object, beside: object = None) -> int:
     """Bytes of the parameters of `model`, those that `beside` holds too left out."""
 
-    def storages(module) -> dict[int, int]:
+    def storages(module: object) -> dict[int, int]:
         if not isinstance(module, nn.Module):
             return {}
         return {p.data_ptr(): p.numel() * p.element_size() for p in module.parameters()}
@@ -104,5 +126,5 @@ def weight_bytes(model, beside=None) -> int:
     return sum(size for at, size in storages(model).items() if at not in shared)
 
 
-def _first_parameter(model) -> nn.Parameter | None:
+def _first_parameter(model: object) -> nn.Parameter | None:
     return next(model.parameters(), None) if isinstance(model, nn.Module) else None

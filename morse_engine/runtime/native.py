@@ -9,6 +9,7 @@ with the reason. csrc/include/morse_engine/loop_graph.h says what they do.
 """
 
 from pathlib import Path
+from typing import Any
 
 from ..system.errors import Unavailable
 
@@ -60,7 +61,7 @@ def get_include() -> str:
     raise Unavailable(f"no C++ headers beside {package}: install morse-engine again")
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _native is None:

@@ -171,7 +171,8 @@ class EagerRun(Run):
 class _SharedRun(Run):
     """A run on memory that the next run of the same layout takes over."""
 
-    def __init__(self, steps: Steps, lock):
+    def __init__(self, steps: Steps, lock: threading.RLock):
+        assert steps.plan is not None  # loaded
         super().__init__(steps.plan, lock)
         self.steps = steps
         # A token, not the run: the memory must not keep the run alive, and with it itself.
@@ -202,10 +203,10 @@ class _SharedRun(Run):
 class FusedRun(_SharedRun):
     """The two steps over static memory, called one by one."""
 
-    def both_steps(self):
+    def both_steps(self) -> tuple[Callable[[], None], Callable[[], None] | None]:
         steps = self.steps
 
-        def again(step):
+        def again(step: Callable[[], None]) -> None:
             steps.state.step.zero_()
             step()
 
@@ -222,11 +223,11 @@ class FusedRun(_SharedRun):
 class _CapturedRun(_SharedRun):
     """Captured steps. Runs on several streams, from several threads, take turns on the memory."""
 
-    def __init__(self, graphs: StepGraphs, lock):
+    def __init__(self, graphs: StepGraphs, lock: threading.RLock):
         super().__init__(graphs.steps, lock)
         self._graphs = graphs
 
-    def both_steps(self):
+    def both_steps(self) -> tuple[Callable[[], None], Callable[[], None] | None]:
         return self._graphs.both_steps()
 
     def _wait(self) -> None:
@@ -240,7 +241,7 @@ class _CapturedRun(_SharedRun):
 class HostRun(_CapturedRun):
     """Captured steps, launched one by one by the host."""
 
-    def __init__(self, graphs: StepGraphs, lock):
+    def __init__(self, graphs: StepGraphs, lock: threading.RLock):
         super().__init__(graphs, lock)
         self._marks: dict[int, torch.cuda.Event | None] = {}  # where the stream is after k steps
 
@@ -256,8 +257,9 @@ class HostRun(_CapturedRun):
             while self.i < min(k + 1, len(self.plan)):
                 self.segment(1)
                 self._marks[self.i] = mark(self._graphs.device)
-            if self._marks.get(k) is not None:
-                self._marks.pop(k).synchronize()
+            event = self._marks.pop(k, None)
+            if event is not None:
+                event.synchronize()
             else:
                 self._wait()
 
@@ -265,8 +267,9 @@ class HostRun(_CapturedRun):
 class DeviceRun(_CapturedRun):
     """Captured steps in the one-launch loop."""
 
-    def __init__(self, graphs: StepGraphs, lock):
+    def __init__(self, graphs: StepGraphs, lock: threading.RLock):
         super().__init__(graphs, lock)
+        assert graphs.loop is not None  # composed
         self._loop, self._before = graphs.loop, 0
 
     def _advance(self, until: int) -> None:

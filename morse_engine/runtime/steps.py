@@ -10,11 +10,11 @@ described in `kernels/solver_step.py`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import PyTree, tree_flatten, tree_map
 
 from .. import kernels
 from ..dot.dot import Dot
@@ -123,7 +123,10 @@ class Steps:
         # Views: what is copied into `cond` is there too.
         cond = second_half(self.cond) if once else self.cond
         guidance = self.state.guidance if once else None
-        self.dot = (_Fused if dot.fused else _Called)(dot, self.times, cond, guidance)
+        if dot.fused:
+            self.dot = _Fused(cast(Dot, dot), self.times, cond, guidance)
+        else:
+            self.dot = _Called(dot, self.times, cond, guidance)
 
     @property
     def num_bytes(self) -> int:
@@ -161,6 +164,7 @@ class Steps:
             start = kernels.philox_normal(state.seeds, self._initial, list(state.x.shape[1:]))
         state.x.copy_(start)
         if state.guidance is not None:
+            assert request.guidance_scale is not None  # as the layout says
             state.guidance.fill_(request.guidance_scale)
         copy_tensors(self.cond, request.cond, non_blocking=True)
 
@@ -252,22 +256,22 @@ class _Called:
         kernels.dash_update(_plain(z), *state, None, None, None)
 
 
-def leaves(tree) -> list:
+def leaves(tree: PyTree) -> list:
     return tree_flatten(tree)[0]
 
 
-def copy_tensors(into, tree, **options) -> None:
+def copy_tensors(into: PyTree, tree: PyTree, **options: Any) -> None:
     """Copy each tensor of a tree into its place in another one of the same structure."""
     for mine, new in zip(leaves(into), leaves(tree), strict=True):
         if is_tensor(mine):
             mine.copy_(new, **options)
 
 
-def owned(value):
+def owned(value: object) -> object:
     return value.clone() if is_tensor(value) else value
 
 
-def is_tensor(value) -> bool:
+def is_tensor(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor)
 
 
