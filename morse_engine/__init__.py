@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import zoo
     from .dot import Dot
-    from .engine import Sampler, compile
+    from .engine import Sampler
+    from .engine.compile import compile
     from .integrations.pipelines import accelerate, restore
     from .runtime import native
     from .runtime.native import get_include
@@ -59,7 +60,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     """Import a public name when it is first used: torch takes seconds, and `--help` needs none."""
     if name in ("native", "noise"):  # modules that are public by a short name
         return import_module(f".{_HOME[name]}.{name}", __name__)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ def compile(
     unet: Callable[..., Tensor],
     dot: Callable[..., Tensor] | None = None,
     *,
-    scheduler=None,
+    scheduler: Any = None,
     plan: "Plan | str | float | None" = None,
     backend: str = "auto",
     dot_speed: float | None = None,
@@ -73,10 +74,15 @@ def compile(
     shape = models.shape if shape is None else tuple(shape)
     captures = Captures(models, graph_memory)
     made = partial(Sampler, models, scheduler, shape=shape, backend=backend, captures=captures)
+
+    def measured() -> float:
+        speed = made(Plan("-.-.")).measure().dot_speed
+        assert speed is not None  # of a plan with Dot steps
+        return speed
+
     if plan is None:
         plan = DEFAULT_BUDGET if dot is not None else DASH * DEFAULT_DASH_STEPS
     if isinstance(plan, (int, float)):
-        if dot_speed is None:
-            dot_speed = lambda: made(Plan("-.-.")).measure().dot_speed  # noqa: E731
-        plan = plan_of(plan, scheduler, None if dot is None else dot_speed)
+        speed = measured if dot_speed is None else dot_speed
+        plan = plan_of(plan, scheduler, None if dot is None else speed)
     return made(Plan(plan) if isinstance(plan, str) else plan)

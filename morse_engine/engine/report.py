@@ -77,7 +77,7 @@ class Report(Ledger):
             lines.append("latency   not measured: report(measure=True)")
         else:
             lines.append(f"latency   LSD {self.lsd_ms:.2f} ms at batch {self.batch_size}")
-            if self.dot_ms:
+            if self.dot_ms and self.dot_speed:
                 lines[-1] += f", Dot {self.dot_ms:.2f} ms, N = {self.dot_speed:.1f}"
                 gain = self.plan.gain(self.dot_speed)
                 lines.append(

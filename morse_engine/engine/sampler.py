@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 from torch import Tensor
 
@@ -28,7 +29,7 @@ class Sampler:
     def __init__(
         self,
         models: Models,
-        scheduler,
+        scheduler: Any,
         plan: Plan,
         shape: tuple[int, ...] | None,
         backend: str,
@@ -41,7 +42,7 @@ class Sampler:
         self.table = SolverTable.for_calls(scheduler, len(plan)) if table is None else table
         self.backend, self.captures = backend, captures
 
-    def with_plan(self, plan: Plan | str, scheduler=None) -> "Sampler":
+    def with_plan(self, plan: Plan | str, scheduler: Any = None) -> "Sampler":
         """The same models with another plan and, if given, another solver, on the same captures.
 
         Raises:
@@ -81,7 +82,7 @@ class Sampler:
         seed: int | Sequence[int] = 0,
         guidance_scale: float | None = None,
         on_step: Callable[[int, int], None] | None = None,
-        **cond,
+        **cond: Any,
     ) -> Tensor:
         """Sample images; the image of a seed is the same in every batch.
 
@@ -121,7 +122,7 @@ class Sampler:
         batch_size: int | None = None,
         seed: int | Sequence[int] = 0,
         guidance_scale: float | None = None,
-        **cond,
+        **cond: Any,
     ) -> Run:
         """Begin a run that the caller takes through its steps; arguments as for a whole run.
 
@@ -144,7 +145,9 @@ class Sampler:
         """Give back all memory of captured steps; the next run captures again."""
         self.captures.free()
 
-    def measure(self, batch_size: int = 1, *, guidance_scale: float | None = None, **cond) -> Speed:
+    def measure(
+        self, batch_size: int = 1, *, guidance_scale: float | None = None, **cond: Any
+    ) -> Speed:
         """Measure LSD, Dot's latency and N at a batch size, as this backend runs them (seconds)."""
         if self.shape is None:
             raise Refused(
@@ -155,7 +158,7 @@ class Sampler:
             run = self.start(batch_size=batch_size, guidance_scale=guidance_scale, **cond)
             return run.measure()
 
-    def report(self, *, measure: bool = False, batch_size: int = 1, **cond) -> Report:
+    def report(self, *, measure: bool = False, batch_size: int = 1, **cond: Any) -> Report:
         """What runs and why; with `measure=True` also the latencies at `batch_size`."""
         speed = self.measure(batch_size, **cond) if measure else None
         models, device = self.models, self.models.device

@@ -5,33 +5,41 @@ makes all of it anew.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
 
 from ..dot.dot import Dot
 from ..sampling import schedulers
 
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin, UNet2DModel
+
+    from .classifier import DigitClassifier
+
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def digits_dash():
+def digits_dash() -> "UNet2DModel":
     """The Dash: a `UNet2DModel` of 1.0 M parameters for images `[B, 1, 32, 32]` in [-1, 1]."""
     from diffusers import UNet2DModel
 
     return UNet2DModel.from_pretrained(WEIGHTS / "dash", low_cpu_mem_usage=False).eval()
 
 
-def digits_dot(unet) -> Dot:
+def digits_dot(unet: nn.Module) -> Dot:
     """The Dot of `digits_dash()`."""
     return Dot.from_pretrained(WEIGHTS / "dot", unet)
 
 
-def digits_classifier():
+def digits_classifier() -> "DigitClassifier":
     """The classifier whose 64 features the Frechet distance of digits is taken in."""
     from .classifier import load_classifier
 
     return load_classifier(WEIGHTS / "classifier.safetensors")
 
 
-def digits_scheduler(solver: str = "ddim"):
+def digits_scheduler(solver: str = "ddim") -> "SchedulerMixin":
     """The noise schedule of `digits_dash()` with a solver: a name of `schedulers.SOLVERS`.
 
     Raises:

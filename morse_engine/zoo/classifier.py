@@ -19,7 +19,7 @@ class DigitClassifier(nn.Module):
 
     num_features = 64  # the name under which torchmetrics looks for the length of a feature
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         channels, layers = (1, 16, 32, 48, self.num_features), []
         for i, (c_in, c_out) in enumerate(pairwise(channels)):

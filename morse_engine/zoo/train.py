@@ -7,17 +7,21 @@ Interrupt it at any time; the same command continues. The finished models are wr
 import argparse
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from . import WEIGHTS, digits, digits_scheduler
 from .classifier import save_classifier, train_classifier
 
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
 DASH_STEPS = 4200
 DOT_STAGES = (3000, 3e-3), (1700, 1.5e-3)  # (steps, peak rate): a cosine each
 
 
-def new_dash():
+def new_dash() -> "UNet2DModel":
     """The architecture of the digits Dash with fresh weights (seed 0)."""
     from diffusers import UNet2DModel
 
@@ -51,7 +55,7 @@ def train(out: Path) -> Path:
     if not (weights / "classifier.safetensors").exists():
         save_classifier(train_classifier(images, labels), weights / "classifier.safetensors")
     if not (weights / "dash" / "config.json").exists():
-        unet = train_dash(
+        unet: UNet2DModel = train_dash(
             new_dash(),
             images,
             noise_scheduler,
