@@ -42,6 +42,7 @@ __all__ = [
     "zoo",
 ]
 
+# Where each public name lives; names that are modules stand for the module itself.
 _HOME = {
     "Dot": "dot",
     "Plan": "sampling.plan",
@@ -52,20 +53,17 @@ _HOME = {
     "accelerate": "integrations.pipelines",
     "compile": "engine",
     "get_include": "runtime.native",
-    "native": "runtime",
-    "noise": "sampling",
     "restore": "integrations.pipelines",
     "train_dash": "training",
     "train_dot": "training",
 }
+_MODULES = {"native": "runtime.native", "noise": "sampling.noise", "zoo": "zoo"}
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used: torch takes seconds, and `--help` needs none."""
-    if name in ("native", "noise"):  # modules that are public by a short name
-        return import_module(f".{_HOME[name]}.{name}", __name__)
+    if name in _MODULES:
+        return import_module(f".{_MODULES[name]}", __name__)
     if name in _HOME:
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
-    if name in __all__:
-        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
