@@ -1,7 +1,11 @@
 """Batches of noised images, their times spread over the whole schedule."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from .captioned import Captioned
 
 
 def stratified(batch_size: int, generator: torch.Generator) -> Tensor:
@@ -14,11 +18,17 @@ def stratified(batch_size: int, generator: torch.Generator) -> Tensor:
     return (torch.randperm(batch_size, generator=generator) + u) / batch_size
 
 
-def noisy_batch(images, noise_scheduler, batch_size: int, generator: torch.Generator, device):
+def noisy_batch(
+    images: Tensor | Captioned,
+    noise_scheduler: Any,
+    batch_size: int,
+    generator: torch.Generator,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Data, time and noise of one batch: `x_t = alpha_t x_0 + sigma_t eps`, t stratified.
 
     Args:
-        images: `[n, C, H, W]`, a tensor or `Captioned`.
+        images: `[n, C, H, W]`.
         noise_scheduler: a diffusers scheduler with `add_noise`.
         generator: of the CPU, so that a batch is the same on each device.
 

@@ -1,5 +1,7 @@
 """Images with what Dash is told about each of them."""
 
+from typing import Any, Protocol, overload
+
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -9,13 +11,28 @@ from ..system.errors import Refused
 EMPTY = -1  # the row of the empty prompt
 
 
+class Rows(Protocol):
+    """What is read row by row, `[n, ...]`: a tensor, or a `latents.Stored`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    @overload
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, rows: slice, /) -> "Rows": ...
+
+
 class Captioned:
     """Images, or latents, with the keywords that Dash is given for each of them.
 
     Args:
-        images: `[n, C, H, W]`, a tensor or a `latents.Stored`.
+        images: `[n, C, H, W]`.
         cond: keywords of Dash (`encoder_hidden_states`, `added_cond_kwargs`, `class_labels`, ...)
-            of n rows each, tensors or `Stored`, in dicts of any depth.
+            of n rows each, in dicts of any depth.
         empty: the same keywords, tensors of one row, for the branch of the guidance without the
             condition: those of the empty prompt. None for a Dash that is never run without one.
 
@@ -23,7 +40,7 @@ class Captioned:
         Refused: a keyword with another number of rows, or other keywords in `empty`.
     """
 
-    def __init__(self, images, cond: dict, empty: dict | None = None):
+    def __init__(self, images: Rows, cond: dict, empty: dict | None = None):
         self.images, self.cond, self.empty = images, cond, empty
         self.shape = tuple(images.shape)
         for name, value in _leaves(cond).items():
@@ -46,10 +63,10 @@ class Captioned:
         """Some of them, in their order."""
         return Captioned(self.images[rows], tree_map(lambda v: v[rows], self.cond), self.empty)
 
-    def keywords(self, rows: Tensor, device, dtype: torch.dtype) -> dict:
+    def keywords(self, rows: Tensor, device: torch.device, dtype: torch.dtype) -> dict:
         """The keywords of some rows, int64 `[B]`, `EMPTY` among them; fractions in `dtype`."""
 
-        def gather(value, empty):
+        def gather(value: dict | Rows, empty: Any) -> Any:  # both of one form, or empty is None
             if isinstance(value, dict):
                 return {k: gather(v, empty and empty[k]) for k, v in value.items()}
             found = value[rows.clamp(min=0)]
@@ -60,8 +77,8 @@ class Captioned:
         return gather(self.cond, self.empty)
 
 
-def _leaves(tree: dict, above: str = "") -> dict:
-    flat = {}
+def _leaves(tree: dict, above: str = "") -> dict[str, Rows]:
+    flat: dict[str, Rows] = {}
     for name, value in tree.items():
         name = above + name
         flat |= _leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}

@@ -5,7 +5,8 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -104,7 +105,7 @@ def _beside(folder: Path, paths: list[Path]) -> dict[Path, str]:
     return {path: text.read_text("utf-8").strip() for path, text in captions.items()}
 
 
-def _datasets(data: str | Path):
+def _datasets(data: str | Path) -> ModuleType:
     if importlib.util.find_spec("datasets") is None:
         raise Refused(
             f"{data} is a data set of the package datasets, which is missing: pip install "
@@ -115,7 +116,8 @@ def _datasets(data: str | Path):
     return datasets
 
 
-def _of_rows(rows, name: str) -> list[Example]:
+def _of_rows(rows: Any, name: str) -> list[Example]:
+    """Those of a `datasets.Dataset`."""
     if missing := [column for column in ("image", "text") if column not in rows.column_names]:
         raise Refused(
             f"{name} has the columns {', '.join(rows.column_names)}: {' and '.join(missing)} "

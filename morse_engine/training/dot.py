@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -48,7 +50,7 @@ class DotRecipe(Recipe):
     dropout: float = 0.1
     guidance: tuple[float, float] = (2.0, 12.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("own_way_from", "data_share", "dropout"):
             self._require(name, 0 <= getattr(self, name) <= 1, "give a part, from 0 to 1")
@@ -65,7 +67,7 @@ def train_dot(
     dot: Dot,
     unet: nn.Module,
     images: Tensor | Captioned,
-    noise_scheduler,
+    noise_scheduler: Any,
     out_dir: str | Path,
     *,
     schedulers: Sequence,
@@ -80,7 +82,7 @@ def train_dot(
     dropout: float = DotRecipe.dropout,
     guidance: tuple[float, float] = DotRecipe.guidance,
     held_out: Tensor | Captioned | None = None,
-    **fit_options,
+    **fit_options: Any,
 ) -> Dot:
     """Train a Dot by `DotTraining`, where loss and points are explained.
 
@@ -144,17 +146,19 @@ class DotTraining:
         dot: Dot,
         unet: nn.Module,
         images: Tensor | Captioned,
-        noise_scheduler,
+        noise_scheduler: Any,
         schedulers: Sequence,
         recipe: DotRecipe,
         held_out: Tensor | Captioned | None = None,
     ):
         unet.eval()
-        asking = {"dropout": recipe.dropout, "guidance": recipe.guidance}
+        prompts = partial(
+            Prompts, dot=dot, unet=unet, dropout=recipe.dropout, guidance=recipe.guidance
+        )
         self.dot, self.recipe = dot, recipe
         self.noise_scheduler, self.schedulers = noise_scheduler, schedulers
-        self.prompts = Prompts(images, dot, unet, **asking)
-        self.unseen = None if held_out is None else Prompts(held_out, dot, unet, **asking)
+        self.prompts = prompts(images)
+        self.unseen = None if held_out is None else prompts(held_out)
         self.visits = Visits(recipe.num_visits)
         self.levels = NoiseLevels.from_scheduler(noise_scheduler).to(self.prompts.device)
 
@@ -165,7 +169,8 @@ class DotTraining:
             self.dot, self.loss, self.validate, out_dir, self.recipe,
             before_step=self.walk, state=self.visits,
         )  # fmt: skip
-        return fit.run()
+        fit.run()
+        return self.dot
 
     # -- points --------------------------------------------------------------------------------
 
@@ -200,13 +205,15 @@ class DotTraining:
 
     # -- losses --------------------------------------------------------------------------------
 
-    def errors(self, model, batch: dict[str, Tensor], asked: Asked) -> tuple[Tensor, Tensor]:
+    def errors(
+        self, model: nn.Module, batch: dict[str, Tensor], asked: Asked
+    ) -> tuple[Tensor, Tensor]:
         """Squared errors of Dot and of a zero residual, `[B]` each."""
         eta = model(*(batch[name] for name in Visits.NAMES[:-1]), **asked.dot)
         ours = (batch["z_s"] + eta - batch["z"]).square().mean(dim=(1, 2, 3))
         return ours, (batch["z_s"] - batch["z"]).square().mean(dim=(1, 2, 3))
 
-    def loss(self, model, generator: torch.Generator) -> Tensor:
+    def loss(self, model: nn.Module, generator: torch.Generator) -> Tensor:
         """The mean over a batch of both kinds of points."""
         num_data = round(self.recipe.batch_size * self.recipe.data_share)
         num_visits = self.recipe.batch_size - num_data
@@ -218,7 +225,7 @@ class DotTraining:
         return (ours / (zero + FLOOR)).mean()
 
     @torch.no_grad()
-    def validate(self, model) -> dict:
+    def validate(self, model: nn.Module) -> dict:
         """Save the Dot, and measure it on the held-out images."""
         if PartialState().is_main_process:
             self.dot.save_pretrained(self.out_dir / "dot")
@@ -227,22 +234,24 @@ class DotTraining:
         generator, count = torch.Generator().manual_seed(0), len(self.unseen.data)
         # Latents of large models do not fit at once.
         size = self.recipe.batch_size if self.unseen.captioned else count
-        times, ours, zero = [], [], []
+        times: list[Tensor] = []  # of each batch t_s and the gap
+        errors: list[Tensor] = []  # and both errors, [2, B]
         for first in range(0, count, size):
             batch = self.data_batch(min(size, count - first), generator, self.unseen)
             times.append(torch.stack([batch["t_s"], batch["t_s"] - batch["t"]]))
-            errors = self.errors(model, batch, self.unseen.asked(batch))
-            for found, error in zip((ours, zero), errors, strict=True):
-                found.append(error)
-        times, ours, zero = torch.cat(times, dim=1), torch.cat(ours), torch.cat(zero)
+            errors.append(torch.stack(self.errors(model, batch, self.unseen.asked(batch))))
+        t_s, gap = torch.cat(times, dim=1)
+        ours, zero = torch.cat(errors, dim=1)
         return {
             "held_out_loss": float(ours.mean()),
             "zero_residual": float(zero.mean()),
-            "bins": loss_bins(*times, ours, zero, self.noise_scheduler),
+            "bins": loss_bins(t_s, gap, ours, zero, self.noise_scheduler),
         }
 
 
-def loss_bins(t_s: Tensor, gap: Tensor, ours: Tensor, zero: Tensor, noise_scheduler) -> list[dict]:
+def loss_bins(
+    t_s: Tensor, gap: Tensor, ours: Tensor, zero: Tensor, noise_scheduler: Any
+) -> list[dict]:
     """Mean losses in 4 x 4 bins of (t_s, gap / t_s): where Dot helps, and where it does not."""
     row = (4 * t_s / noise_scheduler.config.num_train_timesteps).long().clamp(max=3)
     column = (5 * gap / t_s.clamp(min=1)).long().clamp(max=3)  # gaps reach 0.8 t_s

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,11 @@ from torch import Tensor, nn
 from ..system.errors import Refused
 from ..system.files import whole
 from .stop import Stop, leave
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+T = TypeVar("T")
 
 PRECISIONS = ("no", "bf16", "fp16")
 SAVE_SECONDS = 60.0  # between two checkpoints,
@@ -69,7 +75,7 @@ class Recipe:
     checkpoint_every: int = 500
     progress: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._require("num_steps", self.num_steps >= 1, "a run needs at least one step")
         self._require("batch_size", self.batch_size >= 1, "a batch needs at least one point")
         self._require("lr", self.lr > 0, "give a rate above 0")
@@ -87,6 +93,14 @@ class Recipe:
             raise Refused(f"{name}={getattr(self, name)!r}: {fix}")
 
 
+class Kept(Protocol):
+    """What a checkpoint keeps beside the model; tensors and plain values alone."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, content: dict, /) -> None: ...
+
+
 class Fit:
     """The training loop: AdamW, cosine learning rate, gradient clipping, EMA, checkpoints, resume.
 
@@ -98,7 +112,7 @@ class Fit:
         out_dir: folder of `checkpoint.pt` and `log.jsonl`.
         recipe: the numbers of the run.
         before_step: called with (fit, step) before each step, for data that depends on the model.
-        state: a further object with `state_dict`/`load_state_dict`, kept in the checkpoint.
+        state: a further object that is kept in the checkpoint.
     """
 
     def __init__(
@@ -110,7 +124,7 @@ class Fit:
         recipe: Recipe,
         *,
         before_step: Callable[["Fit", int], None] = lambda fit, step: None,
-        state=None,
+        state: Kept | None = None,
     ):
         from accelerate import Accelerator
         from diffusers.optimization import get_cosine_schedule_with_warmup
@@ -189,8 +203,8 @@ class Fit:
 
     # -- the loop ------------------------------------------------------------------------------
 
-    def averaged(self, function: Callable[[], object]):
-        """Call `function()` while the model holds the averaged weights."""
+    def averaged(self, function: Callable[[], T]) -> T:
+        """What `function()` returns while the model holds the averaged weights."""
         self.ema.store(self.params)
         self.ema.copy_to(self.params)
         self.bare_model.eval()
@@ -238,7 +252,7 @@ class Fit:
         vars(self.bare_model).pop("forward", None)
         return self.bare_model.eval()
 
-    def _bar(self):
+    def _bar(self) -> "Progress":
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,

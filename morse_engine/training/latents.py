@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any, overload
 
 import torch
 from accelerate import PartialState
@@ -36,7 +37,13 @@ class Stored:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, rows) -> "Tensor | Stored":
+    @overload
+    def __getitem__(self, rows: Tensor) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, rows: slice) -> "Stored": ...
+
+    def __getitem__(self, rows: Tensor | slice) -> "Tensor | Stored":
         """The rows of an int64 tensor `[B]` as a tensor, those of a slice stored as before."""
         if isinstance(rows, slice):
             return Stored(self.files, self.name, self.rows[rows])
@@ -51,9 +58,11 @@ class Files:
     """The files of a folder, each opened once; what is read of them is mapped, not loaded."""
 
     def __init__(self, paths: Sequence[Path]):
-        self.paths, self._open = paths, {}
+        self.paths = paths
+        self._open: dict[int, Any] = {}
 
-    def open(self, file: int):
+    def open(self, file: int) -> Any:
+        """One of them, a `safetensors.safe_open`."""
         from safetensors import safe_open
 
         if file not in self._open:
@@ -66,7 +75,7 @@ class Files:
 
 
 def encode(
-    pipe,
+    pipe: Any,
     examples: Sequence[Example],
     folder: str | Path,
     size: int,
@@ -122,7 +131,7 @@ def load(folder: Path, count: int, *, embedded: bool) -> Captioned:
 
 
 @torch.no_grad()
-def _encoded(pipe, examples: Sequence[Example], size: int) -> dict[str, Tensor]:
+def _encoded(pipe: Any, examples: Sequence[Example], size: int) -> dict[str, Tensor]:
     device, config = pipe.vae.device, pipe.vae.config
     pixels = torch.stack([example.pixels(size) for example in examples])
     mean = pipe.vae.encode(pixels.to(device, pipe.vae.dtype)).latent_dist.mean
@@ -131,7 +140,7 @@ def _encoded(pipe, examples: Sequence[Example], size: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def keywords(pipe, captions: Sequence[str] | None, size: int) -> dict[str, Tensor]:
+def keywords(pipe: Any, captions: Sequence[str] | None, size: int) -> dict[str, Tensor]:
     """The keywords of the UNet for captions, one row each, or for the empty prompt (None).
 
     The names are flat, `added_cond_kwargs.text_embeds`. The empty prompt is what the pipeline
@@ -152,7 +161,7 @@ def keywords(pipe, captions: Sequence[str] | None, size: int) -> dict[str, Tenso
 
 
 def _nested(flat: dict) -> dict:
-    nested = {}
+    nested: dict = {}
     for name, value in flat.items():
         above, _, leaf = name.rpartition(".")
         (nested.setdefault(above, {}) if above else nested)[leaf] = value
@@ -166,7 +175,7 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
         save_file({name: t.half().cpu().contiguous() for name, t in tensors.items()}, partial)
 
 
-def _manifest(pipe, examples: Sequence[Example], size: int) -> dict:
+def _manifest(pipe: Any, examples: Sequence[Example], size: int) -> dict:
     digest = hashlib.sha256()
     for example in examples:
         digest.update(f"{example.name}\0{example.num_bytes}\0{example.caption}\0".encode())

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -14,13 +15,14 @@ from ..dot.dot import Dot
 from ..system.errors import Refused
 from ..system.files import output_folder, whole
 from . import captions, latents
+from .captioned import Captioned
 from .dot import DotRecipe, DotTraining
 
 HELD_OUT = 256  # captions at most that are not trained on; a tenth if there are less than 2,560
 LCM_STEPS = (2, 12)  # a consistency model is not run in more
 
 
-def load(model: str):
+def load(model: str) -> Any:
     """A diffusers pipeline of Stable Diffusion, SDXL or LCM, in float32 on the CPU.
 
     Args:
@@ -52,7 +54,7 @@ def load(model: str):
     return DiffusionPipeline.from_pretrained(model, **extra).to(torch.float32)
 
 
-def schedulers(pipe) -> list:
+def schedulers(pipe: Any) -> list:
     """The solvers whose ways are walked: LCM's own, or DDIM and DPM-Solver++ in both spacings."""
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 
@@ -118,7 +120,7 @@ def train(
         _save(dot, folder, model, {"training": points, **_facts(folder, recipe.guidance)})
 
 
-def _size(pipe, dot: Dot, size: int | None) -> int:
+def _size(pipe: Any, dot: Dot, size: int | None) -> int:
     """Height and width of the images in pixels: as asked, or what the pipeline draws."""
     factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     size = pipe.unet.config.sample_size * factor if size is None else size
@@ -128,7 +130,9 @@ def _size(pipe, dot: Dot, size: int | None) -> int:
     return size
 
 
-def _data(pipe, examples: Sequence[captions.Example], cache: Path, size: int):
+def _data(
+    pipe: Any, examples: Sequence[captions.Example], cache: Path, size: int
+) -> tuple[Captioned, Captioned | None]:
     """Latents and keywords to train on, and those held out, None if there are too few."""
     from rich.progress import Progress
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from ..dot.dot import Dot
 from ..sampling.loop import guide
 from ..system.errors import Refused
 from .captioned import EMPTY, Captioned
@@ -37,7 +38,15 @@ class Prompts:
         Refused: a Dot, a Dash and data that do not fit each other.
     """
 
-    def __init__(self, data, dot, unet: nn.Module, *, dropout: float, guidance):
+    def __init__(
+        self,
+        data: Tensor | Captioned,
+        dot: Dot,
+        unet: nn.Module,
+        *,
+        dropout: float,
+        guidance: tuple[float, float],
+    ):
         self.data, self.unet, self.guided = data, unet, dot.guided
         self.captioned = isinstance(data, Captioned)
         self.low, self.high = guidance
@@ -45,7 +54,7 @@ class Prompts:
         self.waves = getattr(unet.config, "time_cond_proj_dim", None)
         if dot.conditional and not self.captioned:
             raise Refused("Dash takes conditions: give the images as Captioned, with them")
-        has_empty = self.captioned and data.empty is not None
+        has_empty = isinstance(data, Captioned) and data.empty is not None
         self.twice = has_empty and self.waves is None
         self.dropout = dropout if has_empty else 0.0
         if self.guided and not self.twice:
@@ -85,7 +94,7 @@ class Prompts:
 
     def asked(self, columns: dict[str, Tensor]) -> Asked:
         """The keywords of the models for a batch, from its columns."""
-        if not self.captioned:
+        if not isinstance(self.data, Captioned):
             return Asked()
         rows = columns["row"].cpu()
         cond = self.data.keywords(rows, self.device, self.dtype)

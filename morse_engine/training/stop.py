@@ -3,9 +3,15 @@
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
-USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
+USUAL: dict[int, Handler] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
 
 
 class Stop:
@@ -16,8 +22,9 @@ class Stop:
     that is not the main one.
     """
 
-    def __init__(self):
-        self.signal, self._caught = 0, set()
+    def __init__(self) -> None:
+        self.signal = 0
+        self._caught: set[int] = set()
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
@@ -26,11 +33,11 @@ class Stop:
             signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number in self._caught:
             signal.signal(number, USUAL[number])
 
-    def _note(self, number: int, frame) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         signal.signal(number, USUAL[number])
 

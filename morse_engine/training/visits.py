@@ -1,6 +1,7 @@
 """The points that a sampler visits on its way, kept for training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -9,6 +10,8 @@ from ..sampling.loop import Trajectory, sample
 from ..sampling.plan import Plan
 from ..sampling.solver import SolverTable
 from .prompts import Prompts
+
+T = TypeVar("T")
 
 
 class Visits:
@@ -33,7 +36,7 @@ class Visits:
             self.rows[name][at] = value
         self.count += len(batch["x"])
 
-    def draw(self, n: int, generator: torch.Generator, device) -> dict[str, Tensor]:
+    def draw(self, n: int, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
         at = torch.randint(min(self.count, self.size), (n,), generator=generator)
         return {name: rows[at].to(device) for name, rows in self.rows.items()}
 
@@ -45,14 +48,16 @@ class Visits:
         self.rows = {name: rows.cpu() for name, rows in content["rows"].items()}
 
 
-def random_run(schedulers: Sequence, run_steps: tuple[int, int], generator: torch.Generator):
+def random_run(
+    schedulers: Sequence, run_steps: tuple[int, int], generator: torch.Generator
+) -> tuple[Plan, SolverTable]:
     """A plan of `run_steps` (least, most) steps, 1 to 6 Dot steps for each Dash step; a solver.
 
     Returns:
-        `(plan, table)`, a `Plan` and the `SolverTable` of one of the diffusers schedulers.
+        `(plan, table)`, the table that of one of the diffusers schedulers.
     """
 
-    def pick(choices):
+    def pick(choices: Sequence[T]) -> T:
         return choices[int(torch.randint(len(choices), (), generator=generator))]
 
     num_steps = pick(range(run_steps[0], run_steps[1] + 1))
@@ -63,7 +68,7 @@ def random_run(schedulers: Sequence, run_steps: tuple[int, int], generator: torc
 
 
 def visit(
-    dot,
+    dot: Callable[..., Tensor] | None,
     prompts: Prompts,
     schedulers: Sequence,
     run_steps: tuple[int, int],
@@ -82,10 +87,10 @@ def visit(
     columns, scale = prompts.run(batch_size, generator)
     asked = prompts.asked(columns)
 
-    def dash(x: Tensor, t: Tensor, **cond) -> Tensor:
+    def dash(x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         return prompts.unet(x, t, **cond).sample.float()
 
-    def watched(x: Tensor, t: Tensor, *trajectory: Tensor, **_) -> Tensor:
+    def watched(x: Tensor, t: Tensor, *trajectory: Tensor, **_: object) -> Tensor:
         z, last = prompts.dash(x, t, asked), Trajectory(*trajectory)
         one = torch.ones(len(x), dtype=torch.float32, device=device)
         times = {"t": t * one, "t_s": last.t_s * one, "t_p": last.t_p * one}
