@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -85,7 +85,7 @@ def demo(
 # -- errors ------------------------------------------------------------------------------------
 
 
-def _status(stopped: str, command: Callable[..., int | None], options: dict) -> int:
+def _status(stopped: str, command: Callable[..., int | None], options: dict[str, Any]) -> int:
     """Run a command; `stopped` says what Ctrl-C leaves.
 
     Errors that say what to do are one line. All others are defects and keep their traceback.
@@ -122,7 +122,7 @@ def _fail(message: str) -> int:
 def _add(command: Callable[..., int | None], example: str, stopped: str) -> None:
     @app.command(epilog=f"\b\nexample:\n  morse-engine {example}")
     @functools.wraps(command)
-    def run(**options) -> None:
+    def run(**options: Any) -> None:
         raise typer.Exit(_status(stopped, command, options))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from ..system.images import grid, png
 from ..system.machine import device
 from ..zoo import digits
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 TITLE = "Morse on handwritten digits"
 
 
@@ -33,7 +37,7 @@ def run_demo(
     pictured_budget: int = 5,
     batch_size: int = 100,
     device_name: str = "auto",
-    console=None,
+    console: "Console | None" = None,
 ) -> Path:
     """Measure Morse against fewer steps of the same sampler, and write a page about it.
 
@@ -50,7 +54,7 @@ def run_demo(
         full_steps: Dash steps of the reference pictures.
         pictured: how many images of each method are shown, at most `images`.
         pictured_budget: the budget in LSD they are shown at.
-        console: a rich console; default: the terminal.
+        console: default: the terminal.
 
     Returns:
         the path of the page.
@@ -89,7 +93,7 @@ def _experiment(where: torch.device, num_images: int, batch_size: int, seed: int
     made = engine.compile(unet, zoo.digits_dot(unet), scheduler=scheduler, plan="-")
     return Experiment(
         made.models,
-        made.shape,
+        (1, digits.SIZE, digits.SIZE),
         scheduler,
         Frechet(zoo.digits_classifier().to(where), real),
         solver="ddim",
@@ -107,10 +111,10 @@ def _measure(
     full: Point,
     pictured: int,
     pictured_budget: int,
-    console,
+    console: "Console",
 ) -> tuple[list[dict], dict[str, Tensor]]:
     """All rows, and the pictures under their headings; progress in LSD x images."""
-    from rich.progress import Progress, TimeElapsedColumn
+    from rich.progress import Progress, TaskID, TimeElapsedColumn
 
     layout = *Progress.get_default_columns(), TimeElapsedColumn()
     with Progress(*layout, console=console) as bar:
@@ -127,10 +131,11 @@ def _measure(
         stages = {name: bar.add_task(name, total=total) for name, total in totals.items()}
         bar.update(overall, total=sum(totals.values()))
 
-        rows, shown = [], {}
+        rows: list[dict] = []
+        shown: dict[str, Tensor] = {}
         for name, todo in work.items():
 
-            def on_cost(cost: float, stage=stages[name]) -> None:
+            def on_cost(cost: float, stage: TaskID = stages[name]) -> None:
                 bar.advance(stage, cost)
                 bar.advance(overall, cost)
 

@@ -5,6 +5,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Modules, and the packages that bring them.
 NEEDED = {
@@ -124,7 +128,7 @@ def _end_to_end() -> Iterator[str]:
     dot = zoo.digits_dot(unet)
     seeds = [0, 1, 2, 3]
 
-    def images(plan: str, seeds: list[int] = seeds):
+    def images(plan: str, seeds: list[int] = seeds) -> "Tensor":
         return compile(unet, dot, scheduler=zoo.digits_scheduler(), plan=plan)(seed=seeds)
 
     plan = "-..-..-..-.."

@@ -1,11 +1,18 @@
 """`morse-engine evaluate`: quality against cost of a Dash and its Dot."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import BatchSize, Device, DotFolder, Seed, Solver, Unet, count, listed, numbers
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+    from ..evaluation.experiment import Experiment
+    from ..evaluation.frechet import Frechet
 
 
 def evaluate(
@@ -45,11 +52,12 @@ def evaluate(
     where, folder = find_device(device), None if out is None else output_folder(out)
     dash, helper, scheduler = models.load(unet, dot, solver, where, with_dot=True)
     made = compile(dash, helper, scheduler=scheduler, plan="-")
+    size, channels = models.shape(dash)
     bench = Experiment(
         made.models,
-        made.shape,
+        (channels, size, size),
         scheduler,
-        _frechet(data, models.shape(dash), where),
+        _frechet(data, (size, channels), where),
         solver=solver,
         model="handwritten digits 32 x 32" if unet is None else Path(unet).name,
         num_images=num_images,
@@ -64,7 +72,7 @@ def evaluate(
         _write(folder, rows)
 
 
-def _frechet(data: str, shape: tuple[int, int], where):
+def _frechet(data: str, shape: tuple[int, int], where: "torch.device") -> "Frechet":
     """The distance to the real images: in the classifier's features of digits, else Inception's."""
     from .. import zoo
     from ..evaluation.frechet import Frechet
@@ -76,14 +84,17 @@ def _frechet(data: str, shape: tuple[int, int], where):
     return Frechet("inception", images.load_folder(data, *shape).to(where))
 
 
-def _measure(bench, steps: list[int], budgets: list[int], console) -> list[dict]:
+def _measure(
+    bench: "Experiment", steps: list[int], budgets: list[int], console: "Console"
+) -> list[dict]:
     """A row for each point, with a bar in LSD x images."""
     from rich.progress import Progress
 
     from ..evaluation.verdict import NAMES
 
     bench.measure()
-    points, rows = bench.points(steps, budgets), []
+    points = bench.points(steps, budgets)
+    rows: list[dict] = []
     with Progress(console=console) as bar:
         total = bench.num_images * sum(point.cost_lsd for point in points)
         task = bar.add_task("sampling", total=total)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from ..system.errors import Refused
 from ..zoo import digits
 
 
-def load_unet(folder: str | Path) -> tuple[torch.nn.Module, dict]:
+def load_unet(folder: str | Path) -> tuple[Any, dict]:
     """A diffusers `UNet2DModel` on the CPU, in `eval()`, and the config of its noise schedule.
 
     Args:
@@ -64,7 +65,7 @@ def load(
     solver: str,
     device: torch.device,
     with_dot: bool,
-):
+) -> tuple[Any, Dot | None, Any]:
     """(unet, dot or None, scheduler): from the two folders, or of the bundled digits."""
     if unet_folder is None:
         scheduler, unet = zoo.digits_scheduler(solver), zoo.digits_dash()
@@ -98,7 +99,7 @@ def data(source: str, size: int, channels: int) -> tuple[Tensor, Tensor | None]:
     return found[~held_out], found[held_out]
 
 
-def shape(unet) -> tuple[int, int]:
+def shape(unet: Any) -> tuple[int, int]:
     """(size, channels) of a UNet's images."""
     size = unet.config.sample_size
     if not isinstance(size, int):

@@ -2,20 +2,23 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+from typer.models import OptionInfo
 
 from ..sampling.schedulers import SOLVERS
 from ..system.errors import Refused
 
+Number = TypeVar("Number", int, float)
 
-def count(help: str, least: int = 1, metavar: str = "N"):
+
+def count(help: str, least: int = 1, metavar: str = "N") -> OptionInfo:
     """An option for a whole number of `least` or more."""
     return typer.Option(min=least, metavar=metavar, help=help)
 
 
-def listed(help: str, metavar: str = "N,N,..."):
+def listed(help: str, metavar: str = "N,N,...") -> OptionInfo:
     """An option for a list, which `numbers` reads."""
     return typer.Option(metavar=metavar, help=help)
 
@@ -56,7 +59,9 @@ Run = Annotated[
 ]
 
 
-def numbers(option: str, text: str, kind: Callable = int, least: float = 1) -> list:
+def numbers(
+    option: str, text: str, kind: Callable[[str], Number] = int, least: float = 1
+) -> list[Number]:
     """The numbers of a list, `"16,32"` as [16, 32].
 
     Raises:

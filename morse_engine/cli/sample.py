@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,6 +10,14 @@ from ..sampling import budget as budgets
 from ..sampling.plan import Plan
 from ..system.errors import Refused
 from .options import BatchSize, Device, DotFolder, Seed, Solver, Unet, count
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from torch import nn
+
+    from ..dot.dot import Dot
+    from ..engine import Sampler
+    from .sets import Pngs, Tensors
 
 IN_GRID = 100  # images in grid.png at most
 
@@ -80,7 +88,9 @@ def sample(
             return wanted
         # N depends on the batch size, so it is measured at the one in use.
         sampler = compile(dash, helper, scheduler=scheduler, plan="-")
-        return _buy(wanted, scheduler, sampler.measure(min(batch_size, num_images)).dot_speed)
+        speed = sampler.measure(min(batch_size, num_images)).dot_speed
+        assert speed is not None  # what has a budget has a Dot
+        return _buy(wanted, scheduler, speed)
 
     agreed = sets.agree(files, settings, process, new_plan)
     sampler = compile(dash, helper, scheduler=scheduler, plan=agreed)
@@ -111,7 +121,9 @@ def settle(
     return budgets.DEFAULT_BUDGET if has_dot else Plan.spread(budgets.DEFAULT_DASH_STEPS, 0)
 
 
-def _settings(wanted: Plan | float, form: str, dash, helper, scheduler) -> dict:
+def _settings(
+    wanted: Plan | float, form: str, dash: "nn.Module", helper: "Dot | None", scheduler: Any
+) -> dict[str, Any]:
     """What an image follows from beside its seed, as settings.json has it."""
     from ..dot.files import fingerprint
 
@@ -126,13 +138,19 @@ def _settings(wanted: Plan | float, form: str, dash, helper, scheduler) -> dict:
     }
 
 
-def _buy(budget: float, scheduler, speed) -> Plan:
+def _buy(budget: float, scheduler: Any, speed: float) -> Plan:
     plan = budgets.plan_of(budget, scheduler, speed)
     print(f"budget  {plan.lsd(speed):.2f} of {budget:g} LSD, by the measured N = {speed:.1f}")
     return plan
 
 
-def _fill(sampler, files, seeds: Sequence[int], batch_size: int, process) -> None:
+def _fill(
+    sampler: "Sampler",
+    files: "Pngs | Tensors",
+    seeds: Sequence[int],
+    batch_size: int,
+    process: "PartialState",
+) -> None:
     """Sample what is missing, this process its share, with a bar."""
     from rich.progress import Progress
 
@@ -157,7 +175,7 @@ def _fill(sampler, files, seeds: Sequence[int], batch_size: int, process) -> Non
         )
 
 
-def _show(files, chunks: list[Sequence[int]]) -> None:
+def _show(files: "Pngs | Tensors", chunks: list[Sequence[int]]) -> None:
     """Write grid.png of the first images, where they are pictures, and say what is where."""
     import torch
 

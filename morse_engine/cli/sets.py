@@ -232,7 +232,7 @@ def agree(
     return agreed
 
 
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 

@@ -1,12 +1,17 @@
 """`morse-engine train-dash` and `train-dot`: a model from a folder of images, its Dot from both."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..system.errors import Refused
 from .options import BatchSize, Data, Rate, Run, TrainingSteps, Unet, count, listed, numbers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..training.dot import DotRecipe
 
 
 def train_dash(
@@ -54,7 +59,7 @@ def train_dash(
         print(f"  morse-engine train-dot --unet {folder / 'unet'} --data {data} --out {folder}-dot")
 
 
-def _new_unet(size: int, channels: int, widths: list[int]):
+def _new_unet(size: int, channels: int, widths: list[int]) -> Any:
     """A UNet2DModel with first weights that are always the same."""
     import torch
     from diffusers import UNet2DModel
@@ -181,7 +186,7 @@ def train_dot(
         pipeline.train(model, data, out, recipe, shape | {"guided": guided}, size, cache)
 
 
-def _of_images(unet: str | None, data: str, out: str, recipe, shape: dict) -> None:
+def _of_images(unet: str | None, data: str, out: str, recipe: "DotRecipe", shape: dict) -> None:
     """Train the Dot of a Dash without conditions; it is written to `out`/dot."""
     import torch
     from accelerate import PartialState
@@ -214,7 +219,7 @@ def _of_images(unet: str | None, data: str, out: str, recipe, shape: dict) -> No
         print(f"  morse-engine sample{named} --dot {folder / 'dot'} --budget 5 --out out")
 
 
-def _begin(folder: Path, images) -> None:
+def _begin(folder: Path, images: "Tensor") -> None:
     count, channels, height, width = images.shape
     print(f"{count:,} images of {height} x {width}, {channels} channels")
     if (folder / "checkpoint.pt").exists():

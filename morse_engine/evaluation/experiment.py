@@ -9,6 +9,7 @@ the rows say is told by `verdict`.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,15 +58,20 @@ class Experiment:
         about: of the rows, what their times depend on; default: `machine()`.
         partial: where finished rows are kept and taken from; None: nowhere.
 
+    Attributes:
+        speed: the latencies that costs follow from, once `measure` has found them.
+
     Raises:
         Refused: fewer images than the Frechet distance needs.
     """
+
+    speed: Speed
 
     def __init__(
         self,
         models: Models,
         shape: Sequence[int],
-        scheduler,
+        scheduler: Any,
         frechet: Frechet,
         *,
         solver: str,
@@ -87,16 +93,21 @@ class Experiment:
         self.num_images, self.batch_size = num_images, min(batch_size, num_images)
         self.seed, self.full_steps = seed, full_steps
         self.about = machine() if about is None else about
-        self.speed: Speed | None = None
-        self.partial, self._full_images = partial, {}
+        self.partial = partial
+        self._full_images: dict[int, Tensor] = {}  # by the set of seeds
         found = partial.rows() if partial is not None else []
         self._finished = {_key(row): row for row in found if row["solver"] == solver}
 
     def measure(self, repeats: int = 20) -> Speed:
         """Measure a Dash and a Dot step at the batch size in use; the costs follow from it."""
-        size = {"batch_size": self.batch_size, "device": self.device}
-        dash, dot = self.models.dash, self.models.dot
-        self.speed = measure_speed(dash, dot, self.shape, repeats=repeats, **size)
+        self.speed = measure_speed(
+            self.models.dash,
+            self.models.dot,
+            self.shape,
+            batch_size=self.batch_size,
+            repeats=repeats,
+            device=self.device,
+        )
         return self.speed
 
     def points(
@@ -117,6 +128,7 @@ class Experiment:
             rivals_up_to: the largest budget of the rivals, in LSD.
         """
         speed = self.speed.dot_speed
+        assert speed is not None  # there is a Dot
         ordered = sorted(set(steps), key=lambda n: (n != self.full_steps, n))
         alone = [Point(DASH, Plan.spread(n, 0), n, n) for n in ordered]
         morse = []
@@ -127,10 +139,8 @@ class Experiment:
         for variant in rivals:
             for point in morse:
                 if point.budget_lsd <= rivals_up_to:
-                    num_dash, ratio = (
-                        int(point.budget_lsd),
-                        point.plan.num_dot / point.plan.num_dash,
-                    )
+                    num_dash = int(point.budget_lsd)
+                    ratio = point.plan.num_dot / point.plan.num_dash
                     plan = Plan.spread(num_dash, round(num_dash * ratio))
                     free.append(replace(point, variant=variant, plan=plan, cost_lsd=num_dash))
         again = [replace(p, set=k) for k in range(1, sets) for p in alone + morse]
@@ -195,7 +205,8 @@ class Experiment:
             "value": self.frechet.distance(images),
         }
         if self.full_steps is not None:
-            row["rmse_to_full"] = rmse_to_full(images, self._full(point, images))
+            full = self._full(point, images, self.full_steps)
+            row["rmse_to_full"] = rmse_to_full(images, full)
         row |= {
             "ms_per_image": 1e3 * seconds / len(images),
             "batch_size": self.batch_size,
@@ -207,9 +218,9 @@ class Experiment:
         }
         return row, images
 
-    def _full(self, point: Point, images: Tensor) -> Tensor:
-        """The images of all steps from the seeds of a point, whose own images are given."""
-        n, k = self.full_steps, point.set
+    def _full(self, point: Point, images: Tensor, n: int) -> Tensor:
+        """The images of n Dash steps from the seeds of a point, whose own images are given."""
+        k = point.set
         full = Point(DASH, Plan.spread(n, 0), n, n, k)
 
         def make() -> Tensor:
@@ -230,8 +241,8 @@ def _key(values: dict) -> tuple:
 def sample_many(
     dash: Callable,
     dot: Callable | None,
-    plan,
-    table,
+    plan: Plan,
+    table: SolverTable,
     seeds: Sequence[int],
     shape: Sequence[int],
     batch_size: int = 100,
@@ -239,7 +250,7 @@ def sample_many(
     device: torch.device | str = "cpu",
     progress: bool = False,
     on_step: Callable[[int, int], None] | None = None,
-    **cond,
+    **cond: Any,
 ) -> Tensor:
     """The images of many seeds, sampled in batches by the eager loop.
 

@@ -7,6 +7,7 @@ of Okabe and Ito, which stay apart for colour-blind readers; markers and dashes 
 import textwrap
 from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -15,6 +16,9 @@ from ..sampling import schedulers
 from ..system.errors import Refused
 from ..system.images import eight_bits, grid
 from .verdict import DASH, MORSE, NAMES, REUSE, RIVAL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: How a variant is drawn: colour, marker, line style. Other variants are left out.
 STYLES = {
@@ -58,11 +62,12 @@ def quality_plot(rows: list[dict], path: str | Path) -> None:
     all_axes[0].set_ylabel("Frechet distance to real images")
     all_axes[0].legend(frameon=False, fontsize=10)
     title, about, caption = _words(rows)
-    for inches, words, size, an_inch, options in (  # letters an inch, where a line has to end
+    lines: list[tuple[float, str, int, float, dict[str, Any]]] = [
         (height - 0.57, title, 11, 10, {"fontweight": "bold"}),
         (height - 0.77, about, 9, 13, {"color": SOFT}),
         (0.12, caption, 8, 14.5, {"color": SOFT}),
-    ):
+    ]
+    for inches, words, size, an_inch, options in lines:  # letters an inch, where a line has to end
         words = "\n".join(textwrap.wrap(words, int(width * an_inch)))
         figure.text(0.15 / width, inches / height, words, fontsize=size, va="bottom", **options)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +78,9 @@ def quality_plot(rows: list[dict], path: str | Path) -> None:
 
 def _curves(rows: list[dict]) -> dict[str, dict[str, np.ndarray]]:
     """{solver: {variant: [points, 4]}} with columns cost, mean, lowest, highest over the sets."""
-    values = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    values: dict[str, dict[str, dict[tuple[float, str], list[float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
     for row in rows:
         if row["variant"] in STYLES:
             point = (row["cost_lsd"], row["plan"])
@@ -90,7 +97,7 @@ def _curves(rows: list[dict]) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def _panel(axes, solver: str, curves: dict[str, np.ndarray]) -> None:
+def _panel(axes: "Axes", solver: str, curves: dict[str, np.ndarray]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set(xscale="log", yscale="log")

@@ -1,5 +1,7 @@
 """How good images are: their distance to real images, and to those of all steps."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,9 +12,9 @@ from ..system.images import eight_bits
 class _Features(nn.Module):
     """An extractor as torchmetrics wants it, with float64 features so that nothing is rounded."""
 
-    def __init__(self, extractor: nn.Module):
+    def __init__(self, extractor: Any):
         super().__init__()
-        self.num_features = extractor.num_features
+        self.num_features: int = extractor.num_features
         # In a tuple, not a submodule: the metric must not move or cast a model that it only uses.
         self.extractor = (extractor,)
 
@@ -49,7 +51,7 @@ class Frechet:
     Source: Heusel et al. 2017 (arXiv 1706.08500), eq. 6.
     """
 
-    def __init__(self, extractor, real_images: Tensor, *, batch_size: int = 250):
+    def __init__(self, extractor: nn.Module | str, real_images: Tensor, *, batch_size: int = 250):
         from torchmetrics.image.fid import FrechetInceptionDistance
 
         self.inception = isinstance(extractor, str) and extractor == "inception"
@@ -65,7 +67,7 @@ class Frechet:
         elif isinstance(extractor, nn.Module) and hasattr(extractor, "num_features"):
             features = _Features(extractor.eval())
             metric = FrechetInceptionDistance(feature=features, reset_real_features=False)
-            self.num_features = extractor.num_features
+            self.num_features = features.num_features
             device = next((p.device for p in extractor.parameters()), real_images.device)
         else:
             raise Refused(

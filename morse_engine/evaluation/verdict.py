@@ -7,8 +7,12 @@ rows" take those of one solver.
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from .speedup import SpeedUp, speedup_over_sets
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 DASH, MORSE, RIVAL, REUSE = "dash only", "morse", "extrapolation", "reuse"
 NAMES = {DASH: "Dash only", MORSE: "Morse", RIVAL: "extrapolation", REUSE: "reuse"}
@@ -105,7 +109,8 @@ def headings(rows: list[dict]) -> tuple[str, ...]:
 
 def cells(rows: list[dict]) -> list[tuple[str, ...]]:
     """The points as text under `headings`, by budget; means where there are several sets."""
-    order, points = list(NAMES), {}
+    order = list(NAMES)
+    points: dict[tuple[str, float, str], list[dict]] = {}
     for row in sorted(rows, key=lambda row: (row["budget_lsd"], order.index(row["variant"]))):
         points.setdefault((row["variant"], row["budget_lsd"], row["plan"]), []).append(row)
 
@@ -151,7 +156,7 @@ def caption(rows: list[dict]) -> str:
     )
 
 
-def table(rows: list[dict]):
+def table(rows: list[dict]) -> "Table":
     """The points as a rich table."""
     from rich.table import Table
 
