@@ -8,6 +8,7 @@ import inspect
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -67,7 +68,7 @@ class Accelerated:
         sampler: the compiled models. Its captures are dropped by `restore`.
     """
 
-    def __init__(self, pipe, sampler: Sampler, plan: Plan | None, backend: str):
+    def __init__(self, pipe: Any, sampler: Sampler, plan: Plan | None, backend: str):
         self.pipe, self.sampler, self.plan = pipe, sampler, plan
         self.original_class = cls = type(pipe)
         self._whole_only = backend in ("host", "device")
@@ -78,7 +79,7 @@ class Accelerated:
         self._last: Call | None = None
 
         @functools.wraps(cls.__call__)
-        def call(pipe, *args, **kwargs):
+        def call(pipe: Any, *args: Any, **kwargs: Any) -> Any:
             return self._run(pipe, args, kwargs)
 
         members = {"__call__": call, "__module__": cls.__module__, "_morse": self}
@@ -98,7 +99,7 @@ class Accelerated:
         solver = way.table.name if way.table is not None else None
         return LoopReport(way.PATH, why, way.plan, *made, notes, solver, sampler)
 
-    def _run(self, pipe, args, kwargs):
+    def _run(self, pipe: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """A call of the pipeline, with this in the place of its models."""
         if pipe is not self.pipe:
             raise Unavailable(
@@ -162,7 +163,7 @@ class Accelerated:
             )
         arguments["num_inference_steps"] = steps
 
-    def _table(self, scheduler, first: int, eta: float) -> SolverTable:
+    def _table(self, scheduler: Any, first: int, eta: float) -> SolverTable:
         key = (type(scheduler), _state(scheduler), first, eta)
         if key not in self._tables:
             self._tables[key] = SolverTable.of_prepared(scheduler, first, eta=eta)
@@ -171,18 +172,19 @@ class Accelerated:
         self._tables.move_to_end(key)
         return self._tables[key]
 
-    def _interrupted(self, pipe) -> bool:
+    def _interrupted(self, pipe: Any) -> bool:
         stopped = self.original_class.interrupt.fget(pipe)
         if stopped and self._call is not None:
             self._call.interrupted()
         return stopped
 
 
-def _parts(pipe) -> tuple:
+def _parts(pipe: Any) -> tuple[Any, Any]:
+    """Its unet, and its ControlNet or None."""
     return pipe.unet, getattr(pipe, "controlnet", None)
 
 
-def check_not_offloaded(pipe) -> None:
+def check_not_offloaded(pipe: Any) -> None:
     """Refuse models whose weights are moved between the steps.
 
     Raises:
@@ -197,7 +199,7 @@ def check_not_offloaded(pipe) -> None:
             )
 
 
-def _step_by_step_because(pipe, arguments: dict) -> str:
+def _step_by_step_because(pipe: Any, arguments: dict) -> str:
     """What in the arguments of a call changes something between the steps; "" if nothing does."""
     given = arguments | arguments.get("kwargs", {})
     for name in ("callback_on_step_end", "callback"):
@@ -215,10 +217,10 @@ def _step_by_step_because(pipe, arguments: dict) -> str:
     return ""
 
 
-def _state(scheduler) -> tuple:
+def _state(scheduler: Any) -> tuple:
     """All that a scheduler's steps depend on, to be compared."""
 
-    def plain(value):
+    def plain(value: Any) -> bytes | str:
         if isinstance(value, Tensor):
             return value.cpu().numpy().tobytes()
         return value.tobytes() if hasattr(value, "tobytes") else repr(value)

@@ -18,6 +18,7 @@ solver's table draws its noise itself.
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from ..sampling.solver import SolverTable
 from ..system.errors import Refused, Unavailable
 from .proxies import stand_in
 from .step_by_step import StepByStep
-from .way import Way
+from .way import Residuals, Way
 from .whole import Whole
 
 PASSED_ON = ("unet", "scheduler", "controlnet")
@@ -51,15 +52,21 @@ class Call:
     """
 
     def __init__(
-        self, pipe, sampler: Sampler, plan: Plan | None, arguments: dict, why: str,
-        tables: Callable[..., SolverTable], must_be_whole: bool,
-    ):  # fmt: skip
+        self,
+        pipe: Any,
+        sampler: Sampler,
+        plan: Plan | None,
+        arguments: dict[str, Any],
+        why: str,
+        tables: Callable[[Any, int, float], SolverTable],
+        must_be_whole: bool,
+    ):
         self.pipe, self.sampler, self.why = pipe, sampler, why
         self.way: Way | None = None
         self._plan, self._arguments = plan, arguments
         self._tables, self._must_be_whole = tables, must_be_whole
         self._real = {name: vars(pipe)[name] for name in PASSED_ON if name in vars(pipe)}
-        self._scheduler = None
+        self._scheduler: Any = None  # in the place of the pipeline's, during the call
 
     # -- in and out of the pipeline ------------------------------------------------------------
 
@@ -75,7 +82,7 @@ class Call:
         vars(self.pipe).update(places)  # not by setattr, which registers what it is given
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         vars(self.pipe).update(self._real)
         if self.way is not None:
             self.way.end()
@@ -83,18 +90,29 @@ class Call:
 
     # -- what the pipeline calls ---------------------------------------------------------------
 
-    def controlnet(self, sample: Tensor, timestep, **cond):
+    def controlnet(self, sample: Tensor, timestep: Tensor, **cond: Any) -> Residuals:
         """In the place of the ControlNet, which runs on Dash steps only."""
         why = "guess_mode" if cond.get("guess_mode") else ""
         return self._begun(timestep, why).controlnet(sample, timestep, cond)
 
-    def unet(self, sample: Tensor, timestep, *, return_dict: bool = True, **cond):
+    def unet(
+        self, sample: Tensor, timestep: Tensor, *, return_dict: bool = True, **cond: Any
+    ) -> "_Output | tuple[Tensor]":
         """In the place of the unet."""
         z = self._begun(timestep).unet(sample, timestep, cond)
         return _Output(sample=z) if return_dict else (z,)
 
-    def step(self, z: Tensor, timestep, x: Tensor, *args, return_dict: bool = True, **options):
+    def step(
+        self,
+        z: Tensor,
+        timestep: Tensor,
+        x: Tensor,
+        *args: Any,
+        return_dict: bool = True,
+        **options: Any,
+    ) -> "_Output | tuple[Tensor, Tensor | None]":
         """In the place of the scheduler's."""
+        assert self.way is not None  # the unet was called before
         out = self.way.step(z, timestep, x, *args, **options)
         return _Output(prev_sample=out[0], denoised=out[1]) if return_dict else out
 
@@ -105,7 +123,7 @@ class Call:
 
     # -- how the loop is served ----------------------------------------------------------------
 
-    def _begun(self, timestep, why: str = "") -> Way:
+    def _begun(self, timestep: Tensor, why: str = "") -> Way:
         """The way of this loop, chosen at its first model call."""
         if self.way is not None:
             return self.way
@@ -121,14 +139,14 @@ class Call:
         self.why = self.why or why
         if self.why and self._must_be_whole:
             raise Unavailable(refusal(self.why, self.sampler.backend))
-        kind = StepByStep if self.why else Whole
+        kind: type[Way] = StepByStep if self.why else Whole
         generator = self._arguments.get("generator")
         self.way = kind(
             self.pipe, self.sampler, self._real, self._scheduler, plan, table, generator
         )
         return self.way
 
-    def _part(self, timestep) -> tuple[int, Plan]:
+    def _part(self, timestep: Tensor) -> tuple[int, Plan]:
         """Where in the scheduler's timesteps this loop begins, and its part of the plan."""
         calls, plan = len(self._scheduler.timesteps), self._plan
         if plan is not None and len(plan) != calls:
@@ -165,7 +183,7 @@ def refusal(why: str, backend: str) -> str:
     )
 
 
-def _first(scheduler, timestep, count: int) -> int:
+def _first(scheduler: Any, timestep: Tensor, count: int) -> int:
     """Where in the scheduler's timesteps a loop of `count` steps begins."""
     begin = getattr(scheduler, "begin_index", None)
     if begin is not None:

@@ -4,6 +4,10 @@ It holds no model and no weights, so ComfyUI may move, patch or unload them betw
 guidance and previews are ComfyUI's own, around the function that it calls.
 """
 
+from collections.abc import Callable
+
+from torch import Tensor
+
 from ..sampling.plan import Plan
 from ..system.errors import Refused
 from . import k_diffusion
@@ -42,8 +46,12 @@ class SamplerMorse:
         """The node's output, a `comfy.samplers.KSAMPLER`."""
         import comfy.samplers  # of the ComfyUI that has loaded this
 
-        residual = {"extrapolate": k_diffusion.extrapolate, "reuse": k_diffusion.reuse}[between]
-        return (comfy.samplers.KSAMPLER(k_diffusion.sampler(plan, residual, solver=solver)),)
+        residuals: dict[str, Callable[..., Tensor]] = {
+            "extrapolate": k_diffusion.extrapolate,
+            "reuse": k_diffusion.reuse,
+        }
+        made = k_diffusion.sampler(plan, residuals[between], solver=solver)
+        return (comfy.samplers.KSAMPLER(made),)
 
 
 NODE_CLASS_MAPPINGS = {"SamplerMorse": SamplerMorse}

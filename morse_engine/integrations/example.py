@@ -1,5 +1,7 @@
 """An example of what the models of a pipeline are given, to measure them on: zeros of the size."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from ..dot.family import DASH_ONLY
 TOKENS = 77  # of CLIP
 
 
-def example(pipe, shape: tuple[int, ...]) -> tuple[float | None, dict]:
+def example(pipe: Any, shape: tuple[int, ...]) -> tuple[float | None, dict]:
     """Guidance scale and conditioning of one image, as `sampler.measure` takes them.
 
     Args:

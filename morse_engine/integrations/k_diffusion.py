@@ -17,6 +17,7 @@ DPM-Solver++ 2M; k-diffusion's sampling.py for the form of a sampler.
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import inf, log
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from ..dot.dot import Dot
 from ..dot.free import extrapolate_sigma as extrapolate
 from ..dot.free import reuse
 from ..dot.helper import Helper, as_helper
+from ..dot.levels import NoiseLevels
 from ..sampling.loop import walk
 from ..sampling.plan import Plan
 from ..sampling.solver import Column, SolverTable
@@ -67,10 +69,13 @@ def sampler(
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     if solver not in SOLVERS:
         raise Refused(f"solver={solver!r}: choose {' or '.join(SOLVERS)}")
-    helper, sigma_max = as_helper(dot), inf
-    if helper.levels is not None:  # its times are timesteps, not noise levels
-        sigma_max, helper = _sigma_max(helper), _variance_exploding(helper.merged(), cond or {})
-    return _Sampler(plan, helper, solver, sigma_max).sample_morse
+    helper = as_helper(dot).merged()
+    levels = helper.levels
+    if levels is None:
+        return _Sampler(plan, helper, solver, inf).sample_morse
+    # Its times are timesteps, not noise levels.
+    eta = _variance_exploding(helper, levels, cond or {})
+    return _Sampler(plan, eta, solver, _sigma_max(levels)).sample_morse
 
 
 class _Sampler:
@@ -123,17 +128,26 @@ class _Sampler:
 class _Host:
     """The host's model as Dash, and a residual: both keep the clean image of the step they make."""
 
-    def __init__(self, model, dot: Callable[..., Tensor], extra_args: dict, ones: Tensor):
+    denoised: Tensor
+
+    def __init__(
+        self,
+        model: Callable[..., Tensor],
+        dot: Callable[..., Tensor],
+        extra_args: dict[str, Any],
+        ones: Tensor,
+    ):
         self._model, self._dot, self._extra_args = model, dot, extra_args
         self._ones = ones  # one for each image, in the dtype of the host's
-        self.denoised: Tensor | None = None
 
     def dash(self, x: Tensor, sigma: Tensor) -> Tensor:
         given = x.to(self._ones.dtype), sigma.to(self._ones.dtype) * self._ones
         self.denoised = self._model(*given, **self._extra_args).to(x)
         return (x - self.denoised) / sigma
 
-    def residual(self, x: Tensor, sigma: Tensor, x_s: Tensor, z_s: Tensor, *before) -> Tensor:
+    def residual(
+        self, x: Tensor, sigma: Tensor, x_s: Tensor, z_s: Tensor, *before: Tensor
+    ) -> Tensor:
         eta = self._dot(x, sigma, x_s, z_s, *before)
         self.denoised = x - sigma * (z_s + eta)
         return eta
@@ -172,40 +186,50 @@ def _table(levels: Sequence[float], solver: str, dtype: torch.dtype) -> SolverTa
         row |= {Column.P: 1.0, Column.Q: -sigma, Column.A: ratio}
         row |= {Column.C0: (1 - ratio) * (1 + share), Column.C1: -(1 - ratio) * share}
         rows.append([row.get(column, 0.0) for column in Column])
-    rows = torch.tensor(rows, dtype=torch.float64)
+    coefficients = torch.tensor(rows, dtype=torch.float64)
     timesteps = torch.tensor(levels[:-1], dtype=dtype)
-    return SolverTable(f"k-diffusion {solver}", rows, timesteps, init_noise_sigma=1.0)
+    return SolverTable(f"k-diffusion {solver}", coefficients, timesteps, init_noise_sigma=1.0)
 
 
-def _sigma_max(dot: Helper) -> float:
-    alpha_bar = float(dot.levels.alphas_cumprod[-1])
+def _sigma_max(levels: NoiseLevels) -> float:
+    alpha_bar = float(levels.alphas_cumprod[-1])
     return ((1 - alpha_bar) / alpha_bar) ** 0.5
 
 
-def _variance_exploding(dot: Helper, cond: dict) -> Callable[..., Tensor]:
+def _variance_exploding(
+    dot: Helper, levels: NoiseLevels, cond: dict[str, Any]
+) -> Callable[..., Tensor]:
     """A Dot as a residual of (x, sigma).
 
     It is given x / sqrt(1 + sigma^2) and the timestep at which its own noise levels have sigma.
     """
-    if dot.levels.prediction_type != "epsilon":
+    if levels.prediction_type != "epsilon":
         raise Refused(
-            f"this Dot corrects {dot.levels.prediction_type}, but here z is the noise: use a Dot "
+            f"this Dot corrects {levels.prediction_type}, but here z is the noise: use a Dot "
             "of a model with prediction type epsilon, or extrapolate"
         )
 
-    def eta(x: Tensor, sigma: Tensor, x_s: Tensor, z_s: Tensor, sigma_s, z_p, sigma_p) -> Tensor:
+    def eta(
+        x: Tensor,
+        sigma: Tensor,
+        x_s: Tensor,
+        z_s: Tensor,
+        sigma_s: Tensor,
+        z_p: Tensor,
+        sigma_p: Tensor,
+    ) -> Tensor:
         weight = next(dot.parameters())
         given = (x / (1 + sigma**2).sqrt(), x_s / (1 + sigma_s**2).sqrt(), z_s, z_p)
         x_, x_s, z_s, z_p = (tensor.to(weight) for tensor in given)
-        t, t_s, t_p = (_timestep(dot, level) for level in (sigma, sigma_s, sigma_p))
+        t, t_s, t_p = (_timestep(levels, level) for level in (sigma, sigma_s, sigma_p))
         return dot(x_, t, x_s, z_s, t_s, z_p, t_p, **cond).to(x)
 
     return eta
 
 
-def _timestep(dot: Helper, sigma: Tensor) -> Tensor:
-    """The t, with fractions, at which the Dot's `NoiseLevels.at` has sigma; at most the last."""
-    alpha_bar = dot.levels.alphas_cumprod  # falls with t
+def _timestep(levels: NoiseLevels, sigma: Tensor) -> Tensor:
+    """The t, with fractions, at which `levels.at` has sigma; at most the last."""
+    alpha_bar = levels.alphas_cumprod  # falls with t
     wanted = (1 / (1 + sigma.to(alpha_bar) ** 2)).reshape(1)
     low = (torch.searchsorted(-alpha_bar, -wanted) - 1).clamp(0, len(alpha_bar) - 2)
     share = (alpha_bar[low] - wanted) / (alpha_bar[low] - alpha_bar[low + 1])

@@ -26,6 +26,12 @@ What a call asks for and how that meets the plan:
 Noise: see `call.py`. The scheduler of the pipeline is read, never stepped.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..dot.dot import Dot
 from ..engine import Sampler, compile
 from ..sampling import probe
 from ..sampling.budget import DEFAULT_BUDGET, plan_of
@@ -56,8 +62,8 @@ SUPPORTED = (
 
 
 def accelerate(
-    pipe,
-    dot=None,
+    pipe: Any,
+    dot: Dot | Callable[..., Tensor] | None = None,
     *,
     plan: Plan | str | None = None,
     budget: float | None = None,
@@ -106,7 +112,7 @@ def accelerate(
     return accelerated
 
 
-def restore(pipe) -> None:
+def restore(pipe: Any) -> None:
     """Undo `accelerate`: the pipeline is as it was before.
 
     Raises:
@@ -120,7 +126,7 @@ def restore(pipe) -> None:
         accelerated.sampler.free()
 
 
-def _shape(unet) -> tuple[int, ...] | None:
+def _shape(unet: Any) -> tuple[int, ...] | None:
     """(C, H, W) of what the unet makes; None where its config has no size."""
     size = unet.config.sample_size
     if size is None:
@@ -128,19 +134,21 @@ def _shape(unet) -> tuple[int, ...] | None:
     return (unet.config.out_channels, *((size, size) if isinstance(size, int) else size))
 
 
-def _measured(pipe, sampler: Sampler) -> float:
+def _measured(pipe: Any, sampler: Sampler) -> float:
     """N, measured on one image of the real size."""
     if sampler.shape is None:
         raise Refused("a budget needs dot_speed=: the unet's config has no sample_size")
     guidance_scale, cond = example(pipe, sampler.shape)
-    return sampler.with_plan("-.").measure(guidance_scale=guidance_scale, **cond).dot_speed
+    speed = sampler.with_plan("-.").measure(guidance_scale=guidance_scale, **cond).dot_speed
+    assert speed is not None  # there is a Dot
+    return speed
 
 
-def _accelerated(pipe) -> Accelerated | None:
+def _accelerated(pipe: Any) -> Accelerated | None:
     return getattr(type(pipe), "_morse", None)
 
 
-def _check_pipeline(pipe) -> None:
+def _check_pipeline(pipe: Any) -> None:
     if _accelerated(pipe) is not None:
         raise Refused("this pipeline is accelerated already: call morse_engine.restore(pipe) first")
     owner = next((c for c in type(pipe).__mro__ if "__call__" in vars(c)), object)

@@ -8,14 +8,18 @@ is another method.
 import copy
 import functools
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual")
+T = TypeVar("T")
 
 
-def stand_in(thing, method: str, function: Callable, *, own_state: bool = False):
+def stand_in(
+    thing: T, method: str, function: Callable[..., object], *, own_state: bool = False
+) -> T:
     """A second object with the same state, whose `method` is `function(*args, **kwargs)`.
 
     Args:
@@ -24,11 +28,11 @@ def stand_in(thing, method: str, function: Callable, *, own_state: bool = False)
     cls = type(thing)
 
     @functools.wraps(getattr(cls, method))  # pipelines look at the signature
-    def instead(self, *args, **kwargs):
+    def instead(self: T, *args: Any, **kwargs: Any) -> object:
         return function(*args, **kwargs)
 
     members = {method: instead, "__module__": cls.__module__}
-    twin = object.__new__(type(cls.__name__, (cls,), members))
+    twin: T = object.__new__(type(cls.__name__, (cls,), members))
     twin.__dict__.update(copy.deepcopy(vars(thing)) if own_state else vars(thing))
     return twin
 
@@ -46,15 +50,18 @@ class Dash(nn.Module):
         super().__init__()
         self.unet, self.controlnet = unet, controlnet
 
-    def forward(self, x: Tensor, timestep: Tensor, *, dash_only=None, **cond) -> Tensor:
+    def forward(
+        self, x: Tensor, timestep: Tensor, *, dash_only: dict | None = None, **cond: Any
+    ) -> Tensor:
         dash_only = dash_only or {}
         if "controlnet" in dash_only:
+            assert self.controlnet is not None
             added = self.controlnet(x, timestep, return_dict=False, **dash_only["controlnet"])
             cond |= dict(zip(RESIDUALS, added, strict=True))
         if "channels" in dash_only:
             x = torch.cat([x, dash_only["channels"]], dim=1)
         return self.unet(x, timestep, return_dict=False, **cond)[0]
 
-    def state_dict(self, *args, **kwargs):
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The unet's: a Dot is that of a unet, whatever ControlNet is beside it."""
         return self.unet.state_dict(*args, **kwargs)

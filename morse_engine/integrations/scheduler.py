@@ -14,6 +14,7 @@ Source: Morse (arXiv 2506.18251), section 3.
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
@@ -57,10 +58,10 @@ class MorseScheduler(SchedulerMixin):
 
     def __init__(
         self,
-        inner,
+        inner: Any,
         plan: Plan | str,
         dot: Dot | Callable[..., Tensor] | None = None,
-        cond: dict | None = None,
+        cond: dict[str, Any] | None = None,
     ):
         self.inner, self.cond = inner, cond or {}
         self._code = plan if isinstance(plan, Plan) else Plan(plan)
@@ -76,7 +77,7 @@ class MorseScheduler(SchedulerMixin):
         self._begin: int | None = None
         self._next: int | None = None
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         # Called for what is not found here. `inner` itself is not there yet in a copy being made.
         if name == "inner":
             raise AttributeError(name)
@@ -86,7 +87,7 @@ class MorseScheduler(SchedulerMixin):
         return len(self.inner)
 
     @property
-    def config(self):
+    def config(self) -> Any:
         """That of the scheduler inside."""
         return self.inner.config
 
@@ -109,7 +110,7 @@ class MorseScheduler(SchedulerMixin):
         return self._begin
 
     def set_timesteps(
-        self, num_inference_steps: int, device: torch.device | str | None = None, **options
+        self, num_inference_steps: int, device: torch.device | str | None = None, **options: Any
     ) -> None:
         """Begin a run with `num_inference_steps` Dash steps.
 
@@ -137,9 +138,9 @@ class MorseScheduler(SchedulerMixin):
         """Let the run begin with a later Dash step, as for an image that is noised in part."""
         self._begin = begin_index
         if hasattr(self.inner, "set_begin_index"):
-            self.inner.set_begin_index(self.plan.dash_positions[begin_index])
+            self.inner.set_begin_index(self._planned().dash_positions[begin_index])
 
-    def scale_model_input(self, sample: Tensor, timestep=None) -> Tensor:
+    def scale_model_input(self, sample: Tensor, timestep: Tensor | None = None) -> Tensor:
         """The sample as the model wants it at a Dash step."""
         self._find(timestep)
         return self.inner.scale_model_input(sample, timestep)
@@ -147,13 +148,13 @@ class MorseScheduler(SchedulerMixin):
     def step(
         self,
         model_output: Tensor,
-        timestep,
+        timestep: Tensor,
         sample: Tensor,
         eta: float = 0.0,
-        generator=None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
-        **options,
-    ):
+        **options: Any,
+    ) -> Any:
         """The Dash step at `timestep` and the Dot steps behind it.
 
         Args:
@@ -170,8 +171,8 @@ class MorseScheduler(SchedulerMixin):
             Refused: no `set_timesteps` before it, steps beyond the last, or a model that also
                 predicts a variance where the plan has Dot steps.
         """
-        self._find(timestep)
-        if self._next >= len(self.timesteps):
+        position = self._find(timestep)
+        if position >= len(self.timesteps):
             raise Refused(
                 f"all {len(self.timesteps)} Dash steps of this run are made: call set_timesteps"
             )
@@ -180,42 +181,57 @@ class MorseScheduler(SchedulerMixin):
         options |= {name: value for name, value in own.items() if name in accepted}
         options["return_dict"] = return_dict
 
-        first = self.plan.dash_positions[self._next]
-        run = self.plan.morse[first + 1 :].split(DASH)[0]  # the Dot steps up to the next Dash
-        self._next += 1
+        plan = self._planned()
+        first = plan.dash_positions[position]
+        run = plan.morse[first + 1 :].split(DASH)[0]  # the Dot steps up to the next Dash
+        self._next = position + 1
         if run and model_output.shape != sample.shape:
             raise Refused(
                 f"the model makes {list(model_output.shape)} of {list(sample.shape)}: a Dot works "
                 "with models that predict no variance"
             )
         x_s = self.inner.scale_model_input(sample, timestep)
-        self._trajectory = Trajectory.after(self._trajectory, x_s, model_output, timestep)
+        last = Trajectory.after(self._trajectory, x_s, model_output, timestep)
+        self._trajectory = last
         out = self.inner.step(model_output, timestep, sample, **options)
         for t in self.inner.timesteps[first + 1 : first + 1 + len(run)]:
-            out = self.inner.step(self._estimate(out[0], t), t, out[0], **options)
+            out = self.inner.step(self._estimate(out[0], t, last), t, out[0], **options)
         return out
 
     @torch.no_grad()
-    def _estimate(self, x: Tensor, t: Tensor) -> Tensor:
+    def _estimate(self, x: Tensor, t: Tensor, last: Trajectory) -> Tensor:
         """What Dot makes of Dash's last estimate at (x, t)."""
+        assert self._dot is not None  # the plan has Dot steps
         x = self.inner.scale_model_input(x, t)
-        return self._trajectory.z_s + self._dot(x, t, *self._trajectory, **self.cond)
+        return last.z_s + self._dot(x, t, *last, **self.cond)
 
-    def _find(self, timestep) -> None:
-        """Which Dash step is the first of the run; the others follow in order."""
+    def _planned(self) -> Plan:
+        """The plan of this run."""
         if self.plan is None:
             raise Refused("set_timesteps has not been called")
+        return self.plan
+
+    def _find(self, timestep: Tensor | None) -> int:
+        """Which Dash step comes next: the first of a run by its timestep, the others in order."""
+        self._planned()
         if self._next is not None:
-            return
-        if self._begin is None:
+            return self._next
+        begin = self._begin
+        if begin is None:
+            if timestep is None:
+                raise Refused(
+                    "which Dash step is the first? Give its timestep, or call set_begin_index"
+                )
             found = (self.timesteps == timestep).nonzero()
             if not len(found):
                 raise Refused(
                     f"timestep {float(timestep):g} is not a Dash step of this run: "
                     f"{[round(float(t), 3) for t in self.timesteps]}"
                 )
-            self.set_begin_index(int(found[0]))
-        self._next = self._begin
+            begin = int(found[0])
+            self.set_begin_index(begin)
+        self._next = begin
+        return begin
 
 
 def _repeated(code: Plan, num_dash: int) -> Plan:

@@ -5,12 +5,15 @@ where a step adds noise, the solver's table makes it. Where something changes be
 this is the only way.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..sampling.loop import Trajectory, second_half
 from ..sampling.plan import DASH, DOT
-from .way import Way, plain
+from ..sampling.solver import SolverTable
+from .way import Residuals, Way, plain
 
 
 class StepByStep(Way):
@@ -18,28 +21,32 @@ class StepByStep(Way):
 
     PATH = "step by step"
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any):
         super().__init__(*args)
         self._symbol = DASH
-        self._shape: torch.Size | None = None  # of what the first model of a step is given
+        self._shape = torch.Size()  # of what the first model of a step is given
         self._trajectory: Trajectory | None = None
-        self._asked: tuple | None = None  # x, z, t of a Dash step that has not been stepped
-        self._residuals = None
+        # x, z, t of a Dash step that has not been stepped
+        self._asked: tuple[Tensor, Tensor, Tensor] | None = None
+        self._residuals: Residuals | None = None
         self._history: list[Tensor] = []
 
-    def controlnet(self, sample: Tensor, timestep, cond: dict):
+    def controlnet(self, sample: Tensor, timestep: Tensor, cond: dict) -> Residuals:
         self._choose(cond["encoder_hidden_states"].shape)
         if self._symbol == DASH:
             self._residuals = self.real["controlnet"](sample, timestep, **cond)
+        assert self._residuals is not None  # the first step of a plan is Dash's
         return self._residuals
 
-    def unet(self, sample: Tensor, timestep, cond: dict) -> Tensor:
+    def unet(self, sample: Tensor, timestep: Tensor, cond: dict) -> Tensor:
         if "controlnet" not in self.real:
             self._choose(sample.shape)
         make = self._dash if self._symbol == DASH else self._dot
         return make(sample, timestep, cond)
 
-    def step(self, z: Tensor, timestep, x: Tensor, *args, **options) -> tuple:
+    def step(
+        self, z: Tensor, timestep: Tensor, x: Tensor, *args: Any, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
         if self._asked is not None:
             x_s, z_s, t_s = self._asked
             if self.sampler.models.guided_dot:  # its estimate is the guided one
@@ -48,7 +55,7 @@ class StepByStep(Way):
             self._asked = None
         i, self.made = self.made, self.made + 1
         if self.table is not None and self.table.uses_noise:
-            return self._step_by_table(i, z, x)
+            return self._step_by_table(self.table, i, z, x)
         step = type(self.real["scheduler"]).step
         out = step(self.scheduler, z, timestep, x, *args, return_dict=False, **options)
         return out if len(out) > 1 else (*out, None)
@@ -71,14 +78,16 @@ class StepByStep(Way):
                 )
         self._shape = shape
 
-    def _dash(self, sample: Tensor, timestep, cond: dict) -> Tensor:
+    def _dash(self, sample: Tensor, timestep: Tensor, cond: dict) -> Tensor:
         z = self.real["unet"](sample, timestep, return_dict=False, **cond)[0]
         self._asked = sample[:, : z.shape[1]], z, timestep
         self.num_dash += 1
         return z
 
-    def _dot(self, sample: Tensor, timestep, cond: dict) -> Tensor:
+    def _dot(self, sample: Tensor, timestep: Tensor, cond: dict) -> Tensor:
         models, cond, last = self.sampler.models, plain(cond), self._trajectory
+        assert models.dot is not None
+        assert last is not None  # see `_choose`
         x = sample[: len(last.x_s), : last.x_s.shape[1]]
         if models.guided_dot:
             if len(sample) == 2 * len(x):
@@ -89,10 +98,12 @@ class StepByStep(Way):
         # The pipeline guides two equal halves to z itself.
         return torch.cat([z, z]) if len(sample) == 2 * len(z) else z
 
-    def _step_by_table(self, i: int, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _step_by_table(
+        self, table: SolverTable, i: int, z: Tensor, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
         fresh = self.fresh(i, x)
-        x_next, m = self.table.step(i, x.float(), z.float(), self._history, fresh)
-        self._history = [m, *self._history][: self.table.num_history]
+        x_next, m = table.step(i, x.float(), z.float(), self._history, fresh)
+        self._history = [m, *self._history][: table.num_history]
         if getattr(self.scheduler, "_step_index", None) is not None:
             self.scheduler._step_index += 1  # the pipeline has it scale the next model input
         return x_next.to(x.dtype), self.denoised(i, x_next, fresh).to(x.dtype)

@@ -2,6 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,9 @@ from ..sampling import noise
 from ..sampling.plan import Plan
 from ..sampling.solver import Column, SolverTable
 from .proxies import RESIDUALS
+
+Generator = torch.Generator | list[torch.Generator] | None  # of a call: None is torch's own
+Residuals = tuple[Sequence[Tensor], Tensor | None]  # of the levels and of the middle
 
 
 class Way(ABC):
@@ -23,7 +28,7 @@ class Way(ABC):
         scheduler: what the pipeline has in the place of its own.
         plan: of the steps of this loop.
         table: their solver; None where the scheduler has to make them.
-        generator: the call's, one or a list; None is torch's own.
+        generator: the call's.
 
     Attributes:
         made: how many steps the pipeline has been given.
@@ -34,26 +39,34 @@ class Way(ABC):
     PATH: str  # in reports
 
     def __init__(
-        self, pipe, sampler: Sampler, real: dict, scheduler, plan: Plan, table: SolverTable | None,
-        generator,
-    ):  # fmt: skip
+        self,
+        pipe: Any,
+        sampler: Sampler,
+        real: dict[str, Any],
+        scheduler: Any,
+        plan: Plan,
+        table: SolverTable | None,
+        generator: Generator,
+    ):
         self.pipe, self.sampler, self.real, self.scheduler = pipe, sampler, real, scheduler
         self.plan, self.table = plan, table
         self.made = self.num_dash = self.num_dot = 0
         self.notes: list[str] = []
-        self._generator = generator
+        self._generator: Generator = generator
         self._seeds: list[int] | None = None
 
     @abstractmethod
-    def controlnet(self, sample: Tensor, timestep, cond: dict):
-        """The residuals, of the levels and of the middle."""
+    def controlnet(self, sample: Tensor, timestep: Tensor, cond: dict) -> Residuals:
+        """The residuals of the ControlNet."""
 
     @abstractmethod
-    def unet(self, sample: Tensor, timestep, cond: dict) -> Tensor:
+    def unet(self, sample: Tensor, timestep: Tensor, cond: dict) -> Tensor:
         """The model's output, of as many samples as it is given."""
 
     @abstractmethod
-    def step(self, z: Tensor, timestep, x: Tensor, *args, **options) -> tuple:
+    def step(
+        self, z: Tensor, timestep: Tensor, x: Tensor, *args: Any, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
         """(x_next, denoised), as the scheduler's step returns them."""
 
     def interrupted(self) -> None:  # noqa: B027 - a loop step by step has only what it has made
@@ -78,13 +91,15 @@ class Way(ABC):
 
     def denoised(self, i: int, x_next: Tensor, fresh: Tensor | None) -> Tensor:
         """What LCM pipelines decode: their x_next is sqrt(1 - D^2) denoised + D noise."""
+        if fresh is None or self.table is None:
+            return x_next
         scale = self.table.rows[i, Column.D].item()
-        if fresh is None or scale >= 1:
+        if scale >= 1:
             return x_next
         return (x_next - scale * fresh) / math.sqrt(1 - scale**2)
 
 
-def seeds(generator, count: int) -> list[int]:
+def seeds(generator: Generator, count: int) -> list[int]:
     """One seed for each image, drawn from a generator, a list of them, or torch's own."""
     if isinstance(generator, list) and len(generator) == 1:
         generator = generator[0]

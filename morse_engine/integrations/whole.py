@@ -5,6 +5,8 @@ whole plan. The unet's outputs are placeholders, and each `step` returns when th
 made, so progress bars follow the device. The last one returns the image.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from ..dot.family import DASH_ONLY
 from ..runtime.run import Run
 from ..sampling.plan import DASH
 from ..system.errors import Unavailable
-from .way import Way, plain
+from .way import Residuals, Way, plain
 
 
 class Whole(Way):
@@ -20,52 +22,58 @@ class Whole(Way):
 
     PATH = "whole loop"
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any):
         super().__init__(*args)
         self._asked: tuple[Tensor, dict] | None = None  # what the unet was given first
         self._control: dict | None = None  # and what the ControlNet
-        self._run: Run | None = None
-        self._out: Tensor | None = None  # the latents that the pipeline holds
+        self._running: tuple[Run, Tensor] | None = None  # and the latents that the pipeline holds
 
-    def controlnet(self, sample: Tensor, timestep, cond: dict):
+    def controlnet(self, sample: Tensor, timestep: Tensor, cond: dict) -> Residuals:
         self._control = {k: v for k, v in cond.items() if k != "return_dict"}
         return [], None
 
-    def unet(self, sample: Tensor, timestep, cond: dict) -> Tensor:
-        if self._run is None:
+    def unet(self, sample: Tensor, timestep: Tensor, cond: dict) -> Tensor:
+        if self._running is None:
             self._asked = sample, cond
         channels = self.real["unet"].config.out_channels
         return sample.new_zeros(()).expand(len(sample), channels, *sample.shape[2:])
 
-    def step(self, z: Tensor, timestep, x: Tensor, *args, **options) -> tuple[Tensor, Tensor]:
-        if self._run is None:
-            self._start(x)
+    def step(
+        self, z: Tensor, timestep: Tensor, x: Tensor, *args: Any, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        if self._running is None:
+            self._running = self._start(x)
+        run, out = self._running
         self.made += 1
         self.num_dash = self.plan.morse[: self.made].count(DASH)
         self.num_dot = self.made - self.num_dash
-        self._run.reach(self.made, stop=lambda: getattr(self.pipe, "_interrupt", False))
+        run.reach(self.made, stop=lambda: getattr(self.pipe, "_interrupt", False))
         if self.made < len(self.plan):
-            return self._out, self._out
-        last = self._run.x
-        self._out.copy_(last)
+            return out, out
+        last = run.x
+        out.copy_(last)
         i = self.made - 1
-        return self._out, self.denoised(i, last, self.fresh(i, last)).to(x.dtype)
+        return out, self.denoised(i, last, self.fresh(i, last)).to(x.dtype)
 
     def interrupted(self) -> None:
-        if self._unfinished():
-            self._run.cancel()
-            self._out.copy_(self._run.x)
+        if unfinished := self._unfinished():
+            run, out = unfinished
+            run.cancel()
+            out.copy_(run.x)
 
     def end(self) -> None:
         super().end()
-        if self._unfinished():
-            self._run.cancel()
-        self._run = self._asked = self._control = self._out = None
+        if unfinished := self._unfinished():
+            unfinished[0].cancel()
+        self._running = self._asked = self._control = None
 
-    def _unfinished(self) -> bool:
-        return self._run is not None and self.made < len(self.plan)
+    def _unfinished(self) -> tuple[Run, Tensor] | None:
+        return self._running if self.made < len(self.plan) else None
 
-    def _start(self, x: Tensor) -> None:
+    def _start(self, x: Tensor) -> tuple[Run, Tensor]:
+        """The run from x, and memory for what the pipeline is to hold."""
+        assert self._asked is not None  # the unet is asked first
+        assert self.table is not None  # without one it goes step by step
         sample, cond = self._asked
         if len(sample) not in (len(x), 2 * len(x)):
             raise Unavailable(
@@ -73,16 +81,17 @@ class Whole(Way):
                 "not supported; restore(pipe)"
             )
         guided = len(sample) == 2 * len(x)
-        dash_only = {}
+        dash_only: dict[str, Any] = {}
         if sample.shape[1] > x.shape[1]:
             dash_only["channels"] = sample[:, x.shape[1] :]
         if self._control is not None:
             dash_only["controlnet"] = self._control
         cond = plain(cond) | ({DASH_ONLY: dash_only} if dash_only else {})
-        self._out = torch.zeros_like(x)
-        self._run = self.sampler.with_table(self.plan, self.table).start(
+        out = torch.zeros_like(x)
+        run = self.sampler.with_table(self.plan, self.table).start(
             x,
             seed=self.seeds(len(x)),
             guidance_scale=float(self.pipe.guidance_scale) if guided else None,
             **cond,
         )
+        return run, out
