@@ -180,6 +180,7 @@ def test_kernels(monkeypatch):
     assert messages == [{"note": "-, batch 1: kernels: 12 cases did not fit in 0 s"}]
 
 
+@pytest.mark.slow
 def test_one_failure_does_not_lose_the_rest(tmp_path, capsys, monkeypatch, one_thread):
     import loop
 
@@ -223,6 +224,7 @@ def test_rows_are_written_after_each_job(tmp_path, capsys, monkeypatch):
     assert "1 notes, 1 skipped" in skipped
 
 
+@pytest.mark.slow
 def test_wrong_images_are_not_timed(tmp_path, capsys, monkeypatch, one_thread):
     from subject import Subject
 

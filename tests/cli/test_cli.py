@@ -138,6 +138,7 @@ def test_wrong_arguments(words, said, capsys):
     assert "Traceback" not in out + err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -287,6 +288,7 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys, tmp_path):
 # -- the commands ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sample_with_a_plan(tmp_path, capsys):
     words = ["sample", "--plan", "-.-", "--out", tmp_path, "--device", "cpu"]
     assert run(*words, "--num-images", 3, "--seed", 7, "--batch-size", 2) == 0
@@ -302,6 +304,7 @@ def test_sample_with_a_plan(tmp_path, capsys):
     assert abs(apart).max() <= 1
 
 
+@pytest.mark.slow
 def test_sample_within_a_budget(tmp_path, capsys):
     assert run("sample", "--budget", 2, "--num-images", 2, "--out", tmp_path) == 0
     out = capsys.readouterr().out
@@ -383,6 +386,7 @@ def test_evaluate(tmp_path, capsys):
     assert "which needs no training" in text
 
 
+@pytest.mark.slow
 def test_evaluate_needs_enough_images(fails, tmp_path):
     message = fails("evaluate", "--num-images", 64, "--out", tmp_path)
     assert message.startswith("64 images")

@@ -16,6 +16,8 @@ from morse_engine.evaluation import experiment, figures, verdict
 from morse_engine.runtime.speed import Speed
 from morse_engine.sampling.plan import Plan
 
+pytestmark = pytest.mark.slow  # the demo is run once for all of them
+
 FILES = {"index.html", "quality.png", "rows.json", "side_by_side.png"}
 SMALL = {
     "images": 66,
@@ -42,7 +44,6 @@ def rows(out: Path, bench: str) -> list[dict]:
     return [row for row in json.loads((out / "rows.json").read_text()) if row["bench"] == bench]
 
 
-@pytest.mark.slow
 def test_files(result):
     out, _ = result
     assert {path.name for path in out.iterdir()} == FILES
@@ -111,7 +112,6 @@ def test_printed(result):
     assert "100%" in flat
 
 
-@pytest.mark.slow
 def test_seed_decides(result, tmp_path, monkeypatch):
     """Another seed gives other images, and other distances."""
     out, _ = result

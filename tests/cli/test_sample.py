@@ -26,6 +26,7 @@ def fails(capsys):
     return check
 
 
+@pytest.mark.slow
 def test_sample_continues_but_mixes_nothing(tmp_path, fails, capsys, monkeypatch):
     words = ["--num-images", 3, "--batch-size", 2, "--device", "cpu", "--out", tmp_path]
     assert run("sample", "--steps", 2, *words) == 0
@@ -44,6 +45,7 @@ def test_sample_continues_but_mixes_nothing(tmp_path, fails, capsys, monkeypatch
     assert f"{path} is cut off: delete it" in fails("sample", "--steps", 2, *words)
 
 
+@pytest.mark.slow
 def test_sample_within_a_budget_keeps_its_plan(tmp_path, capsys, monkeypatch):
     """The plan follows from a measured speed; a run that continues does not measure again."""
     words = ["sample", "--budget", 2, "--num-images", 1, "--out", tmp_path]

@@ -26,6 +26,7 @@ def model(name):
     return make(**options), of_cond
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXT)
 @pytest.mark.parametrize("cut", [0, 1, 2])
 def test_every_part_of_the_condition_matters(name, cut):
@@ -107,6 +108,7 @@ def test_masks_and_what_a_dot_passes_over():
     assert torch.equal(controlled, plain)
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_unknown():
     unet = tiny_text_unet()
     dot = Dot(unet)
@@ -178,6 +180,7 @@ def test_guided_dot_corrects_the_guided_estimate():
     assert_close("run_batch", *runs)
 
 
+@pytest.mark.slow
 def test_files(tmp_path):
     unet = tiny_text_unet(**SDXL)
     dot = randomised(Dot(unet, widths=(8, 12), lora_rank=2, cut=0, guided=True))
@@ -191,6 +194,7 @@ def test_files(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_dash_with_a_lora_keeps_its_name_and_dot_warns(tmp_path):
     from peft import LoraConfig
 

@@ -73,6 +73,7 @@ def nothing(pipe, i, t, tensors):
 # -- Stable Diffusion ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver(name):
     pipe = pipeline("StableDiffusionPipeline", SOLVERS[name])
@@ -237,6 +238,7 @@ def test_the_second_half_of_a_run_from_where_the_first_one_ended():
     assert (report.path, len(report.plan)) == ("whole loop", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["pndm", "euler ancestral"])
 @pytest.mark.parametrize("channels", [4, 9])
 @pytest.mark.parametrize("strength", [1.0, 0.6])
@@ -254,6 +256,7 @@ def test_inpainting(kind, channels, solver, strength):
         assert "inpainting with a unet of 4 channels" in report.why
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", ["", "Img2Img", "Inpaint"])
 @pytest.mark.parametrize("model", ["StableDiffusion", "StableDiffusionXL"])
 def test_controlnet(model, inputs):
@@ -270,6 +273,7 @@ def test_controlnet(model, inputs):
     assert report.path == ("step by step" if inputs == "Inpaint" else "whole loop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nets", "call", "why"),
     [

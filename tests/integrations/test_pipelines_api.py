@@ -51,6 +51,7 @@ def pipe():
 # -- as it was -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scheduler", [DDIMScheduler(), EulerAncestralDiscreteScheduler(), PNDMScheduler()]
 )

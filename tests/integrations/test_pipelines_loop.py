@@ -70,6 +70,7 @@ def texts(pipe, prompts):
 # -- Dot steps -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("callback", [None, nothing], ids=["whole", "steps"])
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler])
@@ -123,6 +124,7 @@ BOTH_DOTS = [(False, *case) for case in TEXT_PIPELINES]
 BOTH_DOTS += [(True, *case) for case in TEXT_PIPELINES if not isinstance(case[1], LCMScheduler)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("guided", "kind", "scheduler", "options", "call"), BOTH_DOTS)
 def test_whole_and_step_by_step_are_one(guided, kind, scheduler, options, call):
     """The whole loop is the engine's, the other one this package's: each checks the other."""
@@ -137,6 +139,7 @@ def test_whole_and_step_by_step_are_one(guided, kind, scheduler, options, call):
     assert_same(steps, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("callback", [None, nothing], ids=["whole", "steps"])
 def test_strength_leaves_the_end_of_the_plan(callback):
     pipe, dot = with_dot("StableDiffusionImg2ImgPipeline")
@@ -178,6 +181,7 @@ def test_dot_is_given_what_the_unet_is_given():
     assert seen == [(2, keywords, {"text_embeds", "time_ids"})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["host", "device"])
 @pytest.mark.parametrize("kind", ["StableDiffusionPipeline", "StableDiffusionControlNetPipeline"])
 def test_captured_steps(backend, kind, fake, monkeypatch):

@@ -50,6 +50,7 @@ def test_trajectory_down(shape):
     assert_close(tolerance(torch.float16), kernels.trajectory_down(*inputs), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("keep", "copies"), [("guided", 1), ("branches", 2)])
 def test_guidance(keep, copies, dtype):

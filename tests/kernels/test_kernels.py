@@ -182,6 +182,7 @@ def test_residual_up_update_shapes(shape, width, dtype):
     check_residual_up_update(shape, dtype, inputs, rows="third order", step=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize(("guidance", "copies"), [(None, 1), (3.5, 1), (3.5, 2)])
 def test_residual_up_update(rows, guidance, copies):
@@ -199,6 +200,7 @@ def test_residual_up_update_of_channels_last_models():
 # -- Dot's blocks --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("shape", "width", "rows"),

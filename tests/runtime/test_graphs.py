@@ -41,6 +41,7 @@ def compiled(models, backend, **options):
     return morse_engine.compile(*models, backend=backend, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("plan", ["-", "-.", "-..-.-.", "--.--...-", "-" * 20])
 def test_captured_steps_are_the_specification(models, fake, backend, plan):
@@ -191,6 +192,7 @@ def test_a_callback_that_raises_cancels(models, fake):
     assert_close("steps", ours(seed=1), compiled(models, "eager")(seed=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_weights(models, fake, backend):
     _, dot = models
@@ -329,6 +331,7 @@ def test_auto_without_captures_is_eager_and_says_so(models, fake, monkeypatch):
         compiled(models, "host")(seed=1)
 
 
+@pytest.mark.slow
 def test_a_layout_without_captures_does_not_make_the_next_one_eager(models, fake, monkeypatch):
     monkeypatch.setattr(backends, "captures_by_itself", lambda device: True)
     capture, tried = graphs.capture, []
@@ -357,12 +360,14 @@ def test_a_layout_without_captures_does_not_make_the_next_one_eager(models, fake
         ours(batch_size=2)
 
 
+@pytest.mark.slow
 def test_a_budget_is_spent_with_the_measured_speed(models, fake):
     ours = compiled(models, "host", plan=4.0)
     assert ours.plan.num_dot
     assert ours.measure(batch_size=2).dot_speed > 0
 
 
+@pytest.mark.slow
 def test_report(models, fake):
     ours = compiled(models, "device")
     ours(batch_size=2)

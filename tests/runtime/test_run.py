@@ -117,6 +117,7 @@ def test_a_run_whose_memory_is_taken(models):
     assert torch.equal(second.x, eager(seed=2))
 
 
+@pytest.mark.slow
 def test_two_threads_use_one_sampler(sampler):
     expected = [sampler(seed=seed) for seed in range(4)]
     found = [None] * 4

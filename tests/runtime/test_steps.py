@@ -111,6 +111,7 @@ def test_runs_inside_and_outside_inference_mode_share_their_memory(models):
     assert [t.data_ptr() for t in (steps.dot.packed, *steps.state[:-1])] == addresses
 
 
+@pytest.mark.slow
 def test_half_precision_models():
     unet = tiny_unet(sample_size=8).to(DEVICE, torch.float16)
     eager, host = pair(unet, randomised(Dot(unet)), plan="-.-.")
@@ -132,6 +133,7 @@ def test_weights_changed_in_place_are_used():
     assert (host(seed=1) - before).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_seeds_up_to_64_bits(models):
     eager, host = pair(*models, scheduler=FAMILIES["ddpm"], plan="-.-")
     seeds = [2**64 - 1, 2**63]

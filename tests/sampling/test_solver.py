@@ -171,6 +171,7 @@ def compare_exactly(scheduler, num_steps, eta=0.0, scale=1.0):
     return compare("solver/float64", scheduler, num_steps, eta, start.as_subclass(Exact))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheduler", "eta"), CASES)
 def test_table_is_the_scheduler(scheduler, eta):
     for num_steps in (1, 2, 3, 5, 10):
@@ -219,6 +220,7 @@ def table_of(kind, num_steps=10, **options):
     return SolverTable.from_scheduler(scheduler, num_steps, eta=eta)
 
 
+@pytest.mark.slow
 def test_history_is_no_longer_than_needed():
     for kind in ("DDPM", "DDIM", EULER, ANCESTRAL, "LCM", "FlowMatchEulerDiscrete", "ScoreSdeVp"):
         assert table_of(kind).num_history == 0
@@ -231,6 +233,7 @@ def test_history_is_no_longer_than_needed():
     assert table_of("PNDM", skip_prk_steps=True).num_history == 3
 
 
+@pytest.mark.slow
 def test_noise_is_added_where_the_scheduler_adds_it():
     for kind in ("DDIM", MULTI, EULER, "HeunDiscrete", UNIPC, "FlowMatchEulerDiscrete"):
         assert not table_of(kind).uses_noise

@@ -236,6 +236,7 @@ def test_train_dot_of_a_pipeline(guided, folder, model, tmp_path, capsys):
     assert "the run continues" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_errors_come_before_any_work(folder, model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(latents, "_encoded", lambda *_: pytest.fail("work before the check"))
     out = tmp_path / "out"

@@ -270,6 +270,7 @@ def test_the_guidance_embedding_is_that_of_the_pipeline():
     assert_close("model_batch", prompts.asked(columns).dash["timestep_cond"], expected)
 
 
+@pytest.mark.slow
 def test_classes_without_an_empty_one(tmp_path):
     unet = tiny_unet(num_class_embeds=4)
     data = Captioned(torch.randn(8, 1, 16, 16), {"class_labels": torch.arange(8) % 4})
@@ -309,6 +310,7 @@ def test_what_dash_is_asked():
     assert len(asked.dot["encoder_hidden_states"]) == 4
 
 
+@pytest.mark.slow
 def test_wrong_input(tmp_path):
     images = torch.zeros(3, 4, 16, 16)
     with pytest.raises(ValueError, match="encoder_hidden_states has 2 rows for 3 images"):
