@@ -24,7 +24,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage lint types docs aot gpu gpu-smoke zoo quality bench clean
+.PHONY: help demo test test-fast coverage lint types docs aot gpu gpu-smoke zoo zoo-miniature quality bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +93,10 @@ gpu-smoke: ## the riskiest facts on a GPU: the one-launch loop, captured steps, 
 
 zoo: $(VENV)/.demo ## train the bundled digits models again, from nothing, into runs/zoo
 	$(BIN)/python -m morse_engine.zoo.train --out runs/zoo
+
+zoo-miniature: $(VENV)/.demo ## train the miniature Stable Diffusion on, or from nothing; needs npm
+	@$(PIP) install -c constraints.txt -e '.[demo,miniature]'
+	$(BIN)/python -m morse_engine.zoo.miniature.train --out runs/miniature
 
 quality: $(VENV)/.demo ## measure image quality against fewer steps of the same sampler
 	$(BIN)/python benchmarks/quality.py

@@ -88,6 +88,10 @@ TOLERANCES = {
     "pipelines/bfloat16": Tolerance(
         0.0, 0.06, "the pipeline rounds its latents to 8 bits in each of 6 steps, the run does not"
     ),
+    "miniature/standardised": Tolerance(
+        1e-3, 1e-4, "latents of a fresh VAE deviate little: float32 rounding, divided by that"
+    ),
+    "miniature/half": Tolerance(1e-3, 1e-6, "one rounding to 11 bits"),
     "steps": Tolerance(
         1e-3, 1e-4, "kernel/float32 in each of 7 steps, whose rows may amplify x: as run_batch"
     ),

@@ -1,0 +1,199 @@
+"""The miniature Stable Diffusion: the bundled folder, its captions, and trainings that go on."""
+
+import numpy as np
+import pytest
+import torch
+
+from morse_engine.zoo.miniature import WEIGHTS, captions, data, pipeline, text, train, unet, vae
+from morse_engine.zoo.miniature.data import Icon
+from morse_engine.zoo.miniature.stage import Stage
+from tolerances import assert_close
+
+TIGER = Icon("3d", "tiger face", ("orange", "big cat"), "animal-mammal", "animal")
+APPLE = Icon("noto", "red apple", ("fruit", "food"), "food-fruit", "food")
+
+
+def made_up(n: int, size: int = 16) -> torch.Tensor:
+    """Pictures of one colour with a square in another, uint8 `[n, 3, size, size]`."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (n, 3, 1, 1), generator=generator).repeat(1, 1, size, size)
+    images[:, :, 4:12, 4:12] = torch.randint(256, (n, 3, 1, 1), generator=generator)
+    return images.to(torch.uint8)
+
+
+def test_the_bundled_folder_is_a_pipeline():
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS)
+    pipe.set_progress_bar_config(disable=True)
+    assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float32}
+    pictures = pipe(
+        ["a noto red heart", "a 3d animal"],
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        generator=[torch.Generator().manual_seed(seed) for seed in (0, 1)],
+        output_type="np",
+    ).images
+    assert pictures.shape == (2, data.SIZE, data.SIZE, 3)
+    assert np.isfinite(pictures).all()
+    assert pictures.std() > 0.05
+
+
+def test_the_prompt_decides_the_picture():
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS)
+    pipe.set_progress_bar_config(disable=True)
+    pictures = pipe(
+        ["a noto red heart", "a noto blue heart"],
+        num_inference_steps=10,
+        guidance_scale=3.0,
+        generator=[torch.Generator().manual_seed(0) for _ in range(2)],
+        output_type="np",
+    ).images
+    red, blue = pictures[..., 0].mean((1, 2)), pictures[..., 2].mean((1, 2))
+    assert red[0] > blue[0] + 0.05
+    assert blue[1] > red[1] + 0.05
+
+
+def test_the_bundled_folder_is_small():
+    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file()) < 9e6
+
+
+def test_the_ladder_goes_from_nothing_to_the_name():
+    assert captions.ladder(TIGER, "orange") == tuple(captions.LADDER)
+    assert captions.ladder(APPLE, "food")[5] == "a noto food"  # not "food food"
+    assert sum(captions.LADDER.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("subgroup", "words"),
+    [
+        ("face-neutral-skeptical", "neutral skeptical face"),
+        ("cat-face", "cat face"),
+        ("animal-mammal", "mammal"),
+        ("plant-other", "plant"),
+        ("heart", "heart"),
+    ],
+)
+def test_subgroups_in_words(subgroup, words):
+    assert captions.subgroup_words(subgroup) == words
+
+
+def test_a_seed_is_a_row_of_captions():
+    def drawn(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return [captions.draw(TIGER, generator) for _ in range(500)]
+
+    assert drawn(0) == drawn(0) != drawn(1)
+    assert 0.06 < drawn(0).count("") / 500 < 0.14
+    assert {"a 3d orange animal", "a 3d big cat animal"} <= set(drawn(0))
+
+
+def test_the_tokenizer_is_learnt_from_the_words():
+    words = ["tiger face", "red apple", "tiger", "apple", "face", "red"] * 3
+    tokenizer = text.learn_tokenizer(words, entries=560)
+    assert tokenizer.tokenize("Red tiger") == ["red</w>", "tiger</w>"]
+    assert tokenizer.decode(tokenizer("red apple!").input_ids, skip_special_tokens=True) == (
+        "red apple !"
+    )
+    row = text.tokens(tokenizer, ["tiger"])[0]
+    assert row.shape == (text.LENGTH,)
+    assert row[0] == tokenizer.bos_token_id
+    assert (row[2:] == tokenizer.eos_token_id).all()
+    with pytest.raises(ValueError, match="entries=100"):
+        text.learn_tokenizer(words, entries=100)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Models of a few channels, batches of four."""
+    new_vae, new_unet = vae.new_vae, unet.new_unet
+    monkeypatch.setattr(vae, "BATCH", 4)
+    monkeypatch.setattr(unet, "BATCH", 4)
+    monkeypatch.setattr(vae, "new_vae", lambda: new_vae((4, 4, 8)))
+    monkeypatch.setattr(unet, "new_unet", lambda **kwargs: new_unet((8, 8, 16), **kwargs))
+    monkeypatch.setattr(pipeline, "new_unet", unet.new_unet)
+
+
+def vae_stage(folder, num_steps):
+    return vae.train_vae(made_up(6), [0, 2], folder, num_steps)
+
+
+def unet_stage(folder, num_steps):
+    tokenizer = text.learn_tokenizer(["tiger face", "red apple"] * 4, entries=530)
+    latents = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return unet.train_unet(latents, [TIGER, APPLE] * 3, tokenizer, folder / "state.pt", num_steps)
+
+
+@pytest.mark.parametrize("stage", [vae_stage, unet_stage])
+@pytest.mark.usefixtures("tiny")
+def test_a_stopped_training_ends_as_one_that_was_not(stage, tmp_path):
+    whole = stage(tmp_path / "whole", 6)
+    assert whole.run()
+    stopped = stage(tmp_path / "stopped", 6)
+    assert not stopped.run(seconds=0.0)
+    assert stopped.step == 1
+    torch.randn(7)  # whatever happened in between
+    resumed = stage(tmp_path / "stopped", 6)
+    assert resumed.step == 1
+    assert resumed.run()
+    for a, b in zip(whole.averaged().parameters(), resumed.averaged().parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_training_learns_and_a_loss_that_is_none_stops_it(tmp_path):
+    model = torch.nn.Linear(1, 1)
+
+    def loss(model, generator, step):
+        x = torch.rand(16, 1, generator=generator)
+        return (model(x) - 3 * x).square().mean(), {}
+
+    stage = Stage(
+        model, loss, tmp_path / "state.pt", num_steps=300, batch_size=16, lr=0.1, ema=0.9, warm_up=5
+    )
+    assert stage.rate(0) == pytest.approx(0.02)
+    assert stage.rate(100) == 0.1
+    assert stage.rate(270) == pytest.approx(0.05)
+    stage.run()
+    assert abs(stage.averaged().weight.item() - 3) < 0.1
+
+    broken = Stage(
+        model,
+        lambda *_: (torch.tensor(float("nan")), {}),
+        tmp_path / "broken.pt",
+        num_steps=1,
+        batch_size=1,
+        lr=0.1,
+    )
+    with pytest.raises(RuntimeError, match="loss of step 0 is nan"):
+        broken.run()
+
+
+def test_standardised_latents_give_the_same_pictures():
+    model = vae.new_vae((4, 4, 8)).eval()
+    images = made_up(5)
+    latents = vae.encode(model, images)
+    pictures = model.decode(latents).sample
+    vae.standardise(model, latents)
+    standard = vae.encode(model, images)
+    assert_close("miniature/standardised", standard.mean((0, 2, 3)), torch.zeros(4))
+    assert_close("miniature/standardised", standard.std((0, 2, 3)), torch.ones(4))
+    assert_close("miniature/standardised", model.decode(standard).sample, pictures)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_training_from_pictures_to_a_pipeline(tmp_path, monkeypatch):
+    from diffusers import StableDiffusionPipeline
+
+    monkeypatch.setattr(data, "load", lambda folder: (made_up(6, 64), [TIGER, APPLE] * 3))
+    folder = train.train(tmp_path, vae_steps=2, unet_steps=2)
+    first = StableDiffusionPipeline.from_pretrained(folder)
+    assert first.vae.config.scaling_factor == 1.0
+    assert (folder / "vae" / "latents.json").exists()
+    model, step = pipeline.learnt(tmp_path)
+    assert step == 2
+    for a, b in zip(model.unet.parameters(), first.unet.parameters(), strict=True):
+        assert_close("miniature/half", b, a)
+    train.train(tmp_path, vae_steps=2, unet_steps=3)
+    assert pipeline.learnt(tmp_path)[1] == 3
