@@ -2,7 +2,7 @@
 
     python examples/train_dot.py [STEPS]
 
-The bundled Dot took 3,600 steps; 500 show the direction. Stop it at any time: the same command
+The bundled Dot took 4,700 steps; 500 show the direction. Stop it at any time: the same command
 continues. For a model of yours, replace `unet`, `images` and the two kinds of scheduler.
 """
 

@@ -91,7 +91,10 @@ def _measure(
     from rich.progress import Progress
 
     from ..evaluation.verdict import NAMES
+    from ..sampling.probe import steps_for_calls
 
+    for number in steps:
+        steps_for_calls(bench.scheduler, number)  # refused before anything is measured
     bench.measure()
     points = bench.points(steps, budgets)
     rows: list[dict] = []

@@ -70,6 +70,7 @@ def sample(
 ) -> None:
     """Sample images with a Dash, with or without its Dot."""
     from ..engine import compile
+    from ..sampling.solver import SolverTable
     from ..system.files import output_folder
     from . import models, sets
 
@@ -85,6 +86,7 @@ def sample(
 
     def new_plan() -> Plan:
         if isinstance(wanted, Plan):
+            SolverTable.for_calls(scheduler, len(wanted))  # refused before a file is written
             return wanted
         # N depends on the batch size, so it is measured at the one in use.
         sampler = compile(dash, helper, scheduler=scheduler, plan="-")
@@ -117,6 +119,7 @@ def settle(
     if steps is not None:
         return Plan.spread(steps, 0)
     if budget is not None:
+        budgets.check(budget)
         return budget
     return budgets.DEFAULT_BUDGET if has_dot else Plan.spread(budgets.DEFAULT_DASH_STEPS, 0)
 

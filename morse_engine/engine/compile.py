@@ -76,7 +76,7 @@ def compile(
     made = partial(Sampler, models, scheduler, shape=shape, backend=backend, captures=captures)
 
     def measured() -> float:
-        speed = made(Plan("-.-.")).measure().dot_speed
+        speed = made(Plan("-.-")).measure().dot_speed
         assert speed is not None  # of a plan with Dot steps
         return speed
 

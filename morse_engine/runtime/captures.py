@@ -63,7 +63,7 @@ class Captures:
 
     Attributes:
         lock: runs on shared memory take turns.
-        last: backend and reason of the last run; None before any.
+        last: backend and reason of the last run with "auto"; None before any.
     """
 
     def __init__(self, models: Models, budget: int | None = None):
@@ -87,7 +87,9 @@ class Captures:
                 with a warning at the first one of its layout.
         """
         with self.lock:
-            if graphs.reason(request.device):
+            if why := graphs.reason(request.device):
+                if backend == "auto":
+                    self.last = "host", why
                 return self._fused(plan, table, request)
             self._watch_weights()
             capacity = CAPACITY
@@ -142,7 +144,6 @@ class Captures:
         self._steps.load(plan, table)
         self._steps.fill(request)
         self._steps.begin()
-        self.last = "host", ""
         return FusedRun(self._steps, self.lock)
 
     def _captured(
@@ -154,9 +155,9 @@ class Captures:
             if backend == "auto":
                 made.choose(lambda: made.start(plan, table, request))
             made.start(plan, table, request)
-        why = made.why if backend == "auto" else ""
-        backend = made.choice if backend == "auto" else backend
-        self.last = backend, why
+        if backend == "auto":
+            backend = made.choice
+            self.last = backend, made.why
         return {"host": HostRun, "device": DeviceRun}[backend](made, self.lock)
 
     # -- the ledger ----------------------------------------------------------------------------
@@ -170,11 +171,13 @@ class Captures:
     def _get(self, layout: Layout, steps: Callable[[], Steps]) -> StepGraphs:
         """The capture of this layout, made if there is none."""
         if layout not in self._kept:
+            made = None
             try:
                 made = self._capture(steps)
             except torch.OutOfMemoryError:
                 if not self._kept:
                     raise
+            if made is None:  # not in the handler, whose traceback holds the half-made capture
                 self._evicted += len(self._kept)
                 self._drop_all()
                 made = self._capture(steps)
@@ -217,6 +220,7 @@ class Captures:
         """Give back all memory; the next run captures again."""
         with self.lock:
             self._clear()
+            self.last = None
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 

@@ -129,8 +129,8 @@ class StepGraphs:
         if self.loop is not None:
             return
         started, free = time.perf_counter(), _free_bytes(self.device)
-        handles = {symbol: graph.raw_cuda_graph() for symbol, graph in self._graphs.items()}
         try:
+            handles = {symbol: graph.raw_cuda_graph() for symbol, graph in self._graphs.items()}
             with self.turn():  # the device's context is current
                 self.loop = native.LoopGraph(
                     native.Driver(),
@@ -247,12 +247,6 @@ class StepGraphs:
             return None
         counts = self.loop.num_nodes
         return {name: counts[name.lower()] for name in ("Dash", "Dot") if counts[name.lower()]}
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done what was asked of it on this stream."""
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()
 
 
 def wait_for_all(device: torch.device) -> None:

@@ -12,18 +12,20 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import kernels
 from ..sampling import noise
-from ..sampling.loop import walk
+from ..sampling.loop import second_half, walk
 from ..sampling.plan import DASH, DOT, Plan
 from ..sampling.request import Request
 from ..sampling.solver import SolverTable
 from ..system.errors import Refused, Unavailable
-from .graphs import StepGraphs, mark, wait
+from ..system.timing import synchronize
+from .graphs import StepGraphs, mark
 from .models import Models
 from .speed import Speed, measure_speed, measure_steps
 from .steps import Steps
@@ -151,9 +153,22 @@ class EagerRun(Run):
     def measure(self) -> Speed:
         models, (_, _, shape, guidance_scale, cond, device) = self._models, self._request
         size = shape[0] * (2 if guidance_scale is not None else 1)
-        args = (models.dash, models.dot, shape[1:])
+        dot: Callable[..., Tensor] | None = models.dot
+        if guidance_scale is not None and models.guided_dot:
+            dot = self._guided_dot
         with kernels.references():
-            return measure_speed(*args, batch_size=size, device=device, cond=cond)
+            return measure_speed(
+                models.dash, dot, shape[1:], batch_size=size, device=device, cond=cond
+            )
+
+    def _guided_dot(self, *given: Tensor, **cond: Any) -> Tensor:
+        """A guided Dot as `walk` calls it: on one of the two branches, told the guidance scale."""
+        dot: Callable[..., Tensor] | None = self._models.dot
+        assert dot is not None, "there is a guided Dot"
+        # Of samples and estimates one half; times are scalars.
+        half = [tensor.chunk(2)[1] if tensor.ndim else tensor for tensor in given]
+        cond = second_half(cond) | {"guidance_scale": self._request.guidance_scale}
+        return dot(*half, **cond)
 
     def _advance(self, until: int) -> None:
         while self.i < until and not self._cancelled:
@@ -162,7 +177,7 @@ class EagerRun(Run):
             self.i += 1
 
     def _wait(self) -> None:
-        wait(self._at.device)
+        synchronize(self._at.device)
 
     def _x(self) -> Tensor:
         return self._at.clone()
@@ -231,7 +246,7 @@ class _CapturedRun(_SharedRun):
         return self._graphs.both_steps()
 
     def _wait(self) -> None:
-        wait(self._graphs.device)
+        synchronize(self._graphs.device)
 
     def _x(self) -> Tensor:
         with torch.no_grad(), self._graphs.turn():
@@ -295,6 +310,7 @@ class DeviceRun(_CapturedRun):
                         time.sleep(POLL_S)
                 if seen < n:
                     self._check()  # says that it was cancelled
+                    raise Unavailable(f"the device ended this run at step {seen} of {n}")
             except BaseException:
                 self.cancel()
                 self._wait()

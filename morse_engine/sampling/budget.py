@@ -39,12 +39,37 @@ def plan_of(lsd: float, scheduler: Any, dot_speed: float | Callable[[], float] |
     Raises:
         Refused: the budget is below 1 or not finite, or N is not a positive finite number.
     """
-    if not (math.isfinite(lsd) and lsd >= 1):
-        raise Refused(f"budget={lsd}: a finite number, 1 (one Dash step) or more")
+    check(lsd)
     if dot_speed is None:
-        return Plan(DASH * int(lsd))
+        return _possible(Plan(DASH * int(lsd)), scheduler)
     speed = dot_speed() if callable(dot_speed) else dot_speed
     rows = DOTS_PER_DASH.get(type(scheduler).__name__, OTHERS)
     ratio = rows[max(start for start in rows if start <= lsd)]
     # min() keeps a speed that is no number out of the ratio; from_budget refuses it by name.
-    return Plan.from_budget(lsd, speed, dots_per_dash=min(ratio, speed) if speed > 0 else ratio)
+    ratio = min(ratio, speed) if speed > 0 else ratio
+    return _possible(Plan.from_budget(lsd, speed, dots_per_dash=ratio), scheduler)
+
+
+def check(lsd: float) -> None:
+    """Raise `Refused` for a budget that buys nothing."""
+    if not (math.isfinite(lsd) and lsd >= 1):
+        raise Refused(f"budget={lsd}: a finite number, 1 (one Dash step) or more")
+
+
+def _possible(plan: Plan, scheduler: Any) -> Plan:
+    """The plan, or one with a step or two less, if only that many calls can be made.
+
+    Heun makes odd numbers of calls alone. Where nothing fits, the plan itself: who reads the
+    scheduler's table says why.
+    """
+    from .probe import steps_for_calls  # torch, which the command line's help does without
+
+    for fewer in range(min(3, len(plan))):
+        dots = max(0, plan.num_dot - fewer)
+        shorter = Plan.spread(len(plan) - fewer - dots, dots)
+        try:
+            steps_for_calls(scheduler, len(shorter))
+            return shorter if fewer else plan
+        except Refused:
+            pass
+    return plan

@@ -143,4 +143,4 @@ def walk(
 
 def second_half(cond: dict) -> dict:
     """Of each tensor in the conditioning the rows with the condition."""
-    return tree_map(lambda v: v.chunk(2)[1] if isinstance(v, Tensor) and v.ndim else v, cond)
+    return tree_map(lambda v: v.chunk(2)[-1] if isinstance(v, Tensor) and v.ndim else v, cond)

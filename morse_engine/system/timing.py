@@ -71,9 +71,9 @@ class Call:
 
 
 def synchronize(device: torch.device) -> None:
-    """Until the device has done all that was asked of it."""
+    """Until the device has done what was asked of it on this stream; others may go on."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()
 
 
 def in_turns(

@@ -78,7 +78,7 @@ class Recipe:
     def __post_init__(self) -> None:
         self._require("num_steps", self.num_steps >= 1, "a run needs at least one step")
         self._require("batch_size", self.batch_size >= 1, "a batch needs at least one point")
-        self._require("lr", self.lr > 0, "give a rate above 0")
+        self._require("lr", 0 < self.lr < float("inf"), "give a rate above 0")
         self._require("warmup", self.warmup >= 0, "give a number of steps, 0 for none")
         self._require("clip", self.clip > 0, "give a norm above 0, or inf")
         self._require("ema_decay", 0 <= self.ema_decay < 1, "give a decay from 0 to below 1")

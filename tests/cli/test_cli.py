@@ -430,3 +430,10 @@ def test_device_names():
     assert machine.device("auto").type in ("cpu", "cuda")
     with pytest.raises(ValueError, match="choose auto, cpu"):
         machine.device("cuda:one")
+
+
+def test_a_refused_sample_leaves_its_folder_usable(fails, tmp_path):
+    words = ["sample", "--solver", "heun", "--num-images", "1", "--out", str(tmp_path)]
+    assert "nearest: 3 or 5" in fails(*words, "--steps", "4")
+    assert not list(tmp_path.iterdir())
+    assert run(*words, "--steps", "5") == 0

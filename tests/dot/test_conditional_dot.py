@@ -168,6 +168,14 @@ def test_fused_steps_are_the_specification(guided, sdxl):
             assert_close("steps", host(**plain), eager(**plain))
 
 
+def test_a_guided_dot_is_measured_by_every_backend():
+    unet = tiny_text_unet()
+    dot = Dot(unet, guided=True)
+    for backend in ("eager", "host"):
+        sampler = morse_engine.compile(unet, dot, plan="-.", backend=backend)
+        assert sampler.measure(batch_size=1, guidance_scale=3.0, **text_cond(2)).dot_speed > 0
+
+
 @pytest.mark.slow
 def test_guided_dot_corrects_the_guided_estimate():
     """An untrained Dot is zero: the guided estimate of the last Dash step is used again."""

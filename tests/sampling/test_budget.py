@@ -1,11 +1,16 @@
 """The policy by which a budget becomes a plan."""
 
 import pytest
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from morse_engine import Plan, Refused
+from morse_engine import Plan, Refused, SolverTable
 from morse_engine.sampling.budget import plan_of
 
 SCHEDULERS = [DDIMScheduler(), DPMSolverMultistepScheduler(), EulerDiscreteScheduler()]
@@ -50,3 +55,11 @@ def test_impossible_budgets_are_refused(lsd, speed):
 def test_impossible_speeds_are_refused(speed):
     with pytest.raises(Refused, match="dot_speed="):
         plan_of(4, SCHEDULERS[0], speed)
+
+
+@pytest.mark.parametrize("speed", [None, 7.5])
+@pytest.mark.parametrize("lsd", [3, 4, 6, 6.5, 10])
+def test_a_budget_buys_a_number_of_calls_that_the_solver_can_make(lsd, speed):
+    plan = plan_of(lsd, HeunDiscreteScheduler(), speed)  # odd numbers alone
+    assert len(SolverTable.for_calls(HeunDiscreteScheduler(), len(plan))) == len(plan)
+    assert plan.lsd(speed or 1.0) <= lsd

@@ -147,6 +147,7 @@ def test_another_run_in_the_same_folder_is_refused(whole, tmp_path):
         ({"num_steps": 0}, "num_steps=0: a run needs at least one step"),
         ({"batch_size": 0}, "batch_size=0: a batch needs at least one point"),
         ({"lr": 0.0}, "lr=0.0: give a rate above 0"),
+        ({"lr": float("inf")}, "lr=inf: give a rate above 0"),
         ({"warmup": -1}, "warmup=-1: give a number of steps, 0 for none"),
         ({"clip": 0}, "clip=0: give a norm above 0, or inf"),
         ({"ema_decay": 1.0}, "ema_decay=1.0: give a decay from 0 to below 1"),
