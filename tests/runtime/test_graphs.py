@@ -251,12 +251,14 @@ def test_ledger(models, fake):
 def test_no_memory_for_a_capture_drops_the_others(models, fake, monkeypatch):
     ours = compiled(models, "host")
     ours(batch_size=1), ours(batch_size=2)
-    capture, failures = graphs.capture, ["once"]
+    capture, failures, half_made = graphs.capture, ["once"], []
 
-    def fail_once(*args):
+    def fail_once(name, step, *args):
         if failures:
+            half_made.append(weakref.ref(step.__self__))
             raise torch.OutOfMemoryError(failures.pop())
-        return capture(*args)
+        assert half_made[-1]() is None, "what failed is gone before the second try"
+        return capture(name, step, *args)
 
     dropped = [weakref.ref(made) for made in ours.captures._kept.values()]
     monkeypatch.setattr(graphs, "capture", fail_once)
