@@ -30,7 +30,9 @@ from .checks import FLOATS, INTS, check, check_image
 from .triton_or_stub import constexpr, jit, tl
 
 ROW = constexpr(len(Column))
-TIMESTEP, SCALE, P, Q, LO, HI, A, B, C0, C1, C2, C3, D = (constexpr(int(c)) for c in Column)
+TIMESTEP, SCALE, P, Q, LO, HI, A, B, C0, C1, C2, C3, D, U, V, SLOPE, FREE = (
+    constexpr(int(c)) for c in Column
+)
 
 # For `aot.py`: the types of the state's pointers where the models' dtype does not matter.
 STATE_TYPES = {

@@ -43,11 +43,11 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..kernels.solver_step import State
+from ..sampling.free import Numbers
 from ..system.errors import Refused
 from . import files
 from .blocks import Down, Residual, Up
 from .family import Family, Given, has_adapters, without_adapters
-from .free import Numbers
 from .helper import Helper, for_dot, seen
 from .levels import NoiseLevels
 from .unet import UNet

@@ -11,41 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Numbers = Tensor | float  # a number, or a tensor `[]` or `[R]`: one for all rows or for each
-
-
-def difference(a: Tensor, b: Tensor) -> Tensor:
-    """a - b, the way from b to a in the timestep."""
-    return a - b
-
-
-def log_ratio(a: Tensor, b: Tensor) -> Tensor:
-    """log(a / b), the way from b to a in the logarithm of a noise level."""
-    return torch.log(a / b)
-
-
-def slope(
-    t: Numbers,
-    t_s: Numbers,
-    t_p: Numbers,
-    way: Callable[[Tensor, Tensor], Tensor],
-    at_most: float,
-) -> Tensor:
-    """How far t lies beyond the times of Dash's last two estimates, with theirs as the unit.
-
-        min(way(t, t_s) / way(t_s, t_p), at_most);   0 where no line goes through the two
-
-    Args:
-        t, t_s, t_p: numbers or tensors `[]` or `[R]`, falling in a run.
-        way: `difference` or `log_ratio`.
-        at_most: two points that are close say little about one that is far.
-
-    Returns:
-        as the times, in floats.
-    """
-    t, t_s, t_p = map(torch.as_tensor, (t, t_s, t_p))
-    # A solver of second order may ask Dash twice at one time, and at first p is s.
-    return torch.where(t_p > t_s, way(t, t_s) / way(t_s, t_p), 0.0).clamp(max=at_most)
+from ..sampling.free import Numbers, difference, log_ratio, slope
 
 
 def reuse(

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.solver_step import State
+from ..sampling.free import Numbers
 from ..system.errors import Refused
 from .family import DASH_ONLY
-from .free import Numbers
 from .levels import NoiseLevels
 
 
@@ -22,11 +22,14 @@ class Helper(nn.Module):
         fused: whether it makes a step together with the solver, as `Dot.update` does.
         levels: the `NoiseLevels` that its times belong to; None for a function, which takes the
             times of whoever calls it.
+        clean_range: (lowest, highest) of the images that it was trained on, see `as_range`; None if
+            that is not known.
     """
 
     guided: bool
     fused: bool
     levels: NoiseLevels | None
+    clean_range: Any = None
 
     def check_dash(self, unet: Callable[..., Tensor]) -> None:
         """Raise `Refused` if this is the helper of another Dash; a function fits every one."""

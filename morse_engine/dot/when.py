@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .free import difference, slope
+from ..sampling.free import difference, slope
 from .levels import NoiseLevels
 
 TREND = 2.0  # Dash's last two estimates are continued to at most twice the way between them

@@ -25,6 +25,7 @@ def compile(
     backend: str = "auto",
     dot_speed: float | None = None,
     shape: Sequence[int] | None = None,
+    clean_range: Any = None,
     merge_dot: bool = True,
     inductor: bool = False,
     graph_memory: int | None = None,
@@ -37,8 +38,9 @@ def compile(
         dot: a `Dot` of this unet, or any
             `eta(x, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond) -> Tensor`.
         scheduler: a diffusers scheduler; default: DDIM with trailing steps on 1,000 linear betas.
-        plan: Morse code such as `"-..-..-.."`, a `Plan`, or a budget in LSD (latency of one Dash
-            step). Default: a budget of 10 LSD with a Dot, 50 Dash steps without.
+        plan: Morse code such as `"-.:.:-.:.:"` (`-` Dash, `.` Dot, `:` free step), a `Plan`, or a
+            budget in LSD (latency of one Dash step). Default: a budget of 10 LSD with a Dot, 50
+            Dash steps without.
         backend: "eager", the specification in plain PyTorch; "host", the same two steps with fused
             kernels over static memory, on a GPU each captured once as a CUDA graph and launched in
             the order of the plan (on a CPU the kernels' references run, nothing is captured);
@@ -47,6 +49,9 @@ def compile(
         dot_speed: N, Dot steps that fit in one LSD; only used to spend a budget. Default: measured
             here at batch 1, with this backend.
         shape: `(C, H, W)` of one sample; default: from the unet's config.
+        clean_range: (lowest, highest) of the images that the model was trained on, each a number or
+            one for each channel: free steps stay within it. Default: the Dot's, if it knows; else
+            that of the scheduler's `clip_sample`; else without bounds.
         merge_dot: add Dot's LoRA into a private copy of its trunk: faster, and the trunk's weights
             are in memory once more. The copy is made here: a Dot changed later needs a new compile.
         inductor: run both models through torch.compile (minutes at the first run of a shape).
@@ -62,7 +67,7 @@ def compile(
     """
     if backend not in ("auto", *BACKENDS):
         raise Refused(f"backend={backend!r}: choose auto, {', '.join(BACKENDS)}")
-    models = Models(unet, dot, merge_dot=merge_dot, inductor=inductor)
+    models = Models(unet, dot, clean_range, merge_dot=merge_dot, inductor=inductor)
     if backend != "auto":
         check_backend(backend, models.device)
     elif not backends.captures_by_itself(models.device):

@@ -39,7 +39,9 @@ class Sampler:
         if plan.num_dot and models.dot is None:
             raise Refused(f'plan "{plan}" has {plan.num_dot} Dot steps, but there is no dot')
         self.models, self.scheduler, self.plan, self.shape = models, scheduler, plan, shape
-        self.table = SolverTable.for_calls(scheduler, len(plan)) if table is None else table
+        table = SolverTable.for_calls(scheduler, len(plan)) if table is None else table
+        known = models.clean_range
+        self.table = table if known is None else table.with_range(known)
         self.backend, self.captures = backend, captures
 
     def with_plan(self, plan: Plan | str, scheduler: Any = None) -> "Sampler":

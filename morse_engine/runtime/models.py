@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..dot.free import Numbers
 from ..dot.helper import as_helper
+from ..sampling.free import Numbers, as_range
 from ..system.errors import Refused, Unavailable
 
 
@@ -15,7 +15,7 @@ class Models:
     """Dash and Dot as plain functions of float32 samples, whatever they are and compute in.
 
     Args:
-        unet, dot, merge_dot, inductor: as in `compile`.
+        unet, dot, clean_range, merge_dot, inductor: as in `compile`.
 
     Raises:
         Refused: Dash predicts a variance, one of the two cannot be called, or this Dot is that of
@@ -26,12 +26,14 @@ class Models:
         helper: what makes Dot steps, `dot.helper.Helper`; None if there is nothing.
         dot: the helper as a function of float32 samples; None if there is nothing.
         guided_dot: whether it corrects the guided estimate.
+        clean_range: of the images, for free steps; None where the scheduler alone may know it.
     """
 
     def __init__(
         self,
         unet: Callable[..., Tensor],
         dot: Callable[..., Tensor] | None,
+        clean_range: Any = None,
         *,
         merge_dot: bool = True,
         inductor: bool = False,
@@ -42,6 +44,8 @@ class Models:
         if helper is not None:
             helper.check_dash(unet)
             self.helper = helper = helper.merged() if merge_dot else helper
+        known = clean_range if clean_range is not None or helper is None else helper.clean_range
+        self.clean_range = None if known is None else as_range(known)
         if inductor:
             options: dict[str, Any] = {"dynamic": False, "options": {"triton.cudagraphs": False}}
             self._unet = torch.compile(unet, **options)

@@ -46,14 +46,15 @@ class Run(ABC):
         self._lock, self._cancelled = lock, False
 
     def step(self) -> int:
-        """Make the next step; returns how many have been made."""
+        """Make the next model call and the free steps behind it; the number of steps made."""
         return self.segment(1)
 
     def segment(self, k: int | None = None) -> int:
         """Make the next k steps, all that are left by default; returns how many have been made.
 
-        On a GPU this returns before the GPU has done them. With the "device" backend a segment is
-        one launch.
+        Free steps are made with the model call before them, so it may be some more than k. On a
+        GPU this returns before the GPU has done them. With the "device" backend a segment is one
+        launch.
 
         Raises:
             Refused: k is below 1.
@@ -67,11 +68,13 @@ class Run(ABC):
             self._check()
             if not left:
                 raise Unavailable(f"all {len(self.plan)} steps of this run have been made")
-            self._advance(self.i + min(k, left))
+            self._advance(self.plan.whole(self.i + min(k, left)))
         return self.i
 
     def watch(self, on_step: Callable[[int, int], None]) -> None:
         """Make all steps that are left and call `on_step(i, n)` when step i of n has been made.
+
+        Once for each model call, i the last of the free steps that are made with it.
 
         An exception from `on_step`, or Ctrl-C, cancels the run within one step and is passed on.
         """

@@ -2,6 +2,7 @@
 
     z_i    = theta(x_i, t_i)                               on a Dash step: remember x_s, z_s, t_s
     z_i    = z_s + eta(x_i, t_i, x_s, z_s, t_s, z_p, t_p)  on a Dot step
+    z_i    = by the line through the last two clean images on a free step, see `free.py`
     x_next = solver(x_i, z_i, earlier estimates, noise)    one row of the solver's table
 
 z_p, t_p: Dash's estimate before the last, (z_s, t_s) as long as there is none; they tell Dot where
@@ -14,7 +15,8 @@ solver is given
     z_u + guidance_scale (z_c - z_u)
 
 So is Dot, each half with its own trajectory and residual; or it is a guided Dot, whose trajectory
-is that of the guided estimate, and which is given the condition and the guidance scale.
+is that of the guided estimate, and which is given the condition and the guidance scale. Free steps
+go on with the guided estimate.
 
 Source: Morse (arXiv 2506.18251), section 3; z_p and t_p are ours. Guidance: Ho & Salimans 2022
 (arXiv 2207.12598).
@@ -28,7 +30,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from . import noise
-from .plan import DASH, Plan
+from .free import Line
+from .plan import DASH, DOT, Plan
 from .solver import SolverTable
 
 
@@ -72,7 +75,7 @@ def sample(
         dash: `dash(x, timestep, **cond) -> z`, the pre-trained model.
         dot: `dot(x, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond) -> eta`; None if no
             step is Dot's.
-        plan: one symbol per model call, `len(plan) == len(table)`.
+        plan: one symbol per step, `len(plan) == len(table)`.
         table: the solver.
         start: `[B, C, H, W]`, unit normal noise; its dtype and device are those of the run.
         seeds: one int per image, the key of the noise that stochastic solvers add on the way.
@@ -112,27 +115,35 @@ def walk(
     twice = guidance_scale is not None
     each = twice and not guided_dot  # each branch has its own residual
 
+    table = table.for_plan(plan)
     x = table.init_noise_sigma * start
     history: list[Tensor] = []  # estimates m, newest first
     num_history = table.num_history
     timesteps = table.timesteps.to(start.device)
     trajectory: Trajectory | None = None
+    line: Line | None = None
     for i, symbol in enumerate(plan):
         t = timesteps[i]
-        scaled = table.scale_model_input(i, x)
-        both = torch.cat([scaled, scaled]) if twice else scaled
-        for_dot = both if each else scaled
-        if symbol == DASH:
-            z = dash(both, t, **cond)
-            if guidance_scale is not None and guided_dot:
+        if symbol in (DASH, DOT):
+            scaled = table.scale_model_input(i, x)
+            both = torch.cat([scaled, scaled]) if twice else scaled
+            for_dot = both if each else scaled
+            if symbol == DASH:
+                z = dash(both, t, **cond)
+                if guidance_scale is not None and guided_dot:
+                    z = guide(z, guidance_scale)
+                trajectory = Trajectory.after(trajectory, for_dot, z, t)
+            else:
+                assert dot is not None  # of a plan with Dot steps
+                assert trajectory is not None  # a plan begins with Dash
+                z = trajectory.z_s + dot(for_dot, t, *trajectory, **dot_cond)
+            if guidance_scale is not None and not guided_dot:
                 z = guide(z, guidance_scale)
-            trajectory = Trajectory.after(trajectory, for_dot, z, t)
+            if plan.num_free:
+                line = Line.after(line, table.clean(i, x, z))
         else:
-            assert dot is not None  # of a plan with Dot steps
-            assert trajectory is not None  # a plan begins with Dash
-            z = trajectory.z_s + dot(for_dot, t, *trajectory, **dot_cond)
-        if guidance_scale is not None and not guided_dot:
-            z = guide(z, guidance_scale)
+            assert line is not None  # a plan begins with Dash
+            z = table.free(i, x, line)
         fresh = None
         if table.adds_noise(i):
             fresh = noise.normal(seeds, i, x.shape[1:], device=x.device).to(x.dtype)

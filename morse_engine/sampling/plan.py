@@ -1,4 +1,4 @@
-"""A plan: the order of Dash and Dot steps of a run, written in Morse code."""
+"""A plan: the order of Dash, Dot and free steps of a run, written in Morse code."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -7,12 +7,15 @@ from operator import index
 
 from ..system.errors import Refused
 
-DASH, DOT = "-", "."
+DASH, DOT, FREE = "-", ".", ":"
 
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """The order of Dash and Dot steps of one run: `Plan("-...-...")`, `-` a Dash, `.` a Dot step.
+    """The order of the steps of one run: `Plan("-.:.:-.:.:")`, `-` Dash, `.` Dot, `:` a free step.
+
+    Dash and Dot are models that are called; a free step continues the line through what the last
+    two calls have said of the image (`sampling/free.py`) and takes next to no time.
 
     A budget of n LSD (latencies of one Dash step) buys (n - k) Dash and N*k Dot steps, where N, the
     Dot speed, is the number of Dot steps that take as long as one Dash step. That is
@@ -39,15 +42,15 @@ class Plan:
         if not self.morse:
             raise Refused("Plan(''): a plan has at least one step, the shortest is '-'")
         for i, mark in enumerate(self.morse):
-            if mark not in (DASH, DOT):
+            if mark not in (DASH, DOT, FREE):
                 raise Refused(
                     f"Plan({self.morse!r}): character {mark!r} at position {i}; "
-                    "write '-' for a Dash step and '.' for a Dot step"
+                    "write '-' for a Dash step, '.' for a Dot step and ':' for a free step"
                 )
         if self.morse[0] != DASH:
             raise Refused(
                 f"Plan({self.morse!r}): the first step has to be a Dash ('-'), "
-                "a Dot step corrects the estimate of an earlier Dash step"
+                "the others start from the estimate of an earlier Dash step"
             )
 
     def __str__(self) -> str:
@@ -73,6 +76,30 @@ class Plan:
         return self.morse.count(DOT)
 
     @property
+    def num_free(self) -> int:
+        """Number of free steps."""
+        return self.morse.count(FREE)
+
+    def free_behind(self, i: int) -> int:
+        """How many free steps follow step i directly."""
+        behind = self.morse[i + 1 :]
+        return len(behind) - len(behind.lstrip(FREE))
+
+    def whole(self, k: int) -> int:
+        """The first k steps and the free steps behind them: these are made in one with a call."""
+        return k + self.free_behind(k - 1)
+
+    def with_free(self, each: int) -> "Plan":
+        """The same model calls with `each` free steps behind every one.
+
+        Raises:
+            Refused: `each` is not an integer, or below 0.
+        """
+        behind = FREE * _integer("each", each, at_least=0)
+        calls = self.morse.replace(FREE, "")
+        return Plan("".join(call + behind for call in calls))
+
+    @property
     def dash_positions(self) -> tuple[int, ...]:
         """Positions of the Dash steps in order, counted from 0; the first is 0."""
         return tuple(i for i, mark in enumerate(self.morse) if mark == DASH)
@@ -83,7 +110,7 @@ class Plan:
         return tuple(i for i, mark in enumerate(self.morse) if mark == DOT)
 
     def lsd(self, dot_speed: float) -> float:
-        """The latency of the run: num_dash + num_dot / dot_speed, in LSD.
+        """The latency of the run: num_dash + num_dot / dot_speed, in LSD; free steps cost nothing.
 
         Args:
             dot_speed: N, how many Dot steps take as long as one Dash step; a measured number.

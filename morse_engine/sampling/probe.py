@@ -14,7 +14,7 @@ import inspect
 from bisect import bisect_left
 from enum import IntEnum
 from itertools import product
-from math import inf
+from math import exp, inf, sqrt
 from typing import Any
 
 import torch
@@ -24,9 +24,9 @@ from ..system.errors import Refused
 
 
 class Column(IntEnum):
-    """The columns of a row; the form is in the module's docstring."""
+    """The columns of a row; the form is in `solver.py`, U, V, SLOPE and FREE are in `free.py`."""
 
-    TIMESTEP, SCALE, P, Q, LO, HI, A, B, C0, C1, C2, C3, D = range(13)
+    TIMESTEP, SCALE, P, Q, LO, HI, A, B, C0, C1, C2, C3, D, U, V, SLOPE, FREE = range(17)
 
 
 HISTORY = (Column.C1, Column.C2, Column.C3)
@@ -227,11 +227,47 @@ def rows(name: str, scheduler: Any, timesteps: Tensor, eta: float, first: int = 
             m = p * x + q * z
             row |= {Column.A: 0.0, Column.C0: 1.0}
         row |= {Column.TIMESTEP: timesteps[i].item(), Column.SCALE: scale}
+        row |= dict(zip((Column.U, Column.V), clean(twin, i), strict=True))
         row |= {Column.P: p, Column.Q: q, Column.LO: -hi, Column.HI: hi}
         found.append([row.get(column, 0.0) for column in Column])
         history = [m, *history][: len(HISTORY)]
         x = x_next if kind in _SAVES_X else _randn(generator)
     return torch.tensor(found, dtype=torch.float64)
+
+
+def clean(scheduler: Any, i: int) -> tuple[float, float]:
+    """(U, V): the clean image that z at x stands for in call i is U x + V z.
+
+    Args:
+        scheduler: set to its timesteps. Infinite where it says that x holds nothing of the image.
+    """
+    kind, config = _kind(scheduler), scheduler.config
+    predicts = config.get("prediction_type", "epsilon")
+    if kind == "ScoreSdeVe":  # z is the score
+        return 1.0, float(scheduler.sigmas[i]) ** 2
+    if kind == "ScoreSdeVp":
+        t = float(scheduler.timesteps[i])
+        low, high = config.beta_min, config.beta_max
+        alpha = exp(-0.25 * t**2 * (high - low) - 0.5 * t * low)
+        sigma = sqrt(1 - alpha**2)
+    elif kind in ("DDPM", "DDIM", "LCM", "PNDM"):
+        alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[i])])
+        alpha, sigma = sqrt(alpha_bar), sqrt(1 - alpha_bar)
+    else:
+        sigma = float(scheduler.sigmas[i])
+        if kind == "FlowMatchEulerDiscrete" or predicts == "flow_prediction":
+            return 1.0, -sigma
+        alpha = 1 / sqrt(1 + sigma**2)
+        if kind in ("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"):  # x is x0 + s eps
+            return {"epsilon": (1.0, -sigma), "sample": (0.0, 1.0)}.get(
+                predicts, (alpha**2, -sigma * alpha)
+            )
+        sigma *= alpha
+    if predicts == "sample":
+        return 0.0, 1.0
+    if predicts == "v_prediction":
+        return alpha, -sigma
+    return (1 / alpha, -sigma / alpha) if alpha else (inf, -inf)
 
 
 def _call(

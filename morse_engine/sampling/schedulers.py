@@ -49,7 +49,13 @@ SOLVERS = {
 }
 
 #: The noise of a model whose files say nothing of it: DDPM's, which diffusers' DDPMScheduler has.
-LINEAR_BETAS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+LINEAR_BETAS = {
+    "beta_schedule": "linear",
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+}
 
 # Solvers whose noise schedule is of their own kind, by an option that only theirs has. All others
 # have betas, and read them off each other's configs.

@@ -20,6 +20,7 @@ much (Heun with two or three steps): keep x and the estimates in float32 or bett
 The numbers come from the scheduler itself, see `probe.py`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
@@ -30,6 +31,8 @@ from torch import Tensor
 
 from ..system.errors import Refused
 from . import probe
+from .free import NO_RANGE, Line, Range, as_range, bounds, difference, log_ratio, slopes
+from .plan import Plan
 from .probe import HISTORY, Column
 
 
@@ -39,15 +42,20 @@ class SolverTable:
 
     Attributes:
         name: e.g. "DPMSolverMultistepScheduler(order 2)".
-        rows: float64 CPU `[n, 13]`, columns as in `Column`; lo and hi are infinite without a clamp.
+        rows: float64 CPU `[n, 17]`, columns as in `Column`; lo and hi are infinite without a clamp.
         timesteps: `[n]`, what the model is given as timestep, in diffusers' dtype.
         init_noise_sigma: the run starts at x = init_noise_sigma * unit noise.
+        clean_range: of the clean images, for free steps; by the scheduler's `clip_sample` if its
+            config has that, else unknown and without bounds.
+        way: the coordinate of the free steps' line.
     """
 
     name: str
     rows: Tensor
     timesteps: Tensor
     init_noise_sigma: float
+    clean_range: Range = NO_RANGE
+    way: Callable[[Tensor, Tensor], Tensor] = difference
 
     @classmethod
     def from_scheduler(cls, scheduler: Any, num_steps: int, *, eta: float = 0.0) -> "SolverTable":
@@ -102,7 +110,8 @@ class SolverTable:
             )
         rows = probe.rows(name, scheduler, timesteps, eta, first)
         sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))
-        return cls(name, rows, timesteps[first:], sigma)
+        way = log_ratio if type(scheduler).__name__ == "ScoreSdeVeScheduler" else difference
+        return cls(name, rows, timesteps[first:], sigma, _range(scheduler.config), way)
 
     @classmethod
     def for_calls(cls, scheduler: Any, num_calls: int, *, eta: float = 0.0) -> "SolverTable":
@@ -183,6 +192,42 @@ class SolverTable:
         assert x_next is not None  # no row is all zeros
         return x_next, m
 
-    def to(self, device: torch.device | str) -> Tensor:
-        """The rows as the kernels read them: float32 `[n, 13]` on `device`."""
-        return self.rows.to(device, torch.float32)
+    def clean(self, i: int, x: Tensor, z: Tensor) -> Tensor:
+        """The clean image that z at x says in call i, U x + V z."""
+        row = self._numbers[i]
+        return row[Column.U] * x + row[Column.V] * z
+
+    def free(self, i: int, x: Tensor, line: Line) -> Tensor:
+        """z of free step i at x, of a table `for_plan`: what says that x0 goes on on the line."""
+        row = self._numbers[i]
+        x_0 = line.at(row[Column.SLOPE], *bounds(self.clean_range, x))
+        return (x_0 - row[Column.U] * x) / row[Column.V]
+
+    def for_plan(self, plan: Plan) -> "SolverTable":
+        """The table with what it needs for the free steps of a plan of its length.
+
+        Raises:
+            Refused: the plan has free steps, and x holds nothing of the image in some call.
+        """
+        if not plan.num_free:
+            return self
+        rows = self.rows.clone()
+        if not rows[:, Column.U].isfinite().all():
+            raise Refused(
+                f'plan "{plan}" has free steps, which {self.name} cannot make: its first x holds '
+                "nothing of the image; use timestep_spacing='leading' or no free steps"
+            )
+        rows[:, Column.SLOPE] = torch.tensor(slopes(plan, self.timesteps, self.way))
+        rows[:, Column.FREE] = torch.tensor([plan.free_behind(i) for i in range(len(plan))])
+        return replace(self, rows=rows)
+
+    def with_range(self, clean_range: Range) -> "SolverTable":
+        """The same for images whose range is known."""
+        return replace(self, clean_range=clean_range)
+
+
+def _range(config: Any) -> Range:
+    """The range of clean images by a scheduler's config, its own or that of the model's."""
+    if not config.get("clip_sample"):
+        return NO_RANGE
+    return as_range((-(r := config.get("clip_sample_range") or 1.0), r))
