@@ -32,7 +32,6 @@ the cut of the trunk, the coordinates and the gains are ours.
 """
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -45,11 +44,13 @@ from .. import kernels
 from ..kernels.solver_step import State
 from ..sampling.free import Numbers
 from ..system.errors import Refused
+from ..system.notice import warn
 from . import files
 from .blocks import Down, Residual, Up
 from .family import Family, Given, has_adapters, without_adapters
 from .helper import Helper, for_dot, seen
 from .levels import NoiseLevels
+from .options import Options
 from .unet import UNet
 from .when import Moments, When
 
@@ -106,23 +107,22 @@ class Dot(Helper):
     ):
         super().__init__()
         family = family_of(unet)
-        if not widths or lora_rank < 0:
-            raise Refused(f"widths={widths}, lora_rank={lora_rank}: give m >= 1 widths, rank >= 0")
-        self.widths, self.lora_rank, self.guided = tuple(widths), lora_rank, guided
+        options = Options.checked(widths, lora_rank, cut, guided)
+        self.widths, self.lora_rank, cut, self.guided = options
         config: Any = unet.config  # of diffusers; nn.Module knows of none
         self.in_channels: int = config.in_channels
         self.dash_class, self.dash_fingerprint = type(unet).__name__, files.fingerprint(unet)
         self.levels = NoiseLevels.from_scheduler(noise_scheduler)
 
-        self.inner = family(unet, len(widths), cut)
+        self.inner = family(unet, len(self.widths), cut)
         self.cut, self.conditional = self.inner.cut, self.inner.conditional
-        self.multiple = 2 ** len(widths) * self.inner.multiple  # of height and width
+        self.multiple = 2 ** len(self.widths) * self.inner.multiple  # of height and width
         self.trunk = self.inner.trunk
-        if lora_rank:
+        if self.lora_rank:
             from peft import LoraConfig, inject_adapter_in_model
 
             targets = self.inner.LORA_TARGETS
-            lora = LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=targets)
+            lora = LoraConfig(r=self.lora_rank, lora_alpha=self.lora_rank, target_modules=targets)
             inject_adapter_in_model(lora, self.trunk)
         self._make_blocks()
         like = next(unet.parameters())  # device and dtype of the trained part are Dash's
@@ -278,10 +278,9 @@ class Dot(Helper):
         """Raise `Refused` if this is not the Dot of `unet`; warn if a LoRA is on that."""
         files.check_fingerprint(self.dash_fingerprint, unet)
         if has_adapters(unet):
-            warnings.warn(
+            warn(
                 "Dash has a LoRA that its Dot was not trained with: compare images with those of "
-                "Dash alone, or train a Dot for the two",
-                stacklevel=4,  # the caller of `compile`, over `Models`
+                "Dash alone, or train a Dot for the two"
             )
 
     # -- weights -------------------------------------------------------------------------------

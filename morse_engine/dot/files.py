@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..system import checks
+from ..system.checks import kind, shown
 from ..system.errors import Refused, Unavailable
 from ..system.files import whole
 from .levels import NoiseLevels
@@ -70,13 +72,22 @@ def fingerprint(model: nn.Module) -> str:
 
 def check_fingerprint(expected: str, unet: Callable[..., Tensor]) -> None:
     """Refuse a Dash whose weights have another `fingerprint`."""
-    found = fingerprint(unet) if isinstance(unet, nn.Module) else "none: not a module"
-    if found != expected:
+    if not isinstance(unet, nn.Module):
+        raise Refused(f"a Dot belongs to the weights of its Dash; unet is {kind(unet)}: pass that")
+    found = fingerprint(unet)
+    if found == expected:
+        return
+    if any(p.dtype == torch.bfloat16 for p in unet.parameters()):
         raise Refused(
-            f"this is the Dot of another Dash (fingerprint {expected[:12]}, yours has "
-            f"{found[:12]}): use the model it was trained for (with any LoRA on top, not merged "
-            "into its weights), or train a Dot for yours"
+            "this Dash is in bfloat16, whose rounding hides whether its Dot was trained for it "
+            f"(fingerprint {expected[:12]}, yours has {found[:12]}): load it in float32 or "
+            "float16, or train a Dot for it as it is"
         )
+    raise Refused(
+        f"this is the Dot of another Dash (fingerprint {expected[:12]}, yours has "
+        f"{found[:12]}): use the model it was trained for (with any LoRA on top, not merged "
+        "into its weights), or train a Dot for yours"
+    )
 
 
 # -- in a folder -------------------------------------------------------------------------------
@@ -97,10 +108,11 @@ def save(dot: Stored, folder: str | Path) -> None:
         "cut": dot.cut,
         "guided": dot.guided,
     }
+    folder = checks.path("folder", folder)
     tensors = {n: p.detach().cpu().contiguous() for n, p in dot.trained_parameters().items()}
     if not tensors:
         raise Refused("a merged Dot is for inference only: save the one it was made from")
-    folder = Path(folder)
+    _check_finite(tensors, "this Dot is not saved: it has", "train it again, at a lower rate")
     folder.mkdir(parents=True, exist_ok=True)
     # Both are there before either takes its name.
     with whole(folder / CONFIG) as config_path, whole(folder / WEIGHTS) as weights_path:
@@ -114,16 +126,13 @@ def load(cls: type[AnyDot], folder: str | Path, unet: nn.Module) -> AnyDot:
 
     folder = folder_of(folder, (CONFIG, WEIGHTS))
     config, tensors = _read(folder, cls.__name__)
+    try:
+        levels = NoiseLevels.from_config(config["noise"])
+        options = _options(config, tensors)
+    except Refused as error:
+        raise Refused(f"{folder / CONFIG}: {error}; copy it again") from None
     check_fingerprint(config["dash_fingerprint"], unet)
-    dot = cls(
-        unet,
-        DDPMScheduler.from_config(config["noise"]),
-        widths=tuple(config["widths"]),
-        lora_rank=config["lora_rank"],
-        # Version 1 knew neither of these two.
-        cut=config.get("cut"),
-        guided=config.get("guided", False),
-    )
+    dot = cls(unet, DDPMScheduler(**levels.config), **options)
     own = dot.trained_parameters()
     wrong = sorted(
         (set(own) ^ set(tensors))
@@ -131,13 +140,22 @@ def load(cls: type[AnyDot], folder: str | Path, unet: nn.Module) -> AnyDot:
     )
     if wrong:
         raise Refused(f"{folder / WEIGHTS} does not fit its config: {', '.join(wrong[:3])}")
+    _check_finite(tensors, f"{folder / WEIGHTS} holds", "copy it again, or train the Dot again")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
     return dot.eval()
 
 
-def _read(folder: Path, kind: str) -> tuple[dict, dict[str, Tensor]]:
+def _check_finite(tensors: dict[str, Tensor], who: str, fix: str) -> None:
+    for name, tensor in sorted(tensors.items()):
+        if not tensor.is_floating_point():
+            raise Refused(f"{who} {tensor.dtype} in {name}: {fix}")
+        if not tensor.isfinite().all():
+            raise Refused(f"{who} NaN or infinite values in {name}: {fix}")
+
+
+def _read(folder: Path, name_of_class: str) -> tuple[dict, dict[str, Tensor]]:
     """Config and tensors of a saved Dot, checked as far as they can be without its Dash."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -148,20 +166,51 @@ def _read(folder: Path, kind: str) -> tuple[dict, dict[str, Tensor]]:
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
         tensors = load_file(folder / WEIGHTS)
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:  # json's are ValueErrors
         raise Refused(f"{folder} holds a damaged file ({error}): copy it again") from error
-    if not isinstance(config, dict) or config.get("class") != kind:
+    if not isinstance(config, dict) or config.get("class") != name_of_class:
         raise Refused(f"{folder / CONFIG} does not describe a Dot")
     version = config.get("format_version")
-    if version not in range(1, FORMAT_VERSION + 1):
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise Refused(
-            f"{folder} has format version {version}, this release reads 1 to "
+            f"{folder} has format version {shown(version)}, this release reads 1 to "
             f"{FORMAT_VERSION}: update morse-engine, or train the Dot again"
         )
     missing = {"dash_fingerprint", "noise", "widths", "lora_rank"} - config.keys()
     if missing:
         raise Refused(f"{folder / CONFIG} lacks {', '.join(sorted(missing))}: copy it again")
+    if not isinstance(config["dash_fingerprint"], str):
+        raise Refused(f"{folder / CONFIG}: dash_fingerprint is no text: copy it again")
     return config, tensors
+
+
+def _options(config: dict, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The options of a saved Dot, of the right types, and such that its file has their sizes.
+
+    What a file does not have must not be built: its widths alone say how much memory that takes.
+    """
+    widths, misfit = config["widths"], f"{WEIGHTS} does not fit its config:"
+    if not isinstance(widths, list):
+        raise Refused(f"widths={shown(widths)}: has to be a list of integers")
+    downs = sum(re.fullmatch(r"down\.\d+\.conv\.weight", name) is not None for name in tensors)
+    if len(widths) != downs:
+        raise Refused(f"{misfit} widths={shown(widths)}, but {downs} down blocks")
+    for i, width in enumerate(widths):
+        stored = tensors.get(f"down.{i}.conv.weight", torch.empty(0)).shape[0]
+        if checks.integer("a width", width, 1) != stored:
+            raise Refused(f"{misfit} widths={shown(widths)}, but down block {i} has {stored}")
+    rank = checks.integer("lora_rank", config["lora_rank"], 0)
+    ranks = {len(t) if t.ndim else 0 for name, t in tensors.items() if ".lora_A." in name} or {0}
+    if ranks != {rank}:
+        raise Refused(f"{misfit} lora_rank={rank}, but ranks {sorted(ranks)}")
+    # Version 1 knew neither of these two.
+    cut, guided = config.get("cut"), config.get("guided", False)
+    return {
+        "widths": tuple(widths),
+        "lora_rank": rank,
+        "cut": None if cut is None else checks.integer("cut", cut, 0),
+        "guided": checks.flag("guided", guided),
+    }
 
 
 # -- on the hub --------------------------------------------------------------------------------
@@ -173,6 +222,7 @@ def folder_of(name: str | Path, files: Sequence[str]) -> Path:
     Raises:
         FileNotFoundError: neither, or the hub cannot be reached and nothing was kept of it.
     """
+    name = str(checks.path("folder", name))
     if not _on_hub(name):
         return Path(name)
     import huggingface_hub

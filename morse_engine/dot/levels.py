@@ -6,10 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..system import checks
+from ..system.checks import shown
 from ..system.errors import Refused
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 NAMES = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
+OPTIONAL = ("rescale_betas_zero_snr",)  # saved where it is True
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
+MOST_STEPS = 100_000  # that a model was trained with
+TOLERANCE = 1e-3  # of alpha and sigma, within which two tables are one
+# So far apart are the discrete and the continuous form of one schedule, most of it at t = 0.
+TOLERANCE_CONTINUOUS = 0.02
 
 
 class NoiseLevels(nn.Module):
@@ -30,28 +38,110 @@ class NoiseLevels(nn.Module):
             choices = ", ".join(PREDICTION_TYPES)
             raise Refused(f"prediction_type={prediction_type!r} is not one of {choices}")
         self.prediction_type, self.config = prediction_type, config
-        self.register_buffer("alphas_cumprod", alphas_cumprod.float().clone(), persistent=False)
+        table = alphas_cumprod.float().clone()
+        # Noise alone, alpha = 0, says nothing of the image to a model that predicts noise.
+        lowest = 0.0 if prediction_type != "epsilon" else 1e-12
+        if not ((table.diff() <= 0).all() and 1 >= table[0] > 0 and table[-1] >= lowest):
+            raise Refused(
+                f"{config} are no noise levels: alpha_bar goes from {table[0]:.3g} to "
+                f"{table[-1]:.3g}, but has to fall from at most 1 to "
+                f"{'0 or more' if lowest == 0 else 'more than 0'}"
+            )
+        self.register_buffer("alphas_cumprod", table, persistent=False)
 
     @classmethod
     def from_scheduler(cls, scheduler: Any = None) -> "NoiseLevels":
         """The levels of a diffusers scheduler with `alphas_cumprod`; default: `DDPMScheduler()`.
 
         Raises:
-            Refused: a scheduler without `alphas_cumprod`, with betas given one by one, or with a
-                prediction type that is not in the table above.
+            Refused: a scheduler without `alphas_cumprod`, with betas given one by one, with a
+                prediction type that is not in the table above, or with values that are no levels.
         """
         if scheduler is None:
             from diffusers import DDPMScheduler
 
             scheduler = DDPMScheduler()
-        config = getattr(scheduler, "config", {})
-        if not hasattr(scheduler, "alphas_cumprod") or config.get("trained_betas") is not None:
+        config = {} if isinstance(scheduler, type) else getattr(scheduler, "config", {})
+        if not hasattr(scheduler, "alphas_cumprod") or not config or config.get("trained_betas"):
             raise Refused(
                 f"{type(scheduler).__name__} is not a noise schedule of a Dot: give a scheduler "
-                "with beta_start, beta_end and beta_schedule, such as DDPMScheduler"
+                "with beta_start, beta_end and beta_schedule, such as DDPMScheduler()"
             )
-        config = {name: config[name] for name in NAMES}
+        config = {name: config[name] for name in NAMES} | {
+            name: True for name in OPTIONAL if config.get(name)
+        }
         return cls(scheduler.alphas_cumprod, config["prediction_type"], config)
+
+    @classmethod
+    def from_config(cls, config: Any) -> "NoiseLevels":
+        """The levels of a saved `config`, whose every value is checked before it is used.
+
+        Raises:
+            Refused: it is no dict, lacks a value, or has one of another type or out of range.
+        """
+        if not isinstance(config, dict):
+            raise Refused(f"noise={shown(config)}: has to be a dict of {', '.join(NAMES)}")
+        if missing := [name for name in NAMES if name not in config]:
+            raise Refused(f"noise lacks {', '.join(missing)}")
+        if more := sorted(map(shown, config.keys() - {*NAMES, *OPTIONAL})):
+            raise Refused(f"noise has {', '.join(more)}, which no noise levels have")
+        checks.integer("num_train_timesteps", config["num_train_timesteps"], 2, MOST_STEPS)
+        for name in ("beta_start", "beta_end"):
+            if not 0 < checks.positive(name, config[name]) < 1:
+                raise Refused(f"{name}={config[name]}: has to be between 0 and 1")
+        for name in OPTIONAL:
+            checks.flag(name, config.get(name, False))
+        from diffusers import DDPMScheduler
+
+        schedule = config["beta_schedule"]
+        if schedule not in BETA_SCHEDULES:
+            raise Refused(
+                f"beta_schedule={shown(schedule)}: choose one of {', '.join(BETA_SCHEDULES)}"
+            )
+        if config["prediction_type"] not in PREDICTION_TYPES:
+            choices = ", ".join(PREDICTION_TYPES)
+            raise Refused(f"prediction_type={shown(config['prediction_type'])}: one of {choices}")
+        return cls.from_scheduler(DDPMScheduler(**config))
+
+    def check(self, scheduler: Any) -> None:
+        """Refuse a scheduler whose noise is not that of these levels, naming what differs."""
+        config = scheduler.config
+        continuous = "beta_min" in config and "beta_max" in config
+        theirs = _continuous(config) if continuous else getattr(scheduler, "alphas_cumprod", None)
+        who = f"{type(scheduler).__name__} and this Dot do not belong together"
+        if not isinstance(theirs, Tensor) or config.get("use_flow_sigmas"):
+            raise Refused(
+                f"{who}: its noise is of another kind (flow matching, or exploding) than the "
+                f"Dot's: {self._words()}; use a scheduler with betas, or a Dot that was trained "
+                "with this one"
+            )
+        found = config.get("prediction_type", "epsilon")
+        if found != self.prediction_type:
+            raise Refused(
+                f"{who}: prediction_type={found!r}, the Dot's Dash predicts "
+                f"{self.prediction_type!r}; make the scheduler with "
+                f"prediction_type={self.prediction_type!r}"
+            )
+        ours, theirs = self.alphas_cumprod.cpu(), theirs.float().cpu()
+        if len(theirs) != len(ours):
+            raise Refused(
+                f"{who}: it has {len(theirs)} train timesteps, the Dot {len(ours)}; make the "
+                f"scheduler with num_train_timesteps={len(ours)}"
+            )
+        apart = max(
+            (theirs.sqrt() - ours.sqrt()).abs().max().item(),
+            ((1 - theirs).sqrt() - (1 - ours).sqrt()).abs().max().item(),
+        )
+        if not apart <= (TOLERANCE_CONTINUOUS if continuous else TOLERANCE):
+            differing = [n for n in NAMES if n in config and config[n] != self.config[n]]
+            said = ", ".join(f"{n}={config[n]}" for n in differing) or "other betas"
+            raise Refused(
+                f"{who}: it has {said}, the Dot was trained with {self._words()}; make the "
+                "scheduler with these"
+            )
+
+    def _words(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NoiseLevels":
         # A cast to half precision is meant for weights: 1 - alpha_bar would lose all of its digits.
@@ -118,3 +208,13 @@ class NoiseLevels(nn.Module):
         miss = z[self.prediction_type] - torch.stack((none, none, one), dim=1)
         weight = (alpha_s / (alpha_s**2 + sigma_s**2 / 100).sqrt())[:, None]
         return weight * x_0, weight * miss
+
+
+def _continuous(config: Any) -> Tensor:
+    """alpha_bar of the variance-preserving SDE at the timesteps that a model is given.
+
+    Source: Song et al. 2021 (arXiv 2011.13456), appendix B.
+    """
+    low, high = config["beta_min"], config["beta_max"]
+    t = torch.linspace(0, 1, config["num_train_timesteps"])
+    return (-t * low - t**2 * (high - low) / 2).exp()

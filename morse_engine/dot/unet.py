@@ -70,9 +70,15 @@ class UNet:
         widths = dash.config.block_out_channels
         self.attends = isinstance(dash, UNet2DConditionModel)  # to text, and has added conditions
         self.conditional = self.attends or dash.class_embedding is not None
-        self.cut = cut = num_halvings - self.conditional if cut is None else cut
-        if not 0 <= cut < len(widths):
-            raise Refused(f"cut={cut} for a UNet of {len(widths)} levels: 0 to {len(widths) - 1}")
+        most = len(widths) - 1  # levels that can be left out
+        wanted = num_halvings - self.conditional if cut is None else cut
+        if not 0 <= wanted <= most:
+            fit = most + self.conditional if cut is None else 0  # so many widths need no cut
+            fewer = f"give {fit} widths or fewer, such as widths={(16, 32, 64)[:fit]}, or cut="
+            raise Refused(
+                f"cut={wanted} for a UNet of {most + 1} levels: {fewer if fit else ''}0 to {most}"
+            )
+        self.cut = cut = wanted
         self.trunk = trunk = shared_copy(dash)
         without_adapters(trunk)
         trunk.down_blocks = trunk.down_blocks[cut:]

@@ -12,8 +12,13 @@ from ..runtime.captures import Captures
 from ..runtime.models import Models
 from ..sampling.budget import DEFAULT_BUDGET, DEFAULT_DASH_STEPS, plan_of
 from ..sampling.plan import DASH, Plan
+from ..system import checks
+from ..system.checks import shown
 from ..system.errors import Refused
+from .inputs import check_models
 from .sampler import Sampler
+
+MOST_SIZE = 1 << 16  # pixels along a side, or channels
 
 
 def compile(
@@ -37,7 +42,9 @@ def compile(
             `eps(x, timestep, **cond) -> Tensor`.
         dot: a `Dot` of this unet, or any
             `eta(x, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond) -> Tensor`.
-        scheduler: a diffusers scheduler; default: DDIM with trailing steps on 1,000 linear betas.
+        scheduler: a diffusers scheduler, with the noise levels of the Dot if that has any. Default:
+            DDIM with trailing steps, at the Dot's levels, else on 1,000 linear betas; its clean
+            image is clamped to [-1, 1] for models of 1 or 3 channels.
         plan: Morse code such as `"-.:.:-.:.:"` (`-` Dash, `.` Dot, `:` free step), a `Plan`, or a
             budget in LSD (latency of one Dash step). Default: a budget of 10 LSD with a Dot, 50
             Dash steps without.
@@ -47,7 +54,7 @@ def compile(
             "device", one launch for the whole run. "auto" is eager on a CPU; on a GPU it measures
             host and device at the first run of each batch size and takes the faster one.
         dot_speed: N, Dot steps that fit in one LSD; only used to spend a budget. Default: measured
-            here at batch 1, with this backend.
+            here at batch 1, with this backend, which models with conditions cannot be.
         shape: `(C, H, W)` of one sample; default: from the unet's config.
         clean_range: (lowest, highest) of the images that the model was trained on, each a number or
             one for each channel: free steps stay within it. Default: the Dot's, if it knows; else
@@ -62,32 +69,65 @@ def compile(
         a `Sampler`.
 
     Raises:
-        Refused: plan, scheduler, unet and dot do not fit each other.
+        Refused: an argument out of range, or plan, scheduler, unet and dot do not fit each other;
+            for instance a scheduler with other noise levels than the Dot was trained with.
         Unavailable: the backend is not available; the message says why.
     """
     if backend not in ("auto", *BACKENDS):
-        raise Refused(f"backend={backend!r}: choose auto, {', '.join(BACKENDS)}")
+        raise Refused(f"backend={shown(backend)}: choose auto, {', '.join(BACKENDS)}")
+    check_models(unet, dot)
+    checks.flag("merge_dot", merge_dot)
+    checks.flag("inductor", inductor)
+    if graph_memory is not None:
+        graph_memory = checks.integer("graph_memory", graph_memory, 0)
+    if dot_speed is not None:
+        dot_speed = checks.positive("dot_speed", dot_speed)
+    given = None if plan is None else _plan_or_budget(plan)
+    if scheduler is not None:
+        checks.configured("scheduler", scheduler, "a diffusers scheduler, such as DDIMScheduler()")
     models = Models(unet, dot, clean_range, merge_dot=merge_dot, inductor=inductor)
     if backend != "auto":
         check_backend(backend, models.device)
     elif not backends.captures_by_itself(models.device):
         backend = "eager"
     if scheduler is None:
-        from diffusers import DDIMScheduler
-
-        scheduler = DDIMScheduler(timestep_spacing="trailing")
-    shape = models.shape if shape is None else tuple(shape)
+        scheduler = _default_scheduler(models)
+    shape = models.shape if shape is None else checks.sizes("shape", shape, "(C, H, W)", MOST_SIZE)
     captures = Captures(models, graph_memory)
     made = partial(Sampler, models, scheduler, shape=shape, backend=backend, captures=captures)
 
     def measured() -> float:
-        speed = made(Plan("-.-")).measure().dot_speed
+        try:
+            speed = made(Plan("-.-")).measure().dot_speed
+        except Refused as error:
+            raise Refused(
+                f"a budget needs N, which cannot be measured here: {error}; give dot_speed=, "
+                'which measure() of a sampler with plan="-." tells, or a plan such as "-..-.."'
+            ) from error
         assert speed is not None  # of a plan with Dot steps
         return speed
 
-    if plan is None:
-        plan = DEFAULT_BUDGET if dot is not None else DASH * DEFAULT_DASH_STEPS
-    if isinstance(plan, (int, float)):
+    if given is None:
+        given = DEFAULT_BUDGET if dot is not None else Plan(DASH * DEFAULT_DASH_STEPS)
+    if isinstance(given, float):
         speed = measured if dot_speed is None else dot_speed
-        plan = plan_of(plan, scheduler, None if dot is None else speed)
-    return made(Plan(plan) if isinstance(plan, str) else plan)
+        given = plan_of(given, scheduler, None if dot is None else speed)
+    return made(given)
+
+
+def _plan_or_budget(plan: Any) -> Plan | float:
+    """A plan, or a number of LSD."""
+    if isinstance(plan, (Plan, str)):
+        return Plan(plan) if isinstance(plan, str) else plan
+    return checks.number("plan", plan, 'a Plan, Morse code such as "-..-..", or a number of LSD')
+
+
+def _default_scheduler(models: Models) -> Any:
+    """DDIM with trailing steps, at the noise levels of the Dot if it has any."""
+    from diffusers import DDIMScheduler
+
+    levels = None if models.helper is None else models.helper.levels
+    config = {} if levels is None else levels.config
+    # Pictures lie in [-1, 1], latents do not.
+    channels = models.shape[0] if models.shape is not None else 1
+    return DDIMScheduler(**config, timestep_spacing="trailing", clip_sample=channels in (1, 3))

@@ -14,7 +14,10 @@ from ..runtime.speed import Speed
 from ..sampling.plan import Plan
 from ..sampling.request import Request
 from ..sampling.solver import SolverTable
+from ..system import checks
+from ..system.checks import shown
 from ..system.errors import Refused
+from .inputs import check_cond, check_shape
 from .report import Report
 
 
@@ -37,7 +40,11 @@ class Sampler:
         table: SolverTable | None = None,
     ):
         if plan.num_dot and models.dot is None:
-            raise Refused(f'plan "{plan}" has {plan.num_dot} Dot steps, but there is no dot')
+            raise Refused(f"{plan!r} has {plan.num_dot} Dot steps, but there is no dot")
+        if table is None and models.helper is not None and models.helper.levels is not None:
+            models.helper.levels.check(scheduler)
+        if shape is not None:
+            check_shape(models, shape, with_dot=bool(plan.num_dot))
         self.models, self.scheduler, self.plan, self.shape = models, scheduler, plan, shape
         table = SolverTable.for_calls(scheduler, len(plan)) if table is None else table
         known = models.clean_range
@@ -50,7 +57,11 @@ class Sampler:
         Raises:
             Refused: as `compile`.
         """
-        plan = Plan(plan) if isinstance(plan, str) else plan
+        plan = plan if isinstance(plan, Plan) else Plan(plan)
+        if scheduler is None and self.scheduler is None:
+            raise Refused("this sampler was made from a table: give a scheduler, or with_table()")
+        if scheduler is not None:
+            checks.configured("scheduler", scheduler, "a diffusers scheduler")
         scheduler = self.scheduler if scheduler is None else scheduler
         return Sampler(self.models, scheduler, plan, self.shape, self.backend, self.captures)
 
@@ -60,8 +71,10 @@ class Sampler:
         Raises:
             Refused: plan and table differ in length, or the plan needs a Dot that is not there.
         """
+        if not isinstance(plan, Plan) or not isinstance(table, SolverTable):
+            raise Refused(f"with_table({shown(plan)}, {shown(table)}): give a Plan and its table")
         if len(plan) != len(table):
-            raise Refused(f'plan "{plan}" has {len(plan)} steps, {table!r} does not')
+            raise Refused(f"{plan!r} has {len(plan)} steps, {table!r} does not")
         return Sampler(self.models, None, plan, None, self.backend, self.captures, table)
 
     def with_backend(self, backend: str) -> "Sampler":
@@ -91,7 +104,8 @@ class Sampler:
         Args:
             noise: `[B, C, H, W]` float, unit variance (the solver's initial scale is applied here);
                 default: drawn from the seeds.
-            batch_size: number of images; default: that of `noise`, of the list of seeds, or 1.
+            batch_size: number of images, 65,536 at most; default: that of `noise`, of the list of
+                seeds, or 1.
             seed: of the first image (the next ones count up), or one int per image.
             guidance_scale: for classifier-free guidance; tensors in `cond` then have 2 B rows,
                 those without the condition first.
@@ -104,8 +118,12 @@ class Sampler:
             still be computed when this returns, as with every PyTorch operation.
 
         Raises:
-            Refused: shapes, batch size and seeds do not agree, or the noise is not finite.
+            Refused: shapes, batch size and seeds do not agree, the noise is not finite, a keyword
+                that the models do not take or lack, or guidance without a condition.
+            Unavailable: a model is in train() mode with layers that are random then.
         """
+        if on_step is not None:
+            checks.function("on_step", on_step, "a function of i and n")
         # Runs on shared memory take turns; eager ones have theirs to themselves.
         with nullcontext() if self.backend == "eager" else self.captures.lock:
             run = self.start(
@@ -139,6 +157,9 @@ class Sampler:
         request = Request.make(
             noise, batch_size, seed, guidance_scale, cond, shape=self.shape, device=models.device
         )
+        count = request.shape[0]
+        check_shape(models, request.shape[1:], with_dot=bool(self.plan.num_dot))
+        check_cond(models, cond, count if request.guidance_scale is None else 2 * count)
         if self.backend == "eager":
             return EagerRun(models, self.plan, self.table, request)
         return self.captures.start(self.plan, self.table, request, self.backend)
@@ -162,7 +183,7 @@ class Sampler:
 
     def report(self, *, measure: bool = False, batch_size: int = 1, **cond: Any) -> Report:
         """What runs and why; with `measure=True` also the latencies at `batch_size`."""
-        speed = self.measure(batch_size, **cond) if measure else None
+        speed = self.measure(batch_size, **cond) if checks.flag("measure", measure) else None
         models, device = self.models, self.models.device
         backend, why = self.backend, ""
         if backend == "auto" and self.captures.last is not None:

@@ -9,7 +9,6 @@ On a CPU nothing is captured: the fused steps run one by one, on the memory of t
 """
 
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from ..sampling.plan import Plan
 from ..sampling.request import Request
 from ..sampling.solver import SolverTable
 from ..system.errors import Refused
+from ..system.notice import warn
 from . import graphs
 from .graphs import NotCaptured, StepGraphs
 from .models import Models
@@ -104,9 +104,7 @@ class Captures:
                 if backend != "auto":
                     raise
                 self._refused[layout] = why = str(error)
-                # Of user code: over Sampler.start and Sampler.__call__.
-                message = f"morse_engine runs eagerly, which is slower: {why}"
-                warnings.warn(message, stacklevel=4)
+                warn(f"morse_engine runs eagerly, which is slower: {why}")
                 return self._eager(plan, table, request, why)
             finally:
                 if self._weights is None:  # after the first forward, which may still make buffers

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from ..dot.helper import as_helper
 from ..sampling.free import Numbers, as_range
@@ -75,7 +77,13 @@ class Models:
         return (config.in_channels, *((size, size) if isinstance(size, int) else size))
 
     def check(self) -> None:
-        """Refuse a Dash that has been moved or cast away from its Dot."""
+        """Refuse a Dash that has been moved or cast away from its Dot, or draws random numbers."""
+        for name, model in (("unet", self.unet), ("dot", self.helper)):
+            if (layer := _random(model)) is not None:
+                raise Unavailable(
+                    f"the {name} is in train() mode, where its {layer} would make another image "
+                    f"each time: call {name}.eval() first"
+                )
         first = _first_parameter(self.helper)
         if first is None or _first_parameter(self.unet) is None:
             return
@@ -88,7 +96,9 @@ class Models:
 
     def dash(self, x: Tensor, timestep: Tensor, **cond: Any) -> Tensor:
         z = self._unet(x.to(self.dtype), timestep, **cond)
-        return getattr(z, "sample", z).to(x.dtype)
+        z = getattr(z, "sample", z)
+        _check_output("unet", z, x)
+        return z.to(x.dtype)
 
     def _dot(
         self,
@@ -104,6 +114,7 @@ class Models:
         assert self.helper is not None  # or `dot` is None
         x_, x_s, z_s, z_p = (tensor.to(self.dtype) for tensor in (x, x_s, z_s, z_p))
         eta = self.helper(x_, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond)
+        _check_output("dot", eta, x)
         return eta.to(x.dtype)
 
 
@@ -116,6 +127,29 @@ def _check_dash(unet: Callable[..., Tensor]) -> None:
             f"unet has {config.in_channels} input and {config.out_channels} output channels: "
             "models that also predict a variance are not supported"
         )
+
+
+def _check_output(name: str, out: object, x: Tensor) -> None:
+    """Refuse what would be broadcast over the images in silence, or is no tensor."""
+    if not isinstance(out, Tensor):
+        raise Refused(f"{name} returned a {type(out).__name__}: it has to return a tensor")
+    if out.shape != x.shape:
+        raise Refused(
+            f"{name} returned shape {tuple(out.shape)} for x {tuple(x.shape)}: it has to return "
+            "one value for each of x"
+        )
+
+
+def _random(model: object) -> str | None:
+    """A layer of a model that is random, or depends on the batch, as it is now; None if none is."""
+    for module in model.modules() if isinstance(model, nn.Module) else ():
+        if not module.training:
+            continue
+        if isinstance(module, _DropoutNd) and module.p > 0:
+            return f"dropout of {module.p:g}"
+        if isinstance(module, (_BatchNorm, nn.RReLU)):
+            return type(module).__name__
+    return None
 
 
 def weight_bytes(model: object, beside: object = None) -> int:

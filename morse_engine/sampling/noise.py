@@ -6,11 +6,11 @@ no number depends on what was drawn before it.
 
 import math
 from collections.abc import Sequence
-from operator import index
 
 import torch
 from torch import Tensor
 
+from ..system.checks import integer, is_list, kind, shown
 from ..system.errors import Refused
 
 #: The step number of the starting noise x_T.
@@ -46,6 +46,8 @@ def philox4x32(counter: Tensor, key: Tensor) -> Tensor:
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); Random123.
     """
     for name, words, size in (("counter", counter, 4), ("key", key, 2)):
+        if not isinstance(words, Tensor):
+            raise Refused(f"{name} is {kind(words)}: has to be int64 [..., {size}]")
         if words.dtype != torch.int64 or words.ndim == 0 or words.shape[-1] != size:
             raise Refused(
                 f"{name} is {words.dtype} of shape {list(words.shape)}; "
@@ -99,14 +101,16 @@ def normal(
 
     Source: Box and Muller (1958); `philox4x32` for the words.
     """
-    step = _integer("step", step, INITIAL, _WORD - 1)
-    shape = tuple(_integer("size in shape", size, 1, _MAX_ELEMENTS) for size in shape)
+    step = integer("step", step, INITIAL, _WORD - 1)
+    if not is_list(shape):
+        raise Refused(f"shape={shown(shape)}: has to be sizes of one image, such as (3, 32, 32)")
+    shape = tuple(integer("size in shape", size, 1, _MAX_ELEMENTS) for size in shape)
     num_elements = math.prod(shape)
     if num_elements > _MAX_ELEMENTS:
         raise Refused(
             f"shape={shape}: {num_elements} elements in an image, at most 2^34 can be counted"
         )
-    target = torch.get_default_device() if device is None else torch.device(device)
+    target = torch.get_default_device() if device is None else _device(device)
     # Other accelerators (Apple's for one) have no float64; the numbers are made on the host there.
     work = target if target.type in ("cpu", "cuda") else torch.device("cpu")
 
@@ -129,17 +133,16 @@ def _key_words(seeds: Sequence[int] | Tensor) -> list[tuple[int, int]]:
                 "has to be a one-dimensional integer tensor, one seed an image"
             )
         seeds = seeds.tolist()
-    elif isinstance(seeds, int):
-        raise Refused(f"seeds={seeds}: has to be a sequence, one seed an image: [{seeds}]")
-    words = (_integer("seed", seed, 0, (1 << 64) - 1) for seed in seeds)
+    elif not is_list(seeds):
+        raise Refused(
+            f"seeds={shown(seeds)}: has to be a sequence, one seed an image, such as [0, 1]"
+        )
+    words = (integer("seed", seed, 0, (1 << 64) - 1) for seed in seeds)
     return [(seed & _WORD, seed >> 32) for seed in words]
 
 
-def _integer(name: str, value: int, low: int, high: int) -> int:
+def _device(device: torch.device | str) -> torch.device:
     try:
-        number = index(value)
-    except TypeError:
-        raise Refused(f"{name}={value!r}: has to be an integer") from None
-    if not low <= number <= high:
-        raise Refused(f"{name}={number}: has to be between {low} and {high}")
-    return number
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise Refused(f"device={shown(device)}: has to be a device of torch, such as cpu") from None

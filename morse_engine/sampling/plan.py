@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from operator import index
 
+from ..system.checks import integer, number, positive, shown
 from ..system.errors import Refused
 
 DASH, DOT, FREE = "-", ".", ":"
+MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,20 +37,22 @@ class Plan:
     def __post_init__(self) -> None:
         if not isinstance(self.morse, str):
             raise Refused(
-                f"Plan({self.morse!r}): a plan is a string such as '-...-...'; "
+                f"Plan({shown(self.morse)}): a plan is a string such as '-...-...'; "
                 "use Plan.from_budget for a number of LSD"
             )
         if not self.morse:
             raise Refused("Plan(''): a plan has at least one step, the shortest is '-'")
+        if len(self.morse) > MOST_STEPS:
+            raise Refused(f"Plan({shown(self.morse)}): at most {MOST_STEPS} steps")
         for i, mark in enumerate(self.morse):
             if mark not in (DASH, DOT, FREE):
                 raise Refused(
-                    f"Plan({self.morse!r}): character {mark!r} at position {i}; "
+                    f"Plan({shown(self.morse)}): character {mark!r} at position {i}; "
                     "write '-' for a Dash step, '.' for a Dot step and ':' for a free step"
                 )
         if self.morse[0] != DASH:
             raise Refused(
-                f"Plan({self.morse!r}): the first step has to be a Dash ('-'), "
+                f"Plan({shown(self.morse)}): the first step has to be a Dash ('-'), "
                 "the others start from the estimate of an earlier Dash step"
             )
 
@@ -95,7 +98,7 @@ class Plan:
         Raises:
             Refused: `each` is not an integer, or below 0.
         """
-        behind = FREE * _integer("each", each, at_least=0)
+        behind = FREE * integer("each", each, 0, MOST_STEPS // len(self))
         calls = self.morse.replace(FREE, "")
         return Plan("".join(call + behind for call in calls))
 
@@ -118,7 +121,7 @@ class Plan:
         Raises:
             Refused: `dot_speed` is not a positive finite number.
         """
-        return _lsd(self.num_dash, self.num_dot, _positive("dot_speed", dot_speed))
+        return _lsd(self.num_dash, self.num_dot, positive("dot_speed", dot_speed))
 
     def gain(self, dot_speed: float) -> float:
         """The most that this plan can gain over Dash alone in the same time: len / lsd.
@@ -142,8 +145,8 @@ class Plan:
         Raises:
             Refused: `num_dash` below 1, `num_dot` below 0, or either not an integer.
         """
-        num_dash = _integer("num_dash", num_dash, at_least=1)
-        num_steps = num_dash + _integer("num_dot", num_dot, at_least=0)
+        num_dash = integer("num_dash", num_dash, 1, MOST_STEPS)
+        num_steps = num_dash + integer("num_dot", num_dot, 0, MOST_STEPS)
         # -(-a // b) is ceil(a / b) in integers; a float quotient would misplace steps.
         dash = (-(-j * num_steps // num_dash) for j in range(num_dash))
         return cls.from_positions(num_steps, dash)
@@ -155,9 +158,12 @@ class Plan:
         Raises:
             Refused: `num_steps` below 1, a position outside the plan or named twice, none at 0.
         """
-        marks = [DOT] * _integer("num_steps", num_steps, at_least=1)
+        marks = [DOT] * integer("num_steps", num_steps, 1, MOST_STEPS)
+        if not isinstance(dash, Iterable):
+            raise Refused(f"dash={shown(dash)}: has to be positions of Dash steps, such as [0, 3]")
         for position in dash:
-            if _integer("position of a Dash", position, at_least=0) >= num_steps:
+            position = integer("position of a Dash", position, 0)
+            if position >= num_steps:
                 raise Refused(
                     f"Dash at position {position} is outside a plan of {num_steps} steps; "
                     f"positions go from 0 to {num_steps - 1}"
@@ -189,11 +195,17 @@ class Plan:
 
         Source: Morse (ICML 2025, arXiv 2506.18251), with the ratio of Dot to Dash steps left free.
         """
-        _positive("dot_speed", dot_speed)
-        if not (math.isfinite(lsd) and lsd >= 1):
-            raise Refused(f"lsd={lsd}: a budget is a finite number, 1 (one Dash step) or more")
-        if not (math.isfinite(dots_per_dash) and dots_per_dash >= 0):
-            raise Refused(f"dots_per_dash={dots_per_dash}: has to be a finite number, 0 or more")
+        dot_speed = positive("dot_speed", dot_speed)
+        lsd = number("lsd", lsd, "a budget: a finite number, 1 (one Dash step) or more")
+        if not 1 <= lsd <= MOST_STEPS or not lsd * max(dot_speed, 1) <= MOST_STEPS:
+            raise Refused(
+                f"lsd={lsd:g} with dot_speed={dot_speed:g}: a budget is 1 (one Dash step) or more "
+                f"and buys at most {MOST_STEPS} steps"
+            )
+        wanted = "a finite number, 0 or more"
+        dots_per_dash = number("dots_per_dash", dots_per_dash, wanted)
+        if dots_per_dash < 0:
+            raise Refused(f"dots_per_dash={dots_per_dash:g}: has to be {wanted}")
 
         def dots(num_dash: int) -> int:
             return _largest(
@@ -218,19 +230,3 @@ def _largest(quotient: float, fits: Callable[[int], bool]) -> int:
     if fits(count + 1):
         return count + 1
     return count if fits(count) else count - 1
-
-
-def _positive(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise Refused(f"{name}={value}: has to be a positive finite number")
-    return value
-
-
-def _integer(name: str, value: int, *, at_least: int) -> int:
-    try:
-        number = index(value)
-    except TypeError:
-        raise Refused(f"{name}={value!r}: has to be an integer") from None
-    if number < at_least:
-        raise Refused(f"{name}={number}: has to be at least {at_least}")
-    return number

@@ -15,12 +15,17 @@ def whole(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name when the block ends well.
 
     After an error or Ctrl-C the temporary file is gone, and an older `path` is as it was. The
-    temporary name keeps the suffix, for writers that choose the format by it.
+    temporary name keeps the suffix, for writers that choose the format by it. Who may read it is
+    what the umask says, whatever a writer makes of it: safetensors writes for its owner alone.
     """
     path = Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
+        # Made here, in the mode of any new file, which is given to what the writer leaves.
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
+        partial.chmod(mode)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
