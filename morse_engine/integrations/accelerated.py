@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engine import Sampler
 from ..engine.report import Report
@@ -140,6 +140,8 @@ class Accelerated:
                 "the unet or ControlNet of this pipeline is another one than when it was "
                 "accelerated: call morse_engine.restore(pipe), then accelerate again"
             )
+        if (helper := self.sampler.models.helper) is not None and helper.levels is not None:
+            helper.levels.check(self.pipe.scheduler)  # which may be another one by now
         try:
             self.sampler.models.check()
         except Unavailable as error:
@@ -191,12 +193,31 @@ def check_not_offloaded(pipe: Any) -> None:
         Unavailable: one of them has hooks of accelerate or diffusers.
     """
     for name, part in zip(("unet", "controlnet"), _parts(pipe), strict=True):
-        modules = part.modules() if part is not None else ()
-        if any(hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook") for m in modules):
+        modules = list(part.modules()) if isinstance(part, nn.Module) else []
+        if any(hasattr(m, "_hf_hook") for m in modules):
             raise Unavailable(
                 f"the pipeline's {name} is offloaded or has hooks, which move its weights between "
                 "steps: call pipe.remove_all_hooks() and pipe.to(device), or restore(pipe)"
             )
+        registries = (getattr(m, "_diffusers_hook", None) for m in modules)
+        if hooks := {hook for registry in registries if registry for hook in registry.hooks}:
+            raise Unavailable(f"the pipeline's {name} {_of_hooks(name, hooks)}, or restore(pipe)")
+
+
+def _of_hooks(name: str, hooks: set[str]) -> str:
+    """What hooks of diffusers do to a model, and what helps."""
+    for part, does, method in (
+        ("layerwise_casting", "casts its weights layer by layer", "enable_layerwise_casting()"),
+        ("group_offloading", "is offloaded in groups of layers", "enable_group_offload()"),
+    ):
+        if any(part in hook for hook in hooks):
+            return f"{does}, which is not undone: load it again, without {method}"
+    one = min(hooks)
+    return (
+        f'has diffusers\' hook "{one}", which changes what its layers do from step to step: '
+        f"diffusers.hooks.HookRegistry.check_if_exists_or_initialize(pipe.{name})"
+        f'.remove_hook("{one}") takes it off'
+    )
 
 
 def _step_by_step_because(pipe: Any, arguments: dict) -> str:

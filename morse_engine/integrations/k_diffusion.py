@@ -30,6 +30,8 @@ from ..dot.levels import NoiseLevels
 from ..sampling.loop import walk
 from ..sampling.plan import Plan
 from ..sampling.solver import Column, SolverTable
+from ..system import checks
+from ..system.checks import shown
 from ..system.errors import Refused
 
 __all__ = ["extrapolate", "reuse", "sampler"]
@@ -64,11 +66,15 @@ def sampler(
 
     Raises:
         Refused: plan, dot or solver do not fit; in f: the plan has more steps than the run, or
-            the noise levels are not finite, above 0 but for the last, and falling.
+            the noise levels are not finite and above 0 but for the last, or two that follow each
+            other are equal, which "dpmpp_2m" divides by and "euler" does not. Rising levels, as
+            ComfyUI's FlipSigmas makes them, are taken.
     """
     plan = plan if isinstance(plan, Plan) else Plan(plan)
+    if cond is not None and not isinstance(cond, dict):
+        raise Refused(f"cond={shown(cond)}: a dict of what the Dot is given by keyword")
     if solver not in SOLVERS:
-        raise Refused(f"solver={solver!r}: choose {' or '.join(SOLVERS)}")
+        raise Refused(f"solver={shown(solver)}: choose {' or '.join(SOLVERS)}")
     helper = as_helper(dot).merged()
     levels = helper.levels
     if levels is None:
@@ -97,7 +103,9 @@ class _Sampler:
         """What `sampler` returns."""
         from tqdm.auto import tqdm
 
-        levels = _levels(sigmas)
+        levels = _levels(sigmas, self.solver)
+        checks.tensor("x", x, "[B, C, H, W]")
+        checks.function("model", model, "a function of x and sigma")
         if len(levels) == 1:  # a host that splits its levels may leave one: nothing to do
             return x
         plan, dtype = self._plan(levels), x.dtype
@@ -116,11 +124,12 @@ class _Sampler:
         """The plan of a run between these levels."""
         plan, num_steps = self.plan, len(levels) - 1
         if len(plan) > num_steps:
-            raise Refused(f'plan "{plan}" has {len(plan)} steps, but this run {num_steps}')
-        if levels[0] > 1.001 * self.sigma_max:
+            raise Refused(f"{shown(plan)} has {len(plan)} steps, but this run {num_steps}")
+        if max(levels) > 1.001 * self.sigma_max:
             raise Refused(
-                f"this Dot was trained up to sigma {self.sigma_max:.4g}, the run begins at "
-                f"{levels[0]:.4g}: use the noise levels of the model that the Dot belongs to"
+                f"this Dot was trained up to sigma {self.sigma_max:.4g}, the run "
+                f"{'begins at' if levels[0] == max(levels) else 'goes up to'} "
+                f"{max(levels):.4g}: use the noise levels of the model that the Dot belongs to"
             )
         return Plan((plan.morse * num_steps)[:num_steps])
 
@@ -153,17 +162,22 @@ class _Host:
         return eta
 
 
-def _levels(sigmas: Tensor) -> list[float]:
+def _levels(sigmas: Any, solver: str) -> list[float]:
     """The noise levels as numbers, checked."""
     if not isinstance(sigmas, Tensor) or sigmas.ndim != 1 or not len(sigmas):
         shape = list(sigmas.shape) if isinstance(sigmas, Tensor) else type(sigmas).__name__
         raise Refused(f"sigmas is {shape}: give a tensor [steps + 1]")
     levels = sigmas.double().tolist()
     for i, (sigma, after) in enumerate(pairwise(levels)):
-        if not inf > sigma > after >= 0:
+        if not (inf > sigma > 0 and inf > after >= 0):
             raise Refused(
                 f"sigmas {i} and {i + 1} are {sigma:.4g} and {after:.4g}: noise levels are finite, "
-                "each is below the one before it, and none is below 0"
+                "and above 0 but for the last"
+            )
+        if solver == "dpmpp_2m" and sigma == after:
+            raise Refused(
+                f'sigmas {i} and {i + 1} are both {sigma:.4g}, which "dpmpp_2m" divides by: use '
+                'solver="euler", or each level once'
             )
     return levels
 

@@ -29,13 +29,14 @@ Noise: see `call.py`. The scheduler of the pipeline is read, never stepped.
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..dot.dot import Dot
 from ..engine import Sampler, compile
 from ..sampling import probe
 from ..sampling.budget import DEFAULT_BUDGET, plan_of
 from ..sampling.plan import DASH, Plan
+from ..system.checks import number, positive, shown
 from ..system.errors import Refused
 from .accelerated import Accelerated, check_not_offloaded
 from .example import example
@@ -87,17 +88,22 @@ def accelerate(
         an `Accelerated`, whose `report()` says what the last call has run and why.
 
     Raises:
-        Refused: a pipeline, a Dot or a plan that does not fit, or is accelerated already.
+        Refused: a pipeline, a Dot, its noise levels or a plan that does not fit, or a pipeline
+            that is accelerated already.
         Unavailable: the backend is not available; or the pipeline's models are offloaded.
     """
     _check_pipeline(pipe)
     if plan is not None and budget is not None:
-        raise Refused(f"plan={plan!r} and budget={budget!r}: give one of the two")
+        raise Refused(f"plan={shown(plan)} and budget={shown(budget)}: give one of the two")
+    budget = None if budget is None else number("budget", budget, "a number of LSD, 1 or more")
+    dot_speed = None if dot_speed is None else positive("dot_speed", dot_speed)
     plan = Plan(plan) if isinstance(plan, str) else plan
     if plan is not None and not isinstance(plan, Plan):
-        raise Refused(f"plan={plan!r}: a Plan or Morse code; a number of LSD is a budget=")
+        raise Refused(f"plan={shown(plan)}: a Plan or Morse code; a number of LSD is a budget=")
     dash = Dash(pipe.unet, getattr(pipe, "controlnet", None))
     sampler = compile(dash, dot, plan=DASH, shape=_shape(pipe.unet), backend=backend)
+    if (helper := sampler.models.helper) is not None and helper.levels is not None:
+        helper.levels.check(pipe.scheduler)
     if plan is None and (budget is not None or dot is not None):
         budget = DEFAULT_BUDGET if budget is None else budget
         measured = dot_speed if dot_speed is not None else lambda: _measured(pipe, sampler)
@@ -105,7 +111,7 @@ def accelerate(
         plan = plan_of(budget, pipe.scheduler, speed)
     if plan is not None:
         if plan.num_dot and dot is None:
-            raise Refused(f'plan "{plan}" has {plan.num_dot} Dot steps, but there is no dot')
+            raise Refused(f"{shown(plan)} has {plan.num_dot} Dot steps, but there is no dot")
         probe.steps_for_calls(pipe.scheduler, len(plan))
     accelerated = Accelerated(pipe, sampler, plan, backend)
     pipe.__class__ = accelerated.pipeline_class
@@ -152,10 +158,18 @@ def _check_pipeline(pipe: Any) -> None:
     if _accelerated(pipe) is not None:
         raise Refused("this pipeline is accelerated already: call morse_engine.restore(pipe) first")
     owner = next((c for c in type(pipe).__mro__ if "__call__" in vars(c)), object)
+    unet = getattr(pipe, "unet", None)
     if owner.__name__ not in SUPPORTED or not owner.__module__.startswith("diffusers."):
+        runs = "morse_engine.compile(unet, dot) runs any other loop"
         raise Refused(
-            f"{type(pipe).__name__} cannot be accelerated: its loop is not known here; supported "
-            f"are {', '.join(SUPPORTED)}; morse_engine.compile(unet, dot) runs any other loop"
+            f"{type(pipe).__name__} cannot be accelerated: "
+            f"{'its loop is not known here' if unet is not None else 'it has no unet'}; supported "
+            f"are {', '.join(SUPPORTED)}{f'; {runs}' if unet is not None else ''}"
+        )
+    if not isinstance(unet, nn.Module) or getattr(pipe, "scheduler", None) is None:
+        raise Refused(
+            f"this {type(pipe).__name__} has no {'scheduler' if unet is not None else 'unet'}: "
+            "load it with all of its models"
         )
     config = pipe.unet.config
     if config.out_channels > config.in_channels:

@@ -33,7 +33,9 @@ def stand_in(
 
     members = {method: instead, "__module__": cls.__module__}
     twin: T = object.__new__(type(cls.__name__, (cls,), members))
-    twin.__dict__.update(copy.deepcopy(vars(thing)) if own_state else vars(thing))
+    # What was put on the object itself in the place of the method would hide this one.
+    state = {name: value for name, value in vars(thing).items() if name != method}
+    twin.__dict__.update(copy.deepcopy(state) if own_state else state)
     return twin
 
 

@@ -23,7 +23,8 @@ from torch import Tensor
 from ..dot.dot import Dot
 from ..dot.helper import as_helper
 from ..sampling.loop import Trajectory
-from ..sampling.plan import DASH, Plan
+from ..sampling.plan import DASH, MOST_STEPS, Plan
+from ..system.checks import configured, integer, shown
 from ..system.errors import Refused
 
 
@@ -51,7 +52,8 @@ class MorseScheduler(SchedulerMixin):
         timesteps: `[n]`, those of the Dash steps.
 
     Raises:
-        Refused: plan and dot do not fit, or the scheduler makes several calls a step.
+        Refused: plan and dot do not fit, the scheduler makes several calls a step, or has other
+            noise levels than the Dot was trained with.
     """
 
     order = 1
@@ -63,16 +65,22 @@ class MorseScheduler(SchedulerMixin):
         dot: Dot | Callable[..., Tensor] | None = None,
         cond: dict[str, Any] | None = None,
     ):
+        if cond is not None and not isinstance(cond, dict):
+            raise Refused(f"cond={shown(cond)}: a dict of what the Dot is given by keyword")
+        configured("inner", inner, "a diffusers scheduler")
         self.inner, self.cond = inner, cond or {}
         self._code = plan if isinstance(plan, Plan) else Plan(plan)
         if self._code.num_dot and dot is None:
-            raise Refused(f'plan "{self._code}" has Dot steps, but dot is None')
+            raise Refused(f"{shown(self._code)} has Dot steps, but dot is None")
         if getattr(inner, "order", None) != 1:
             raise Refused(
                 f"{type(inner).__name__} asks its model several times a step: use a scheduler that "
                 "asks once, such as DPMSolverMultistepScheduler"
             )
-        self._dot = None if dot is None else as_helper(dot).merged()
+        helper = None if dot is None else as_helper(dot)
+        if helper is not None and helper.levels is not None:
+            helper.levels.check(inner)
+        self._dot = None if helper is None else helper.merged()
         self.plan: Plan | None = None
         self._begin: int | None = None
         self._next: int | None = None
@@ -136,6 +144,7 @@ class MorseScheduler(SchedulerMixin):
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Let the run begin with a later Dash step, as for an image that is noised in part."""
+        begin_index = integer("begin_index", begin_index, 0, self._planned().num_dash - 1)
         self._begin = begin_index
         if hasattr(self.inner, "set_begin_index"):
             self.inner.set_begin_index(self._planned().dash_positions[begin_index])
@@ -236,8 +245,10 @@ class MorseScheduler(SchedulerMixin):
 
 def _repeated(code: Plan, num_dash: int) -> Plan:
     """The code, again and again, up to where Dash step `num_dash + 1` would come."""
-    if not isinstance(num_dash, int) or num_dash < 1:
-        raise Refused(f"num_inference_steps={num_dash!r}: the number of Dash steps, at least 1")
+    try:
+        num_dash = integer("num_inference_steps", num_dash, 1, MOST_STEPS)
+    except Refused as error:
+        raise Refused(f"{error} (the number of Dash steps, at least 1)") from None
     if code.num_dash > num_dash:
         raise Refused(
             f'num_inference_steps={num_dash}, but plan "{code}" has {code.num_dash} Dash steps: '

@@ -149,11 +149,19 @@ def steps_for_calls(scheduler: Any, num_calls: int) -> int:
 
 
 def _on_cpu(scheduler: Any) -> Any:
-    scheduler = copy.deepcopy(scheduler)
-    for name, value in vars(scheduler).items():
+    """A copy on the CPU that its owner does not see: with the methods of its class.
+
+    A method that was replaced on the object itself, to watch it for instance, is left out: it may
+    hold the object, and would step that.
+    """
+    twin = copy.copy(scheduler)
+    for name in [name for name in vars(twin) if callable(getattr(type(twin), name, None))]:
+        delattr(twin, name)
+    twin = copy.deepcopy(twin)
+    for name, value in vars(twin).items():
         if isinstance(value, Tensor):
-            setattr(scheduler, name, value.cpu())
-    return scheduler
+            setattr(twin, name, value.cpu())
+    return twin
 
 
 def model_timesteps(scheduler: Any) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from . import checks
 from .errors import Refused
 from .files import whole
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB"}
+MOST_PIXELS = 1 << 15  # along a side
 
 
 def load_folder(folder: str | Path, size: int, channels: int) -> Tensor:
@@ -26,6 +28,7 @@ def load_folder(folder: str | Path, size: int, channels: int) -> Tensor:
     Args:
         folder: holds files that end in `SUFFIXES`; other files are left out.
         size: height and width in pixels; the largest centred square is resized to it (Lanczos).
+            What is transparent lies on white.
         channels: 3 for colour, 1 for grey.
 
     Returns:
@@ -33,14 +36,17 @@ def load_folder(folder: str | Path, size: int, channels: int) -> Tensor:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        Refused: no picture in it, a file that is no picture or has more than 8 bits a channel,
-            or another number of channels.
+        Refused: no picture in it, a file that is no picture, has more than 8 bits a channel or
+            more pixels than Pillow opens (179 million), or another number of channels.
     """
-    folder = Path(folder)
+    folder = checks.path("folder", folder)
+    size = checks.integer("size", size, 1, MOST_PIXELS)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder of images")
-    if channels not in MODES:
-        raise Refused(f"channels={channels}: images are read with 1 (grey) or 3 (colour)")
+    if not isinstance(channels, int) or channels not in MODES:
+        raise Refused(
+            f"channels={checks.shown(channels)}: images are read with 1 (grey) or 3 (colour)"
+        )
     paths = find(folder)
     images = torch.empty(len(paths), channels, size, size)
     for row, path in zip(images, paths, strict=True):
@@ -51,7 +57,9 @@ def load_folder(folder: str | Path, size: int, channels: int) -> Tensor:
 def find(folder: Path) -> list[Path]:
     """All pictures in a folder and the folders in it, sorted; ValueError if there is none."""
     paths = sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
     )
     if not paths:
         raise Refused(f"{folder} holds no images, no file that ends in {' '.join(SUFFIXES)}")
@@ -71,16 +79,25 @@ def read(path: Path, size: int, channels: int) -> Tensor:
     from PIL import Image
 
     with _readable(path), Image.open(path) as picture:
-        if picture.mode.startswith(("I", "F")):
+        # Pillow reads 16 bits of colour as 8: only how the file packs them tells.
+        packed = [str(tile[3]) for tile in getattr(picture, "tile", ())]
+        if picture.mode.startswith(("I", "F")) or any(";16" in form for form in packed):
             raise Refused(f"{path} has more than 8 bits a channel: convert it to 8 bits")
         return square(picture, size, channels)
 
 
 def square(picture: "Picture", size: int, channels: int) -> Tensor:
-    """The largest centred square of a PIL image, resized: `[channels, size, size]` in [-1, 1]."""
+    """The largest centred square of a PIL image, resized: `[channels, size, size]` in [-1, 1].
+
+    What is transparent lies on white: below it a file may hold any colour.
+    """
     from PIL import Image, ImageOps
 
-    picture = ImageOps.exif_transpose(picture).convert(MODES[channels])
+    picture = ImageOps.exif_transpose(picture)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = picture.convert(MODES[channels])
     return values(ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS))
 
 
@@ -94,11 +111,17 @@ def values(picture: "Picture") -> Tensor:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    from PIL import UnidentifiedImageError
+    from PIL.Image import DecompressionBombError
 
+    if path.exists() and not path.is_file():
+        raise Refused(f"{path} is no file but a pipe or a device: remove it")
     try:
         yield
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (Refused, MemoryError):
+        raise
+    except DecompressionBombError as error:
+        raise Refused(f"{path} has too many pixels ({error}): make it smaller") from error
+    except Exception as error:  # whatever a decoder stumbles over
         raise Refused(f"{path} cannot be read ({error}): repair or remove it") from error
 
 
@@ -106,9 +129,20 @@ def eight_bits(images: Tensor, *, scale: int = 1) -> Tensor:
     """Values in [-1, 1] (clamped) as uint8: `round(127.5 (x + 1))`, on the CPU.
 
     Args:
-        images: `[..., H, W]`.
+        images: floats `[..., H, W]`.
         scale: each pixel becomes a square of `scale` x `scale`.
+
+    Raises:
+        Refused: no floats, or NaN or infinite values, which no colour stands for.
     """
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
+        raise Refused(f"images={checks.shown(images)}: pass floats [..., H, W] in [-1, 1]")
+    scale = checks.integer("scale", scale, 1, MOST_PIXELS)
+    if not images.isfinite().all():
+        raise Refused(
+            "the image holds NaN or infinite values: the model, its dtype (half precision "
+            "overflows) or its conditions are at fault"
+        )
     values = ((images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return values.repeat_interleave(scale, dim=-2).repeat_interleave(scale, dim=-1)
 
@@ -118,9 +152,15 @@ def png(image: Tensor, *, scale: int = 1) -> bytes:
 
     Args:
         scale: pixels of the file, along each side, for one of the image.
+
+    Raises:
+        Refused: another shape, or values that are not finite.
     """
     from PIL import Image
 
+    checks.tensor("image", image, "[C, H, W]")
+    if len(image) not in MODES or not image.numel():
+        raise Refused(f"image has shape {tuple(image.shape)}: pass [1, H, W] or [3, H, W]")
     pixels = eight_bits(image, scale=scale)
     array = (pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).contiguous().numpy()
     file = io.BytesIO()
@@ -141,7 +181,10 @@ def grid(images: Tensor, *, gap: int = 2, between: float = 1.0) -> Tensor:
         gap: pixels between two images.
         between: what they hold, and places without an image: 1 is white.
     """
-    count, channels, height, width = images.shape
+    count, channels, height, width = checks.tensor("images", images, "[n, C, H, W]").shape
+    if not images.numel():
+        raise Refused(f"images has shape {tuple(images.shape)}: nothing to put on a sheet")
+    gap = checks.integer("gap", gap, 0, MOST_PIXELS)
     across = math.ceil(math.sqrt(count))
     down = -(-count // across)
     size = down * (height + gap) - gap, across * (width + gap) - gap

@@ -65,6 +65,29 @@ def test_dash_alone_is_the_published_sampler(solver, sigmas):
     assert_close("k_diffusion", ours, FORMULAS[solver](model, start(sigmas), sigmas))
 
 
+RISING = karras(6)[:-1].flip(0)
+REPEATED = torch.tensor([4.0, 4.0, 2.0, 2.0, 1.0, 0.0])
+DOWN_AND_UP = torch.tensor([4.0, 1.0, 3.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("solver", "sigmas"),
+    [
+        ("euler", RISING),
+        ("euler", REPEATED),
+        ("euler", DOWN_AND_UP),
+        ("dpmpp_2m", RISING),
+        ("dpmpp_2m", DOWN_AND_UP),
+    ],
+)
+def test_levels_that_do_not_fall_are_the_published_sampler_too(solver, sigmas):
+    """ComfyUI's FlipSigmas, and schedules that say a level twice."""
+    ours = k_diffusion.sampler("-", solver=solver)(model, start(sigmas), sigmas, disable=True)
+    assert_close("k_diffusion", ours, FORMULAS[solver](model, start(sigmas), sigmas))
+    some = k_diffusion.sampler("-.", solver=solver)(model, start(sigmas), sigmas, disable=True)
+    assert torch.isfinite(some).all()
+
+
 def test_euler_is_that_of_diffusers():
     from diffusers import EulerDiscreteScheduler
 
@@ -217,8 +240,8 @@ def never(x, sigma):
 @pytest.mark.parametrize(
     ("sigmas", "said"),
     [
-        ([1.0, 2.0, 0.0], "sigmas 0 and 1 are 1 and 2"),
-        ([2.0, 2.0, 0.0], "each is below the one before it"),
+        ([0.0, 2.0, 0.0], "sigmas 0 and 1 are 0 and 2"),
+        ([2.0, 2.0, 0.0], r'are both 2, .*use solver="euler"'),
         ([2.0, 1.0, -1.0], "sigmas 1 and 2 are 1 and -1"),
         ([float("inf"), 1.0, 0.0], "finite"),
         ([float("nan"), 1.0, 0.0], "finite"),
@@ -249,6 +272,8 @@ def test_wrong_arguments(pair):
     run = k_diffusion.sampler("-.", dot)
     with pytest.raises(ValueError, match="the run begins at 1000"):
         run(never, torch.zeros(SHAPE), karras(4, high=1000.0))
+    with pytest.raises(ValueError, match="the run goes up to 1000"):
+        run(never, torch.zeros(SHAPE), karras(4, high=1000.0)[:-1].flip(0))
 
 
 def test_conditions_reach_the_dot(pair):

@@ -1,10 +1,13 @@
 """Folders of pictures in, PNG files out."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from morse_engine import Refused
 from morse_engine.system import images
 
 
@@ -47,6 +50,84 @@ def test_load_folder_errors(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"broken\.jpg cannot be read .*: repair or remove it"):
         images.load_folder(tmp_path, 8, 3)
+
+
+def png16(path, *, alpha=False):
+    """A PNG of 16 bits a channel, which Pillow reads and does not write."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    channels = 4 if alpha else 3
+    head = struct.pack(">IIBBBBB", 2, 2, 16, 6 if alpha else 2, 0, 0, 0)
+    rows = b"".join(b"\0" + b"\x12\x34" * 2 * channels for _ in range(2))
+    content = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_sixteen_bits_of_colour_are_not_read_as_eight(tmp_path, alpha):
+    png16(tmp_path / "deep.png", alpha=alpha)
+    with pytest.raises(Refused, match=r"deep\.png has more than 8 bits a channel: convert"):
+        images.load_folder(tmp_path, 2, 3)
+
+
+def test_what_is_transparent_lies_on_white(tmp_path):
+    """And does not show the colour that the file hides there."""
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0] = (255, 0, 0, 0)  # a hidden red
+    pixels[1] = (0, 0, 255, 255)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    grey = Image.fromarray(np.zeros((2, 2), np.uint8))
+    grey.save(tmp_path / "b.png", transparency=0)
+    colour = images.load_folder(tmp_path, 2, 3)
+    assert (colour[0, :, 0] == 1).all(), "white, not red"
+    assert colour[0, :, 1, 0].tolist() == [-1, -1, 1], "what is opaque is as it was"
+    assert (colour[1] == 1).all(), "a colour that the file calls transparent"
+
+
+def test_a_pipe_among_pictures(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(Refused, match=r"pipe\.png is no file but a pipe or a device: remove it"):
+        images.load_folder(tmp_path, 8, 3)
+    with pytest.raises(Refused, match="no file but a pipe"):
+        images.check(tmp_path / "pipe.png")
+
+
+def test_a_folder_with_the_name_of_a_picture_is_a_folder(tmp_path):
+    (tmp_path / "more.png").mkdir()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "more.png" / "a.png")
+    assert len(images.load_folder(tmp_path, 4, 1)) == 1
+
+
+def test_a_picture_of_too_many_pixels(tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(
+        Refused, match=r"large\.png has too many pixels .*: make it smaller"
+    ) as found:
+        images.load_folder(tmp_path, 8, 3)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.full((1, 4, 4), torch.nan), "NaN or infinite"),
+        (torch.full((3, 4, 4), torch.inf), "NaN or infinite"),
+        (torch.zeros(2, 4, 4), r"\(2, 4, 4\): pass \[1, H, W\] or"),
+        (torch.zeros(1, 1, 4, 4), r"pass floats \[C, H, W\]"),
+        (torch.zeros(1, 4, 4, dtype=torch.uint8), "torch.uint8: pass floats"),
+        (np.zeros((1, 4, 4)), "image is a ndarray: pass a tensor"),
+    ],
+)
+def test_what_is_no_picture_is_not_written(tmp_path, image, message):
+    with pytest.raises(Refused, match=message):
+        images.save_png(image, tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
 
 
 def test_save_png(tmp_path):
