@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..system import checks
 from ..system.errors import Refused
 
 
@@ -65,6 +66,7 @@ _TOLERANCE = 1e-8
 
 def check(scheduler: Any, num_steps: int, eta: float) -> str:
     """The name of a scheduler that may have a table; ValueError for one that has none."""
+    checks.configured("scheduler", scheduler, "a diffusers scheduler, such as DDIMScheduler()")
     cls, kind = type(scheduler).__name__, _kind(scheduler)
     if kind is None:
         near = difflib.get_close_matches(cls.removesuffix("Scheduler"), _SUPPORTED, 1, 0.0)[0]
@@ -77,10 +79,14 @@ def check(scheduler: Any, num_steps: int, eta: float) -> str:
         if options.get(option) == value:
             raise Refused(f"{cls} with {option}={value!r} has no solver table; use {advice}")
     most = options["num_train_timesteps"]
-    if not isinstance(num_steps, int) or not 1 <= num_steps <= most:
+    try:
+        checks.integer("steps", num_steps, 1, most)
+    except Refused:
         raise Refused(
-            f"{cls}: {num_steps!r} steps; use an int from 1 to num_train_timesteps = {most}"
-        )
+            f"{cls}: {checks.shown(num_steps)} steps; use an int from 1 to num_train_timesteps = "
+            f"{most}"
+        ) from None
+    eta = checks.number("eta", eta)
     if eta < 0 or (eta and kind != "DDIM"):
         raise Refused(f"{cls} with eta={eta}: use DDIMScheduler with an eta from 0 to 1, or 0")
     details = [f"order {options['solver_order']}"] if "solver_order" in options else []

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..system.checks import integer, shown
 from ..system.errors import Refused
 from . import probe
 from .free import NO_RANGE, Line, Range, as_range, bounds, difference, log_ratio, slopes
@@ -74,7 +75,7 @@ class SolverTable:
         Raises:
             Refused: a scheduler, an option or a number of steps that has no table.
         """
-        name = probe.check(scheduler, num_steps, eta)
+        name, num_steps = probe.check(scheduler, num_steps, eta), int(num_steps)
         with torch.device("cpu"):  # whatever the default device is
             scheduler = probe.prepare(scheduler, num_steps)
             return cls._read(name, scheduler, eta)
@@ -95,6 +96,8 @@ class SolverTable:
             Refused: as `from_scheduler`.
         """
         name = probe.check(scheduler, 1, eta)
+        calls = len(scheduler.timesteps if scheduler.timesteps is not None else ())
+        first = integer("first", first, 0, calls - 1)
         with torch.device("cpu"):
             table = cls._read(name, probe.at(scheduler, first), eta, first)
         return replace(table, init_noise_sigma=1.0)
@@ -121,7 +124,8 @@ class SolverTable:
             Refused: as `from_scheduler`, or no number of steps makes that many calls.
         """
         probe.check(scheduler, num_calls, eta)
-        return cls.from_scheduler(scheduler, probe.steps_for_calls(scheduler, num_calls), eta=eta)
+        num_steps = probe.steps_for_calls(scheduler, int(num_calls))
+        return cls.from_scheduler(scheduler, num_steps, eta=eta)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -132,6 +136,9 @@ class SolverTable:
     @cached_property
     def _numbers(self) -> list[list[float]]:
         return self.rows.tolist()  # reading single elements of a tensor takes longer than the step
+
+    def _row(self, i: int) -> list[float]:
+        return self._numbers[integer("call", i, 0, len(self) - 1)]
 
     @property
     def num_history(self) -> int:
@@ -145,11 +152,11 @@ class SolverTable:
 
     def adds_noise(self, i: int) -> bool:
         """Whether row i adds noise."""
-        return self._numbers[i][Column.D] != 0
+        return self._row(i)[Column.D] != 0
 
     def scale_model_input(self, i: int, x: Tensor) -> Tensor:
         """x * s_i, what the model is given in call i."""
-        scale = self._numbers[i][Column.SCALE]
+        scale = self._row(i)[Column.SCALE]
         return x if scale == 1 else x * scale
 
     def step(
@@ -166,9 +173,12 @@ class SolverTable:
             (x_next, m), both shaped as x.
 
         Raises:
-            Refused: the history is too short, or the noise is missing.
+            Refused: there is no such row, x and z are not of one shape, the history is too short,
+                or the noise is missing.
         """
-        row = self._numbers[i]
+        row = self._row(i)
+        if not isinstance(x, Tensor) or not isinstance(z, Tensor) or x.shape != z.shape:
+            raise Refused(f"x={shown(x)} and z={shown(z)}: have to be tensors of one shape")
         m = row[Column.Q] * z
         if row[Column.P]:
             m = row[Column.P] * x + m
