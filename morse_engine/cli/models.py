@@ -1,6 +1,8 @@
 """Models and images that the commands work with, from folders or bundled."""
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from ..dot.dot import Dot
 from ..sampling import schedulers
 from ..system import images
 from ..system.errors import Refused
+from ..system.files import whole
 from ..zoo import digits
 
 
@@ -82,8 +85,25 @@ def load(
     return unet, zoo.digits_dot(unet), scheduler
 
 
-def data(source: str, size: int, channels: int) -> tuple[Tensor, Tensor | None]:
-    """Images for training, and those held out (None for fewer than ten images)."""
+def save_unet(unet: Any, noise_scheduler: Any, folder: Path) -> None:
+    """Write a Dash with its noise schedule, as `load_unet` reads it; each file whole."""
+    with tempfile.TemporaryDirectory() as made:
+        unet.save_pretrained(made)
+        noise_scheduler.save_pretrained(made)
+        folder.mkdir(exist_ok=True)
+        for path in Path(made).iterdir():
+            with whole(folder / path.name) as partial:
+                shutil.copyfile(path, partial)
+
+
+def data(
+    source: str, size: int, channels: int, skip_bad: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Images for training, and those held out (None for fewer than ten images).
+
+    Args:
+        skip_bad: leave out files that cannot be read, and say which.
+    """
     if source == "digits":
         if (size, channels) != (digits.SIZE, 1):
             raise Refused(
@@ -91,7 +111,7 @@ def data(source: str, size: int, channels: int) -> tuple[Tensor, Tensor | None]:
                 f"channels of {size} x {size}: name a folder of images with --data"
             )
         return digits.images("train")[0], digits.images("held-out")[0]
-    found = images.load_folder(source, size, channels)
+    found = images.load_folder(source, size, channels, skip_bad=skip_bad)
     if len(found) < 10:
         return found, None
     held_out = torch.zeros(len(found), dtype=torch.bool)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -54,9 +55,39 @@ Run = Annotated[
     typer.Option(
         "--out",
         metavar="FOLDER",
-        help="for the model, checkpoint.pt and log.jsonl; a run that was stopped continues there",
+        help="for the model, checkpoint.pt, log.jsonl and log.html; a run that was stopped "
+        "continues there",
     ),
 ]
+TrainingSeed = Annotated[int, count("of all random numbers of the run", least=0)]
+CheckpointEvery = Annotated[
+    int, count("steps between two rows of the log, each with a checkpoint and a preview")
+]
+ReportTo = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="a tracker of accelerate that gets the log too: tensorboard, wandb ..."
+    ),
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option("--skip-bad", help="leave out pictures that cannot be read  [default: refuse]"),
+]
+
+
+def folders(**named: str | None) -> None:
+    """Whether the folders that are read are there, before anything slow is imported.
+
+    Args:
+        named: option -> its value; None, and a name that stands for something bundled, is left out.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    for option, name in named.items():
+        if name is not None and not Path(name).is_dir():
+            what = "a folder of images" if option == "data" else "a folder"
+            raise FileNotFoundError(f"--{option} {name}: {name} is not {what}")
 
 
 def numbers(

@@ -1,12 +1,30 @@
 """`morse-engine train-dash` and `train-dot`: a model from a folder of images, its Dot from both."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..system.errors import Refused
-from .options import BatchSize, Data, Rate, Run, TrainingSteps, Unet, count, listed, numbers
+from ..system.files import output_folder
+from .options import (
+    BatchSize,
+    CheckpointEvery,
+    Data,
+    Device,
+    Rate,
+    ReportTo,
+    Run,
+    SkipBad,
+    TrainingSeed,
+    TrainingSteps,
+    Unet,
+    count,
+    folders,
+    listed,
+    numbers,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,19 +46,26 @@ def train_dash(
     steps: TrainingSteps = 8000,
     batch_size: BatchSize = 128,
     lr: Rate = 1.5e-3,
+    seed: TrainingSeed = 0,
+    device: Device = "auto",
+    checkpoint_every: CheckpointEvery = 500,
+    report_to: ReportTo = None,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Train a Dash, a small diffusion model, on a folder of images."""
-    from accelerate import PartialState
+    folders(data=None if data == "digits" else data)
+    levels = numbers("--widths", widths, least=8)
+    folder = output_folder(out)
+
     from diffusers import DDPMScheduler
 
     from .. import training
-    from ..system.files import output_folder
     from . import models
+    from .sets import join
 
-    channels = 1 if grey or data == "digits" else 3
-    unet = _new_unet(size, channels, numbers("--widths", widths, least=8))
-    folder, noise_scheduler = output_folder(out), DDPMScheduler()
-    images, held_out = models.data(data, size, channels)
+    process, channels = join(device), 1 if grey or data == "digits" else 3
+    unet, noise_scheduler = _new_unet(size, channels, levels), DDPMScheduler()
+    images, held_out = models.data(data, size, channels, skip_bad)
     _begin(folder, images)
     unet = training.train_dash(
         unet,
@@ -51,12 +76,30 @@ def train_dash(
         batch_size=batch_size,
         lr=lr,
         held_out=held_out,
+        seed=seed,
+        checkpoint_every=checkpoint_every,
+        report_to=report_to,
     )
-    if PartialState().is_main_process:
-        unet.save_pretrained(folder / "unet")
-        noise_scheduler.save_pretrained(folder / "unet")
+    if process.is_main_process:
+        models.save_unet(unet, noise_scheduler, folder / "unet")
+        if not _has_learned(folder):
+            return
         print(f"The Dash is in {folder / 'unet'}. Its Dot, next:")
         print(f"  morse-engine train-dot --unet {folder / 'unet'} --data {data} --out {folder}-dot")
+
+
+def _has_learned(folder: Path) -> bool:
+    """Say how a Dash does on held-out images; False if it is no better than knowing nothing."""
+    last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    if "held_out_loss" not in last:
+        print("Fewer than ten images: none is held out, nothing says what the Dash has learned.")
+        return True
+    ours, nothing = last["held_out_loss"], last["zero_estimate"]
+    print(f"Squared error on held-out images: {ours:.3g}; knowing nothing is worth {nothing:.3g}.")
+    if ours < nothing:
+        return True
+    print(f"The Dash in {folder / 'unet'} has learned nothing: train longer (--steps).")
+    return False
 
 
 def _new_unet(size: int, channels: int, widths: list[int]) -> Any:
@@ -161,11 +204,13 @@ def train_dot(
     dropout: Dropout = 0.1,
     size: Size = None,
     cache: Cache = None,
+    seed: TrainingSeed = 0,
+    device: Device = "auto",
+    checkpoint_every: CheckpointEvery = 500,
+    report_to: ReportTo = None,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Train the Dot of a Dash."""
-    from ..training import pipeline
-    from ..training.dot import DotRecipe
-
     if unet is not None and model is not None:
         raise Refused("--unet and --model exclude each other: give one of them")
     if model is None and (guided or size is not None or cache is not None):
@@ -175,18 +220,31 @@ def train_dot(
     scales = numbers("--guidance", guidance, float, least=0)
     if len(scales) != 2:
         raise Refused(f"--guidance {guidance!r}: give two scales, the lower first, such as 2,12")
+    if model is None:
+        folders(unet=unet, data=None if data == "digits" else data)
+
+    from ..training import pipeline
+    from ..training.dot import DotRecipe
+    from .sets import join
+
     recipe = DotRecipe(
         num_steps=steps, batch_size=batch_size, lr=lr, accumulate=accumulate,
-        mixed_precision=precision, dropout=dropout, guidance=(scales[0], scales[1]),
+        mixed_precision=precision, dropout=dropout, guidance=(scales[0], scales[1]), seed=seed,
+        checkpoint_every=checkpoint_every, report_to=report_to,
     )  # fmt: skip
     shape = {"widths": numbers("--widths", widths), "lora_rank": lora_rank, "cut": cut}
+    folder = output_folder(out)
+    join(device)
     if model is None:
-        _of_images(unet, data, out, recipe, shape)
+        _of_images(unet, data, folder, recipe, shape, skip_bad)
     else:
-        pipeline.train(model, data, out, recipe, shape | {"guided": guided}, size, cache)
+        shape |= {"guided": guided}
+        pipeline.train(model, data, folder, recipe, shape, size, cache, skip_bad=skip_bad)
 
 
-def _of_images(unet: str | None, data: str, out: str, recipe: "DotRecipe", shape: dict) -> None:
+def _of_images(
+    unet: str | None, data: str, folder: Path, recipe: "DotRecipe", shape: dict, skip_bad: bool
+) -> None:
     """Train the Dot of a Dash without conditions; it is written to `out`/dot."""
     import torch
     from accelerate import PartialState
@@ -195,27 +253,29 @@ def _of_images(unet: str | None, data: str, out: str, recipe: "DotRecipe", shape
     from .. import zoo
     from ..dot import Dot
     from ..sampling import schedulers
-    from ..system.files import output_folder
     from ..training.dot import DotTraining
     from . import models
 
-    folder = output_folder(out)
     if unet is None:
         dash, noise = zoo.digits_dash(), schedulers.LINEAR_BETAS
     else:
         dash, noise = models.load_unet(unet)
-    images, held_out = models.data(data, *models.shape(dash))
+    images, held_out = models.data(data, *models.shape(dash), skip_bad)
     # The trainer moves what it trains; Dot shares Dash's weights, so Dash has to be there first.
     dash, noise_scheduler = dash.to(PartialState().device), DDPMScheduler.from_config(noise)
     torch.manual_seed(0)  # of Dot's first weights
     dot = Dot(dash, noise_scheduler, **shape)
     _begin(folder, images)
     ways = [schedulers.make(name, noise) for name in ("ddim", "dpm")]
-    dot = DotTraining(dot, dash, images, noise_scheduler, ways, recipe, held_out).run(folder)
-    if PartialState().is_main_process:
+    run = DotTraining(dot, dash, images, noise_scheduler, ways, recipe, held_out)
+    dot = run.run(folder)
+    if run.verdict is not None:  # the main process has it
         dot.save_pretrained(folder / "dot")
+        print(f"The Dot is in {folder / 'dot'}.\n{run.verdict}")
+        if not run.verdict.useful:
+            return
         named = f" --unet {unet}" if unet is not None else ""
-        print(f"The Dot is in {folder / 'dot'}. To use it:")
+        print("To use it:")
         print(f"  morse-engine sample{named} --dot {folder / 'dot'} --budget 5 --out out")
 
 

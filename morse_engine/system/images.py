@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ MODES = {1: "L", 3: "RGB"}
 MOST_PIXELS = 1 << 15  # along a side
 
 
-def load_folder(folder: str | Path, size: int, channels: int) -> Tensor:
+def load_folder(folder: str | Path, size: int, channels: int, *, skip_bad: bool = False) -> Tensor:
     """All pictures in a folder and the folders in it, sorted by path, centre-cropped to a square.
 
     Args:
@@ -30,6 +31,7 @@ def load_folder(folder: str | Path, size: int, channels: int) -> Tensor:
         size: height and width in pixels; the largest centred square is resized to it (Lanczos).
             What is transparent lies on white.
         channels: 3 for colour, 1 for grey.
+        skip_bad: leave out pictures that cannot be read, with a warning that names them.
 
     Returns:
         `[n, channels, size, size]` float32 in [-1, 1].
@@ -47,11 +49,52 @@ def load_folder(folder: str | Path, size: int, channels: int) -> Tensor:
         raise Refused(
             f"channels={checks.shown(channels)}: images are read with 1 (grey) or 3 (colour)"
         )
-    paths = find(folder)
-    images = torch.empty(len(paths), channels, size, size)
-    for row, path in zip(images, paths, strict=True):
-        row.copy_(read(path, size, channels))
-    return images
+    paths, bad = find(folder), Bad(skip_bad)
+    images, count = torch.empty(len(paths), channels, size, size, dtype=torch.float32), 0
+    for path in paths:
+        with bad:
+            images[count] = read(path, size, channels)
+            count += 1
+    bad.tell(count)
+    return images[:count]
+
+
+class Bad:
+    """Pictures that cannot be read: all are looked for, then all are named at once.
+
+    Args:
+        skip: whether the others are to be used without them.
+    """
+
+    NAMED = 20  # in a message, at most
+
+    def __init__(self, skip: bool):
+        self.skip = skip
+        self.said: list[str] = []
+
+    def __enter__(self) -> None:
+        """What is refused in the block is one of them."""
+
+    def __exit__(self, kind: object, error: object, trace: object) -> bool:
+        if isinstance(error, Refused):
+            self.said.append(str(error))
+        return isinstance(error, Refused)
+
+    def tell(self, good: int) -> None:
+        """Name them: in a warning if they are to be skipped and some are good, else `Refused`."""
+        if not self.said:
+            return
+        more = len(self.said) - self.NAMED
+        lines = self.said[: self.NAMED] + ([f"and {more} more"] if more > 0 else [])
+        if self.skip and good:
+            warnings.warn(
+                f"{len(self.said)} pictures are left out:\n" + "\n".join(lines), stacklevel=3
+            )
+        elif len(self.said) == 1 and good:
+            raise Refused(f"{self.said[0]}, or leave it out with skip_bad (--skip-bad)")
+        else:
+            leave = ", or leave them out with skip_bad (--skip-bad)" if good else ""
+            raise Refused(f"{len(self.said)} pictures are bad{leave}:\n" + "\n".join(lines))
 
 
 def find(folder: Path) -> list[Path]:

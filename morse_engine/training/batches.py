@@ -14,7 +14,7 @@ def stratified(batch_size: int, generator: torch.Generator) -> Tensor:
     Time steps drawn this way cover the schedule in every batch, which lowers the variance of the
     gradient at no cost.
     """
-    u = torch.rand(batch_size, generator=generator)
+    u = torch.rand(batch_size, generator=generator, dtype=torch.float32)
     return (torch.randperm(batch_size, generator=generator) + u) / batch_size
 
 
@@ -38,7 +38,7 @@ def noisy_batch(
     """
     rows = torch.randint(len(images), (batch_size,), generator=generator)
     x_0 = images[rows].float()  # latents are kept in half precision
-    eps = torch.randn(x_0.shape, generator=generator)
+    eps = torch.randn(x_0.shape, generator=generator, dtype=torch.float32)
     t = (stratified(batch_size, generator) * noise_scheduler.config.num_train_timesteps).long()
     x_t = noise_scheduler.add_noise(x_0, eps, t)
     return rows, x_0.to(device), eps.to(device), x_t.to(device), t.to(device)

@@ -26,7 +26,9 @@ class Example(NamedTuple):
     pixels: Callable[[int], Tensor]  # size -> [3, size, size] in [-1, 1]
 
 
-def find(data: str | Path, track: Callable[[Iterable], Iterable] = iter) -> list[Example]:
+def find(
+    data: str | Path, track: Callable[[Iterable], Iterable] = iter, *, skip_bad: bool = False
+) -> list[Example]:
     """The examples in `data`, in the order of their names, after a look at every file.
 
     Args:
@@ -37,6 +39,7 @@ def find(data: str | Path, track: Callable[[Iterable], Iterable] = iter) -> list
             - a data set that `datasets` saved on disk, or the name of one on the hub (its split
               "train"), with the columns `image` and `text`.
         track: given the files while they are looked at, for a progress bar.
+        skip_bad: leave out pictures that cannot be read, with a warning that names them.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -60,15 +63,17 @@ def find(data: str | Path, track: Callable[[Iterable], Iterable] = iter) -> list
             f"{len(bare)} of {len(paths)} images in {folder} have no caption, {bare[0].name} for "
             f"one: add a line to {METADATA}, or a file {bare[0].with_suffix('.txt').name}"
         )
-    found = []
+    found, bad = [], images.Bad(skip_bad)
     for path in track(paths):
-        images.check(path)
-        name = path.relative_to(folder).as_posix()
 
         def pixels(size: int, path: Path = path) -> Tensor:
             return images.read(path, size, 3)
 
-        found.append(Example(name, captions[path], path.stat().st_size, pixels))
+        with bad:
+            images.check(path)
+            name = path.relative_to(folder).as_posix()
+            found.append(Example(name, captions[path], path.stat().st_size, pixels))
+    bad.tell(len(found))
     return found
 
 

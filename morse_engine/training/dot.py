@@ -1,5 +1,6 @@
 """Training of a Dot: regression, on points of the data and on the sampler's own way."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,10 @@ from ..dot.levels import NoiseLevels
 from ..sampling.loop import Trajectory
 from .batches import noisy_batch
 from .captioned import Captioned
+from .checks import check_training
 from .fit import Fit, Recipe, step_generator
+from .identity import of_training
+from .judge import Judge, Verdict
 from .prompts import Asked, Prompts
 from .visits import Visits, visit
 
@@ -86,7 +90,8 @@ def train_dot(
 ) -> Dot:
     """Train a Dot by `DotTraining`, where loss and points are explained.
 
-    At each checkpoint the Dot with averaged weights is saved in `out_dir`/dot.
+    At each checkpoint the Dot with averaged weights is saved in `out_dir`/dot. At the end it is
+    judged (`judge.Judge`); of one that is worse than what needs no training a warning says so.
 
     Args:
         dot, unet, images, noise_scheduler, schedulers, held_out: see `DotTraining`.
@@ -97,8 +102,9 @@ def train_dot(
         the dot with averaged weights.
 
     Raises:
-        Refused: images, Dot and Dash that do not fit each other, a number out of range, or a
-            folder of another run.
+        Refused: images, Dot and Dash that do not fit each other, a number out of range, a folder of
+            another run, or a loss that is not finite.
+        Unavailable: another process trains in the folder.
 
     Source: Morse (arXiv 2506.18251), section 3.3; the divisor and the points on the way are ours.
     """
@@ -108,7 +114,10 @@ def train_dot(
         run_steps=run_steps, dropout=dropout, guidance=guidance, **fit_options,
     )  # fmt: skip
     training = DotTraining(dot, unet, images, noise_scheduler, schedulers, recipe, held_out)
-    return training.run(out_dir)
+    dot = training.run(out_dir)
+    if training.verdict is not None and not training.verdict.useful:
+        warnings.warn(str(training.verdict), stacklevel=2)
+    return dot
 
 
 class DotTraining:
@@ -158,18 +167,24 @@ class DotTraining:
         self.dot, self.recipe = dot, recipe
         self.noise_scheduler, self.schedulers = noise_scheduler, schedulers
         self.prompts = prompts(images)
+        check_training(dot, unet, images, noise_scheduler, schedulers, held_out)
         self.unseen = None if held_out is None else prompts(held_out)
+        self.judge = Judge(self.unseen or self.prompts, schedulers, recipe.run_steps[1])
         self.visits = Visits(recipe.num_visits)
         self.levels = NoiseLevels.from_scheduler(noise_scheduler).to(self.prompts.device)
+        self.verdict: Verdict | None = None  # once it is trained
 
     def run(self, out_dir: str | Path) -> Dot:
         """Train to the end, from the checkpoint in the folder if there is one."""
         self.out_dir = Path(out_dir)
         fit = Fit(
             self.dot, self.loss, self.validate, out_dir, self.recipe,
-            before_step=self.walk, state=self.visits,
+            before_step=self.walk, state=self.visits, preview=self.judge.preview,
+            about=of_training(self.dot, self.prompts.data, self.noise_scheduler, self.schedulers),
         )  # fmt: skip
         fit.run()
+        if PartialState().is_main_process:
+            self.verdict = self.judge.verdict(self.dot, self.out_dir)
         return self.dot
 
     # -- points --------------------------------------------------------------------------------

@@ -5,31 +5,31 @@ checkpoint holds weights, optimizer, average and step. So a run that was killed 
 the same machine, the uninterrupted run bit for bit.
 
 A checkpoint is written with each row of the log, once a minute, and at the end of the running step
-after Ctrl-C or SIGTERM.
+after Ctrl-C or SIGTERM. A step whose loss is not finite ends the run, and is in no checkpoint.
 """
 
-import json
+import math
+import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..system.errors import Refused
-from ..system.files import whole
+from ..system.lock import alone
+from . import checkpoint, identity, trackers
+from .log import Log
+from .progress import Watch
+from .recipe import Recipe
 from .stop import Stop, leave
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 T = TypeVar("T")
 
-PRECISIONS = ("no", "bf16", "fp16")
 SAVE_SECONDS = 60.0  # between two checkpoints,
 SAVE_SHARE = 0.05  # and more where it would take a larger part of the time than this
 
@@ -38,59 +38,6 @@ def step_generator(seed: int, step: int, process: int = 0) -> torch.Generator:
     """The CPU generator of all random numbers of one training step of one process."""
     word = np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(word >> np.uint64(1)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The numbers of a training run; those of a Dot are `DotRecipe`.
-
-    Args:
-        num_steps: length of the whole run, along which the learning rate falls to zero.
-        batch_size: points in a batch, of each process.
-        lr: the highest learning rate of AdamW.
-        warmup: steps in which the rate rises to it, from zero.
-        clip: the largest norm of the gradient; a longer one is scaled down.
-        ema_decay: decay of the running average of the weights that the run returns.
-        accumulate: batches whose gradients are averaged in a step; they are those that as many
-            times the processes would draw.
-        mixed_precision: "no", "bf16" or "fp16", as accelerate has them.
-        seed: fixes every random number of the run.
-        checkpoint_every: steps between two rows of the log, each with a checkpoint; the last step
-            has one as well.
-        progress: show a progress bar.
-
-    Raises:
-        Refused: a number out of its range.
-    """
-
-    num_steps: int
-    batch_size: int
-    lr: float
-    warmup: int = 200
-    clip: float = 1.0
-    ema_decay: float = 0.999
-    accumulate: int = 1
-    mixed_precision: str = "no"
-    seed: int = 0
-    checkpoint_every: int = 500
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        self._require("num_steps", self.num_steps >= 1, "a run needs at least one step")
-        self._require("batch_size", self.batch_size >= 1, "a batch needs at least one point")
-        self._require("lr", 0 < self.lr < float("inf"), "give a rate above 0")
-        self._require("warmup", self.warmup >= 0, "give a number of steps, 0 for none")
-        self._require("clip", self.clip > 0, "give a norm above 0, or inf")
-        self._require("ema_decay", 0 <= self.ema_decay < 1, "give a decay from 0 to below 1")
-        self._require("accumulate", self.accumulate >= 1, "a step needs at least one batch")
-        known = f"use one of {', '.join(PRECISIONS)}"
-        self._require("mixed_precision", self.mixed_precision in PRECISIONS, known)
-        self._require("seed", self.seed >= 0, "give 0 or more")
-        self._require("checkpoint_every", self.checkpoint_every >= 1, "give at least one step")
-
-    def _require(self, name: str, holds: bool, fix: str) -> None:
-        if not holds:
-            raise Refused(f"{name}={getattr(self, name)!r}: {fix}")
 
 
 class Kept(Protocol):
@@ -109,10 +56,17 @@ class Fit:
         loss: `loss(model, generator) -> scalar`, called `accumulate` times per step and process.
         validate: `validate(model) -> dict of numbers` for the log, called for each of its rows
             with the averaged weights.
-        out_dir: folder of `checkpoint.pt` and `log.jsonl`.
+        out_dir: folder of `checkpoint.pt`, `log.jsonl`, `log.html` and `preview.png`; one process
+            works in it at a time.
         recipe: the numbers of the run.
         before_step: called with (fit, step) before each step, for data that depends on the model.
         state: a further object that is kept in the checkpoint.
+        about: what the run follows from beside the recipe, name -> plain value; a checkpoint of a
+            run with another value is refused.
+        preview: `preview(model) -> [n, C, H, W]` or None, pictures for each row of the log.
+
+    Raises:
+        Refused, Unavailable: a tracker that is not there.
     """
 
     def __init__(
@@ -125,16 +79,25 @@ class Fit:
         *,
         before_step: Callable[["Fit", int], None] = lambda fit, step: None,
         state: Kept | None = None,
+        about: dict | None = None,
+        preview: Callable[[nn.Module], Tensor | None] = lambda model: None,
     ):
         from accelerate import Accelerator
         from diffusers.optimization import get_cosine_schedule_with_warmup
         from diffusers.training_utils import EMAModel
 
-        self.bare_model, self.loss, self.validate = model, loss, validate
+        trackers.check(recipe.report_to)
+        self.bare_model, self.loss, self.validate, self.preview = model, loss, validate, preview
         self.recipe, self.before_step, self.state = recipe, before_step, state
+        self.identity = identity.of_recipe(recipe) | (about or {})
         self.out_dir = Path(out_dir)
         self.out_dir.mkdir(parents=True, exist_ok=True)
-        self.accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
+        self.log = Log(self.out_dir, recipe.num_steps)
+        self.accelerator = Accelerator(
+            mixed_precision=recipe.mixed_precision,
+            log_with=recipe.report_to,
+            project_dir=None if recipe.report_to is None else self.out_dir,
+        )
         self.params = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(self.params, recipe.lr, betas=(0.9, 0.99), weight_decay=0.0)
         steps = recipe.num_steps
@@ -142,7 +105,10 @@ class Fit:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.ema = EMAModel(self.params, decay=recipe.ema_decay)
         self.ema.to(self.accelerator.device)
-        self.step, self.next_save = 0, time.monotonic() + SAVE_SECONDS
+        self.step, self.began = 0, time.monotonic()
+        self.next_save = self.began + SAVE_SECONDS
+        self.recent: list[float] = []  # losses since the last row of the log
+        self.seconds = 0.0  # that earlier processes have worked on this run
 
     # -- checkpoints ---------------------------------------------------------------------------
 
@@ -151,9 +117,14 @@ class Fit:
         return self.out_dir / "checkpoint.pt"
 
     def save(self) -> None:
-        """Write `checkpoint.pt`, whole or not at all."""
+        """Write `checkpoint.pt`, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written; the one before is as it was.
+        """
         if not self.accelerator.is_main_process:
             return
+        scaler, began = self.accelerator.scaler, time.monotonic()
         content = {
             "step": self.step,
             "num_steps": self.recipe.num_steps,
@@ -163,10 +134,12 @@ class Fit:
             "schedule": self.schedule.state_dict(),
             "ema": self.ema.state_dict(),
             "state": self.state.state_dict() if self.state is not None else None,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "identity": self.identity,
+            "recent": self.recent,
+            "seconds": self._elapsed(),
         }
-        began = time.monotonic()
-        with whole(self.checkpoint) as partial:
-            torch.save(content, partial)
+        checkpoint.write(self.checkpoint, content)
         now = time.monotonic()
         self.next_save = now + max(SAVE_SECONDS, (now - began) / SAVE_SHARE)
 
@@ -174,31 +147,30 @@ class Fit:
         """Continue from `checkpoint.pt` if there is one; True if it was found.
 
         Raises:
-            Refused: the checkpoint belongs to another run (length, seed or model differ).
+            Refused: the checkpoint is damaged or belongs to another run; the first difference, of
+                recipe, data or model, is named.
         """
         if not self.checkpoint.exists():
             return False
-        content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        for name in ("num_steps", "seed"):
-            if content[name] != getattr(self.recipe, name):
+        content = checkpoint.read(self.checkpoint, self.identity)
+        with checkpoint.readable(self.checkpoint), torch.no_grad():
+            if [p.shape for p in self.params] != [p.shape for p in content["params"]]:
                 raise Refused(
-                    f"{self.checkpoint} is of a run with {name}={content[name]}, this one has "
-                    f"{getattr(self.recipe, name)}: use another folder, or delete the checkpoint"
+                    f"{self.checkpoint} is of another model: use another folder, or delete it"
                 )
-        if [p.shape for p in self.params] != [p.shape for p in content["params"]]:
-            raise Refused(
-                f"{self.checkpoint} is of another model: use another folder, or delete it"
-            )
-        with torch.no_grad():
             for p, value in zip(self.params, content["params"], strict=True):
                 p.copy_(value)
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.schedule.load_state_dict(content["schedule"])
-        self.ema.load_state_dict(content["ema"])
-        self.ema.to(self.accelerator.device)
-        if self.state is not None:
-            self.state.load_state_dict(content["state"])
-        self.step = content["step"]
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.schedule.load_state_dict(content["schedule"])
+            self.ema.load_state_dict(content["ema"])
+            self.ema.to(self.accelerator.device)
+            if self.state is not None:
+                self.state.load_state_dict(content["state"])
+            if self.accelerator.scaler is not None and content.get("scaler"):
+                self.accelerator.scaler.load_state_dict(content["scaler"])
+            self.step = int(content["step"])
+            self.recent = [float(loss) for loss in content.get("recent", [])]
+            self.seconds = float(content.get("seconds", 0.0))
         return True
 
     # -- the loop ------------------------------------------------------------------------------
@@ -219,53 +191,54 @@ class Fit:
         """Train to the end, from the checkpoint if there is one; returns the averaged model.
 
         Raises:
-            Refused: the checkpoint belongs to another run.
+            Refused: the checkpoint is damaged or of another run, or a loss is not finite.
+            Unavailable: another process works in the folder.
+            OSError: a file cannot be written.
             KeyboardInterrupt, SystemExit: after Ctrl-C, after SIGTERM; the step is saved.
         """
-        self.resume()
-        self._forget_rows()
-        self.bare_model.train()
-        num_steps, started, recent = self.recipe.num_steps, time.monotonic(), []
-        with self._bar() as bar, Stop() as stop:
-            task = bar.add_task("training", total=num_steps, completed=self.step)
-            while self.step < num_steps:
-                self.before_step(self, self.step)
-                recent.append(self._one_step())
-                self.step += 1
-                bar.update(task, completed=self.step)
-                told = self._told(stop)
-                in_log = self.step % self.recipe.checkpoint_every == 0 or self.step == num_steps
-                if in_log:
-                    loss = float(torch.stack(recent).mean())
-                    bar.update(task, description=f"training, loss {loss:.4f}")
-                    recent = []
-                    self._add_row(loss, time.monotonic() - started)
-                if in_log or told or time.monotonic() > self.next_save:
-                    self.save()
-                if told:
-                    self.accelerator.wait_for_everyone()  # the first to leave may end the others
-                    where = f"step {self.step} of {num_steps} is saved in {self.checkpoint}"
-                    leave(told, f"stopped: {where}; the same run continues from there")
+        main = self.accelerator.is_main_process
+        with alone(self.out_dir) if main else nullcontext():
+            self.resume()
+            if main:
+                self.log.forget_after(self.step)
+            self.bare_model.train()
+            self._steps()
         self.ema.copy_to(self.params)
         # The wrapper of mixed precision would survive in copies of the model, bound to this one.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         vars(self.bare_model).pop("forward", None)
         return self.bare_model.eval()
 
-    def _bar(self) -> "Progress":
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+    def _steps(self) -> None:
+        recipe, num_steps = self.recipe, self.recipe.num_steps
+        if recipe.report_to is not None:
+            config = {name: str(value) for name, value in self.identity.items()}
+            self.accelerator.init_trackers("morse_engine", config)
+        images = recipe.batch_size * recipe.accumulate * self.accelerator.num_processes
+        shown = recipe.progress and self.accelerator.is_main_process
+        self.began = time.monotonic()
+        watch = Watch(num_steps, self.step, images, shown=shown)
+        with watch.running(), Stop() as stop:
+            while self.step < num_steps:
+                self.before_step(self, self.step)
+                self.recent.append(self._one_step())
+                self.step += 1
+                watch.step(self.step, self.recent[-1])
+                told = self._told(stop)
+                in_log = self.step % recipe.checkpoint_every == 0 or self.step == num_steps
+                if in_log:
+                    watch.row(self.step, self._add_row())
+                if in_log or told or time.monotonic() > self.next_save:
+                    self.save()
+                if told:
+                    self.accelerator.wait_for_everyone()  # the first to leave may end the others
+                    where = f"step {self.step} of {num_steps} is saved in {self.checkpoint}"
+                    leave(told, f"stopped: {where}; the same run continues from there")
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        shown = self.recipe.progress and self.accelerator.is_main_process
-        return Progress(*columns, TimeRemainingColumn(), disable=not shown)
-
-    def _one_step(self) -> Tensor:
+    def _one_step(self) -> float:
+        """The mean loss of the step's batches."""
         recipe, accelerator, losses = self.recipe, self.accelerator, []
         for k in range(recipe.accumulate):
             process = accelerator.process_index + k * accelerator.num_processes
@@ -276,12 +249,26 @@ class Fit:
                     loss = self.loss(self.model, generator)
                 accelerator.backward(loss / recipe.accumulate)
             losses.append(loss.detach())
-        accelerator.clip_grad_norm_(self.params, recipe.clip)
+        norm = accelerator.clip_grad_norm_(self.params, recipe.clip)
+        mean = float(torch.stack(losses).mean())
+        # The scaler of half precision leaves out steps whose gradient has overflown.
+        gradient = 0.0 if norm is None or accelerator.scaler is not None else float(norm)
+        self._require_finite({"loss": mean, "norm of the gradient": gradient}, self.step + 1)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.step(self.params)
-        return torch.stack(losses).mean()
+        return mean
+
+    def _require_finite(self, numbers: dict, step: int) -> None:
+        for name, value in numbers.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                kept = f"{self.checkpoint} of an earlier step is kept"
+                raise Refused(
+                    f"at step {step} the {name} is {value}: the run ends here, "
+                    + (kept if self.checkpoint.exists() else "no checkpoint was written yet")
+                    + f". Try a lower rate than lr={self.recipe.lr:g} in another folder"
+                )
 
     def _told(self, stop: Stop) -> int:
         """The signal that a process was sent, 0 for none: all must end with the same step."""
@@ -290,27 +277,18 @@ class Fit:
         told = torch.tensor([stop.signal], device=self.accelerator.device)
         return int(self.accelerator.gather(told).max())
 
-    # -- the log -------------------------------------------------------------------------------
+    def _elapsed(self) -> float:
+        """Seconds of this run, those of earlier processes among them."""
+        return self.seconds + time.monotonic() - self.began
 
-    @property
-    def log(self) -> Path:
-        return self.out_dir / "log.jsonl"
-
-    def _add_row(self, loss: float, seconds: float) -> None:
-        """A row in `log.jsonl`."""
-        row = {"step": self.step, "loss": loss, "seconds": round(seconds, 1)}
+    def _add_row(self) -> float:
+        """A row in the log; its loss, the mean since the last one."""
+        loss, self.recent = statistics.fmean(self.recent), []
+        row = {"step": self.step, "loss": loss, "seconds": round(self._elapsed(), 1)}
         row |= self.averaged(lambda: self.validate(self.bare_model))
+        self._require_finite(row, self.step)
+        preview = self.averaged(lambda: self.preview(self.bare_model))
         if self.accelerator.is_main_process:
-            with open(self.log, "a") as log:
-                log.write(json.dumps(row) + "\n")
-
-    def _forget_rows(self) -> None:
-        """Take rows out of the log that this run will write again: their steps were not saved."""
-        if not self.accelerator.is_main_process or not self.log.exists():
-            return
-        lines = self.log.read_text().splitlines(keepends=True)
-        complete = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in complete if json.loads(line)["step"] <= self.step]
-        if kept != lines:
-            with whole(self.log) as partial:
-                partial.write_text("".join(kept))
+            self.log.add(row, preview)
+        self.accelerator.log({k: v for k, v in row.items() if isinstance(v, float)}, self.step)
+        return loss

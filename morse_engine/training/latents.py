@@ -8,6 +8,7 @@ empty.safetensors        the keywords of the empty prompt
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -19,6 +20,7 @@ from torch import Tensor
 from ..dot.files import fingerprint
 from ..system.errors import Refused
 from ..system.files import output_folder, whole
+from ..system.lock import alone
 from .captioned import Captioned
 from .captions import Example
 
@@ -52,6 +54,11 @@ class Stored:
             file, at = divmod(self.rows[row], ROWS)
             found.append(self.files.open(file).get_slice(self.name)[at : at + 1])
         return torch.cat(found)
+
+    def digest(self) -> str:
+        """A name for these rows: what they were made from; they are not read."""
+        manifest = (self.files.paths[0].parent / MANIFEST).read_text()
+        return hashlib.sha256(f"{manifest}{self.name}{self.rows}".encode()).hexdigest()
 
 
 class Files:
@@ -98,8 +105,23 @@ def encode(
 
     Raises:
         Refused: the folder was made of other images, by another model or in another size.
+        Unavailable: another process encodes into the folder.
     """
     folder, state = output_folder(folder), PartialState()
+    with alone(folder) if state.is_main_process else nullcontext():
+        _encode(pipe, examples, folder, size, on_rows)
+    return load(folder, len(examples), embedded=bool(pipe.unet.config.time_cond_proj_dim))
+
+
+def _encode(
+    pipe: Any,
+    examples: Sequence[Example],
+    folder: Path,
+    size: int,
+    on_rows: Callable[[int], None],
+) -> None:
+    """Write the files that are missing, this process its share; returns when all are there."""
+    state = PartialState()
     _check_manifest(folder, _manifest(pipe, examples, size))
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).tolist()
     paths = [folder / f"{k:05d}.safetensors" for k in range(-(-len(examples) // ROWS))]
@@ -116,7 +138,6 @@ def encode(
     if state.is_main_process and not (folder / EMPTY_FILE).is_file():
         _write(folder / EMPTY_FILE, keywords(pipe, None, size))
     state.wait_for_everyone()
-    return load(folder, len(examples), embedded=bool(pipe.unet.config.time_cond_proj_dim))
 
 
 def load(folder: Path, count: int, *, embedded: bool) -> Captioned:

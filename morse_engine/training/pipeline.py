@@ -71,11 +71,13 @@ def schedulers(pipe: Any) -> list:
 def train(
     model: str,
     data: str,
-    out: str,
+    out: str | Path,
     recipe: DotRecipe,
     shape: dict,
     size: int | None = None,
     cache: str | None = None,
+    *,
+    skip_bad: bool = False,
 ) -> None:
     """Train the Dot of a pipeline's UNet; it is written to `out`/dot with a model card.
 
@@ -87,6 +89,7 @@ def train(
         shape: arguments of `Dot`: widths, lora_rank, cut, guided.
         size: height and width of the images in pixels; None: what the pipeline draws.
         cache: folder for latents and text embeddings, made first; None: `out`/latents.
+        skip_bad: leave out pictures that cannot be read.
 
     Raises:
         Refused, FileNotFoundError: as `load`, `captions.find`, `Dot` and `DotTraining`.
@@ -96,7 +99,9 @@ def train(
 
     main, folder = PartialState().is_main_process, output_folder(out)
     examples = captions.find(
-        data, lambda files: track(files, "looking at the images", disable=not main)
+        data,
+        lambda files: track(files, "looking at the images", disable=not main),
+        skip_bad=skip_bad,
     )
     pipe = load(model)
     if pipe.unet.config.time_cond_proj_dim:
@@ -112,12 +117,18 @@ def train(
         print(f"{len(train_on):,} images with captions, latents of {train_on.shape[1:]}")
         if (folder / "checkpoint.pt").exists():
             print(f"{folder / 'checkpoint.pt'} is there: the run continues from it")
-    dot = DotTraining(dot, unet, train_on, noise_scheduler, ways, recipe, held_out).run(folder)
-    if main:
+    run = DotTraining(dot, unet, train_on, noise_scheduler, ways, recipe, held_out)
+    dot = run.run(folder)
+    if run.verdict is not None:  # the main process has it
         at_once = recipe.batch_size * recipe.accumulate * PartialState().num_processes
         points = f"{recipe.num_steps:,} steps of {at_once}"
         points += f", {len(train_on):,} images of {size} x {size}"
-        _save(dot, folder, model, {"training": points, **_facts(folder, recipe.guidance)})
+        facts = {"training": points, **_facts(folder, recipe.guidance), "verdict": str(run.verdict)}
+        _save(dot, folder, model, facts)
+        print(run.verdict)
+        if run.verdict.useful:
+            print("To use it:")
+            print(f"  dot = morse_engine.Dot.from_pretrained({str(folder / 'dot')!r}, pipe.unet)")
 
 
 def _size(pipe: Any, dot: Dot, size: int | None) -> int:
@@ -160,9 +171,8 @@ def _facts(folder: Path, guidance: Sequence[float]) -> dict[str, str]:
 
 
 def _save(dot: Dot, folder: Path, model: str, facts: dict[str, str]) -> None:
-    """Write `folder`/dot with its model card, and say how to use it."""
+    """Write `folder`/dot with its model card."""
     dot.save_pretrained(folder / "dot")
     with whole(folder / "dot" / "README.md") as path:
         path.write_text(files.card(dot, model, facts), "utf-8")
-    print(f"The Dot and its model card are in {folder / 'dot'}. To use it:")
-    print(f"  dot = morse_engine.Dot.from_pretrained({str(folder / 'dot')!r}, pipe.unet)")
+    print(f"The Dot and its model card are in {folder / 'dot'}.")

@@ -100,7 +100,7 @@ def test_dash_is_bit_identical_after_a_dot_was_built_trained_and_merged(tmp_path
     with torch.no_grad():
         before = unet(x, t).sample
     weights = {n: p.clone() for n, p in unet.state_dict().items()}
-    images = torch.rand(8, 1, 16, 16)
+    images = 2 * torch.rand(8, 1, 16, 16) - 1
     dot = train_dot(
         Dot(unet), unet, images, DDPMScheduler(), tmp_path,
         schedulers=[digits_scheduler("ddim")], num_steps=3, batch_size=4, refresh_every=2,

@@ -1,0 +1,63 @@
+"""The numbers of a training."""
+
+from dataclasses import dataclass
+
+from ..system.errors import Refused
+
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The numbers of a training run; those of a Dot are `DotRecipe`.
+
+    Args:
+        num_steps: length of the whole run, along which the learning rate falls to zero.
+        batch_size: points in a batch, of each process.
+        lr: the highest learning rate of AdamW.
+        warmup: steps in which the rate rises to it, from zero.
+        clip: the largest norm of the gradient; a longer one is scaled down.
+        ema_decay: decay of the running average of the weights that the run returns.
+        accumulate: batches whose gradients are averaged in a step; they are those that as many
+            times the processes would draw.
+        mixed_precision: "no", "bf16" or "fp16", as accelerate has them.
+        seed: fixes every random number of the run.
+        checkpoint_every: steps between two rows of the log, each with a checkpoint; the last step
+            has one as well.
+        progress: show loss, images a second, elapsed and remaining time.
+        report_to: also write the rows of the log to this tracker of accelerate ("tensorboard",
+            "wandb", ...); None: to none.
+
+    Raises:
+        Refused: a number out of its range.
+    """
+
+    num_steps: int
+    batch_size: int
+    lr: float
+    warmup: int = 200
+    clip: float = 1.0
+    ema_decay: float = 0.999
+    accumulate: int = 1
+    mixed_precision: str = "no"
+    seed: int = 0
+    checkpoint_every: int = 500
+    progress: bool = True
+    report_to: str | None = None
+
+    def __post_init__(self) -> None:
+        self._require("num_steps", self.num_steps >= 1, "a run needs at least one step")
+        self._require("batch_size", self.batch_size >= 1, "a batch needs at least one point")
+        self._require("lr", 0 < self.lr < float("inf"), "give a rate above 0")
+        self._require("warmup", self.warmup >= 0, "give a number of steps, 0 for none")
+        self._require("clip", self.clip > 0, "give a norm above 0, or inf")
+        self._require("ema_decay", 0 <= self.ema_decay < 1, "give a decay from 0 to below 1")
+        self._require("accumulate", self.accumulate >= 1, "a step needs at least one batch")
+        known = f"use one of {', '.join(PRECISIONS)}"
+        self._require("mixed_precision", self.mixed_precision in PRECISIONS, known)
+        self._require("seed", self.seed >= 0, "give 0 or more")
+        self._require("checkpoint_every", self.checkpoint_every >= 1, "give at least one step")
+
+    def _require(self, name: str, holds: bool, fix: str) -> None:
+        if not holds:
+            raise Refused(f"{name}={getattr(self, name)!r}: {fix}")
