@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import BatchSize, Device, DotFolder, Seed, Solver, Unet, count, listed, numbers
+from ..system.files import output_folder
+from .options import (
+    BatchSize,
+    Device,
+    DotFolder,
+    Seed,
+    Solver,
+    Unet,
+    count,
+    folders,
+    listed,
+    numbers,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -39,16 +51,17 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure quality against cost of Morse and of Dash alone."""
+    folders(unet=unet, dot=dot, data=None if data == "digits" else data)
+    costs = numbers("--steps", steps), numbers("--budgets", budgets)
+
     from rich.console import Console
 
     from ..engine import compile
     from ..evaluation import verdict
     from ..evaluation.experiment import Experiment
-    from ..system.files import output_folder
     from ..system.machine import device as find_device
     from . import models
 
-    costs = numbers("--steps", steps), numbers("--budgets", budgets)
     where, folder = find_device(device), None if out is None else output_folder(out)
     dash, helper, scheduler = models.load(unet, dot, solver, where, with_dot=True)
     made = compile(dash, helper, scheduler=scheduler, plan="-")

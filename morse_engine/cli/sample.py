@@ -9,7 +9,8 @@ import typer
 from ..sampling import budget as budgets
 from ..sampling.plan import Plan
 from ..system.errors import Refused
-from .options import BatchSize, Device, DotFolder, Seed, Solver, Unet, count
+from ..system.files import output_folder
+from .options import BatchSize, Device, DotFolder, Seed, Solver, Unet, count, folders
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -69,12 +70,13 @@ def sample(
     out: Out = "out/samples",
 ) -> None:
     """Sample images with a Dash, with or without its Dot."""
+    folders(unet=unet, dot=dot)
+    wanted = settle(plan, budget, steps, has_dot=dot is not None or unet is None)
+
     from ..engine import compile
     from ..sampling.solver import SolverTable
-    from ..system.files import output_folder
     from . import models, sets
 
-    wanted = settle(plan, budget, steps, has_dot=dot is not None or unet is None)
     process, folder = sets.join(device), output_folder(out)
     with_dot = not isinstance(wanted, Plan) or wanted.num_dot > 0
     dash, helper, scheduler = models.load(unet, dot, solver, process.device, with_dot)

@@ -8,6 +8,7 @@ brings at equal time is measured by `morse-engine evaluate`.
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +20,9 @@ from torch import Tensor
 from ..dot.free import extrapolate, reuse
 from ..sampling import noise
 from ..sampling.loop import sample
-from ..sampling.plan import Plan
+from ..sampling.plan import DOT, FREE, Plan
 from ..sampling.solver import SolverTable
+from ..system.errors import Refused
 from ..system.files import whole
 from ..system.images import MODES
 from .fit import step_generator
@@ -126,17 +128,21 @@ class Judge:
     def verdict(self, dot: Callable[..., Tensor], folder: Path) -> Verdict:
         """Judge a Dot, and write what is found to `folder`/verdict.json."""
         alone = Plan.spread(self.plan.num_dash, 0)
+        rivals = {
+            "reuse": self.rmse(reuse, self.plan),
+            "extrapolation": self.rmse(extrapolate, self.plan),
+            f"Dash alone in {len(alone)} steps": self.rmse(None, alone),
+        }
+        free = Plan(str(self.plan).replace(DOT, FREE))
+        with suppress(Refused):  # some solvers cannot make them
+            rivals["free steps"] = self.rmse(None, free)
         found = Verdict(
             plan=str(self.plan),
             solver=type(self.solver).__name__,
             seeds=SEEDS,
             full_steps=FULL_STEPS,
             dot=self.rmse(dot, self.plan),
-            rivals={
-                "reuse": self.rmse(reuse, self.plan),
-                "extrapolation": self.rmse(extrapolate, self.plan),
-                f"Dash alone in {len(alone)} steps": self.rmse(None, alone),
-            },
+            rivals=rivals,
         )
         with whole(folder / "verdict.json") as partial:
             content = asdict(found) | {"useful": found.useful}
