@@ -172,6 +172,7 @@ def _write(out: Path, rows: list[dict], columns: dict[str, Tensor], about: dict)
     text = page.render(
         title=TITLE,
         verdict=verdict.verdict(rows),
+        basis=page.basis(rows),
         pictures={name: _block(shown) for name, shown in columns.items()},
         plot=(out / "quality.png").read_bytes(),
         headings=verdict.headings(rows),

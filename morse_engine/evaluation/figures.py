@@ -7,7 +7,7 @@ of Okabe and Ito, which stay apart for colour-blind readers; markers and dashes 
 import textwrap
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -49,9 +49,14 @@ def quality_plot(rows: list[dict], path: str | Path) -> None:
     panels = _curves(rows)
     if not panels:
         raise Refused(f"{len(rows)} rows, none of a variant among {', '.join(STYLES)}")
-    width, height = 0.8 + 4.2 * len(panels), 5  # inches
+    width = 0.8 + 4.2 * len(panels)  # inches
+    above, below = _blocks(rows, width)
     # Fixed margins: a layout that is solved for rounds differently from run to run.
-    left, right, bottom, top = 0.75 / width, 1 - 0.15 / width, 1 / height, 1 - 1.05 / height
+    over = 0.45 + sum(block.inches for block in above)
+    under = 0.65 + sum(block.inches for block in below)
+    height = over + 3.2 + under
+    left, right = 0.75 / width, 1 - 0.15 / width
+    bottom, top = under / height, 1 - over / height
     margins = {"left": left, "right": right, "bottom": bottom, "top": top, "wspace": 0.06}
     figure = Figure(figsize=(width, height), facecolor="white")
     all_axes = figure.subplots(
@@ -61,19 +66,39 @@ def quality_plot(rows: list[dict], path: str | Path) -> None:
         _panel(axes, solver, curves)
     all_axes[0].set_ylabel("Frechet distance to real images")
     all_axes[0].legend(frameon=False, fontsize=10)
-    title, about, caption = _words(rows)
-    lines: list[tuple[float, str, int, float, dict[str, Any]]] = [
-        (height - 0.57, title, 11, 10, {"fontweight": "bold"}),
-        (height - 0.77, about, 9, 13, {"color": SOFT}),
-        (0.12, caption, 8, 14.5, {"color": SOFT}),
-    ]
-    for inches, words, size, an_inch, options in lines:  # letters an inch, where a line has to end
-        words = "\n".join(textwrap.wrap(words, int(width * an_inch)))
-        figure.text(0.15 / width, inches / height, words, fontsize=size, va="bottom", **options)
+    for blocks, inches in ((above, height - 0.12), (below, under - 0.6)):
+        for block in blocks:
+            words = "\n".join(block.lines)
+            figure.text(0.15 / width, inches / height, words, va="top", **block.options)
+            inches -= block.inches
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if Path(path).suffix == ".svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "morse_engine"}):  # equal rows, equal file
         figure.savefig(path, dpi=150, metadata=metadata)
+
+
+class _Block(NamedTuple):
+    """Lines of text below each other."""
+
+    lines: list[str]
+    line_height: float  # inches
+    options: dict[str, Any]
+
+    @property
+    def inches(self) -> float:
+        return self.line_height * len(self.lines)
+
+
+def _blocks(rows: list[dict], width: float) -> tuple[list[_Block], list[_Block]]:
+    """What stands above and below the panels of a figure so many inches wide."""
+
+    def block(words: str, an_inch: float, size: float, **options: Any) -> _Block:
+        lines = textwrap.wrap(words, int((width - 0.3) * an_inch))  # letters an inch
+        return _Block(lines, 1.3 * size / 72, {"fontsize": size, "linespacing": 1.2} | options)
+
+    title, about, caption = _words(rows)
+    above = [block(title, 10.8, 11, fontweight="bold"), block(about, 13, 9, color=SOFT)]
+    return above, [block(caption, 14.5, 8, color=SOFT)]
 
 
 def _curves(rows: list[dict]) -> dict[str, dict[str, np.ndarray]]:
@@ -111,7 +136,7 @@ def _panel(axes: "Axes", solver: str, curves: dict[str, np.ndarray]) -> None:
             label=NAMES[variant],
         )  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
     axes.set_title(schedulers.title(solver), loc="left", fontsize=11)
@@ -130,10 +155,16 @@ def _words(rows: list[dict]) -> tuple[str, str, str]:
     caption = f"Measured on {machine or 'an unnamed machine'}"
     if "lsd_ms" in row:
         caption += (
-            f": a Dash step takes {row['lsd_ms']:.3g} ms per batch, "
+            f": a Dash step takes {plain(row['lsd_ms'])} ms per batch, "
             f"a Dot step 1/{row['dot_speed']:.2f} of that"
         )
     return f"Quality at equal time: {row['model']}", about, caption
+
+
+def plain(value: float) -> str:
+    """A number with three digits that count, as people write it: 0.0312, 4.5, 1,040."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:g}"
 
 
 def picture_grid(columns: dict[str, Tensor], path: str | Path, *, title: str = "") -> None:

@@ -21,6 +21,7 @@ def render(
     *,
     title: str,
     verdict: str,
+    basis: str,
     pictures: dict[str, bytes],
     plot: bytes,
     headings: Sequence[str],
@@ -33,6 +34,7 @@ def render(
 
     Args:
         verdict: the sentence below the headline.
+        basis: what it rests on, as `basis` says it.
         pictures: heading -> PNG file; the heading's first line is the method, others are notes.
         plot: a PNG file on white.
         headings, cells: of the table; rows whose first cell is `marked` stand out.
@@ -44,9 +46,21 @@ def render(
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["data"] = _data
     return environment.get_template("page.html").render(
-        title=title, verdict=verdict, pictures=pictures, plot=plot, headings=headings, cells=cells,
-        marked=marked, caption=caption, machine=machine, lines=EIGHT_LINES,
+        title=title, verdict=verdict, basis=basis, pictures=pictures, plot=plot,
+        headings=headings, cells=cells, marked=marked, caption=caption, machine=machine,
+        lines=EIGHT_LINES,
     )  # fmt: skip
+
+
+def basis(rows: Sequence[dict]) -> str:
+    """What the verdict on some rows rests on: batch, images, seeds, and the interval or none."""
+    row, num_sets = rows[0], len({row["set"] for row in rows})
+    interval = (
+        "no interval: three sets of seeds or more give one"
+        if num_sets < 3
+        else f"the interval is that of the mean of {num_sets} sets of seeds, 95 %"
+    )
+    return f"Batch {row['batch_size']}, {row['images']:,} images a point; {interval}."
 
 
 def _data(png: bytes) -> str:

@@ -1,5 +1,7 @@
 """The figures: what is drawn, and that it is drawn crisply."""
 
+import itertools
+
 import pytest
 import torch
 from PIL import Image
@@ -66,3 +68,54 @@ def test_equal_rows_make_an_equal_file(tmp_path):
     for name in ("a.svg", "b.svg"):
         figures.quality_plot(rows, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+@pytest.mark.parametrize("solvers", [["ddim"], ["ddim", "dpm"]])
+def test_no_text_lies_on_another(solvers, tmp_path, monkeypatch):
+    """Nor beyond the edge, however long the lines are."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: drawn.append(self))
+    about = {"lsd_ms": 1043.2, "dot_speed": 6.6, "model": "handwritten digits 32 x 32"}
+    about |= {"cpu": "a processor whose maker gave it a very long name, 128 cores"}
+    rows = [
+        row(variant, cost, 20 / cost + k / 9, solver=name, set=k, **about)
+        for variant in ("dash only", "morse", "extrapolation")
+        for cost in (2, 4, 9)
+        for k in (0, 1, 2)
+        for name in solvers
+    ]
+    figures.quality_plot(rows, tmp_path / "plot.png")
+    figure = drawn[0]
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = list(figure.texts)
+    for axes in figure.axes:
+        texts += [axes._left_title, axes.xaxis.label, axes.yaxis.label]
+        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            shown = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            texts += [tick.label1 for tick in shown]
+        if axes.get_legend() is not None:
+            texts.append(axes.get_legend())
+            inside = axes.get_window_extent()
+            legend = axes.get_legend().get_window_extent()
+            assert legend.y0 > inside.y0
+            assert legend.x1 < inside.x1
+    boxes = [text.get_window_extent() for text in texts if text.get_visible()]
+    boxes = [box for box in boxes if box.width > 1 and box.height > 1]
+    page = figure.bbox
+    for box in boxes:
+        assert page.x0 <= box.x0 < box.x1 <= page.x1
+        assert page.y0 <= box.y0 < box.y1 <= page.y1
+    for a, b in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b), (a, b)
+    assert "1,040 ms" in figure.texts[-1].get_text()
+    area = sum(axes.get_window_extent().height for axes in figure.axes) / len(figure.axes)
+    assert area > 0.55 * page.height, "most of the sheet is plot"
+
+
+def test_numbers_as_people_write_them():
+    found = [figures.plain(value) for value in (0.031234, 4.5, 99.94, 228.5, 1043.2, 120_345.0)]
+    assert found == ["0.0312", "4.5", "99.9", "228", "1,040", "120,000"]

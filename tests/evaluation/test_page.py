@@ -9,6 +9,7 @@ def test_page_escapes():
     text = page.render(
         title="<a>",
         verdict="<= 1 & more",
+        basis="<s>",
         pictures={"<i>\n<u>": b""},
         plot=b"",
         headings=["<h>"],
@@ -18,5 +19,15 @@ def test_page_escapes():
         machine={"gpu": None, "cpu": "<cpu>"},
     )
     assert "&lt;= 1 &amp; more" in text
-    assert not re.search("<(a|h|c|b|i|u|cpu)>", text)
+    assert not re.search("<(a|h|c|b|i|u|s|cpu)>", text)
     assert "gpu" not in text
+
+
+def test_what_a_verdict_rests_on():
+    rows = [{"set": 0, "batch_size": 50, "images": 1200}]
+    assert page.basis(rows) == (
+        "Batch 50, 1,200 images a point; no interval: three sets of seeds or more give one."
+    )
+    rows = [rows[0] | {"set": k} for k in range(3)]
+    assert "95 %" in page.basis(rows)
+    assert "mean of 3 sets" in page.basis(rows)
