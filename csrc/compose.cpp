@@ -121,6 +121,7 @@ void build(Composer& make, Chain root, Steps steps, Layout layout, std::string_v
     if (layout == Layout::unrolled) {
         make.kernel(root, "morse_start");
         for (char symbol : plan) {
+            if (symbol == ':') continue;  // made by the step before it
             make.step(root, symbol == '-' ? steps.dash : steps.dot);
             make.kernel(root, "morse_count");
         }

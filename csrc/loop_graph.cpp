@@ -215,15 +215,19 @@ void LoopGraph::set_plan(std::string_view morse_code, CUstream stream) {
                                     " steps: this loop holds 1 to " + std::to_string(p.capacity));
     std::vector<unsigned char> kinds;
     for (char symbol : morse_code) {
-        if (symbol != '-' && symbol != '.')
+        if (symbol != '-' && symbol != '.' && symbol != ':')
             throw std::invalid_argument(std::string("'") + symbol + "' at step " +
                                         std::to_string(kinds.size()) +
-                                        " of the plan: use '-' for Dash and '.' for Dot");
+                                        " of the plan: use '-' for Dash, '.' for Dot and ':' for a "
+                                        "free step");
+        if (symbol == ':' && kinds.empty())
+            throw std::invalid_argument("the plan begins with a free step, which is made with the "
+                                        "Dash or Dot step before it");
         if (symbol == '.' && p.dot_nodes.empty())
             throw std::invalid_argument("step " + std::to_string(kinds.size()) +
                                         " of the plan is a Dot step, but this loop was made "
                                         "without a Dot graph");
-        kinds.push_back(symbol == '.');
+        kinds.push_back(symbol == '-' ? 0 : symbol == '.' ? 1 : 2);
     }
     if (p.layout == Layout::unrolled && (p.exec == nullptr || p.plan != morse_code)) {
         if (!p.done()) p.api.cuCtxSynchronize();

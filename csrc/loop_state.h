@@ -4,7 +4,8 @@
 
 namespace morse_engine {
 
-// Device memory; `kinds`, one byte for each step (0 Dash, 1 Dot), follows it.
+// Device memory; `kinds`, one byte for each step (0 Dash, 1 Dot, 2 free), follows it. The step before
+// a free step adds more than 1 to the step number, so that none is picked; it would end the run.
 struct LoopState {
     int num_steps;  // of the plan
     int until;      // the run ends before this step

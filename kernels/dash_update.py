@@ -3,14 +3,15 @@
     z           = z_u + g (z_c - z_u)                 with guidance; the model's output without
     z_p, z_s    = z_s, z      (at step 0: z, z)       the trajectory, if it is kept
     x_s         = scale_i x
-    x           = solver row i of (x, z, history, noise)
-    model_input = scale_(i+1) x
+    x           = solver row i of (x, z, history, noise), then those of the free steps behind it
+    model_input = scale x, of the next call's row
 
 Per element, without guidance and with a solver of first order: 3 loads (x, z, z_s) and 5 stores (x,
 model_input, x_s, z_s, z_p).
 """
 
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -69,10 +70,13 @@ def _dash_update_kernel(
     history_ptr,  # [SLOTS, B, C, H, W]
     model_input_ptr,  # as z
     timestep_ptr,  # [1]
-    rows_ptr,  # [n, 13] float32
+    rows_ptr,  # [n, 17] float32
     step_ptr,  # [1]
     seeds_ptr,  # [B] int64
     guidance_ptr,  # [1] float32
+    clean_ptr,  # [B, C, H, W]
+    bounds_ptr,  # [2, C] float32
+    advance_ptr,  # [1]
     total,  # elements of x
     numel,  # elements of one image
     pixels,  # of one image
@@ -84,6 +88,7 @@ def _dash_update_kernel(
     GUIDANCE: tl.constexpr,
     KEEP: tl.constexpr,  # 0: no trajectory, 1: of the guided estimate, 2: of z as it is
     SLOTS: tl.constexpr,
+    LINE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     blocks = tl.cdiv(numel, BLOCK)
@@ -117,28 +122,25 @@ def _dash_update_kernel(
     if d != 0:
         noise = d * normal_block(tl.load(seeds_ptr + image), i, first // 4, BLOCK)
     solver_step(
-        x,
-        z,
-        noise,
-        at,
-        input_at,
-        mask,
-        i,
-        x_ptr,
-        history_ptr,
-        model_input_ptr,
-        timestep_ptr,
-        rows_ptr,
-        last_row,
-        total,
-        SLOTS,
-        2 if GUIDANCE else 1,
-    )
+        x, z, noise, at, input_at, mask, i, image, position, x_ptr, history_ptr, model_input_ptr,
+        timestep_ptr, rows_ptr, seeds_ptr, clean_ptr, bounds_ptr, advance_ptr, last_row, total,
+        numel // pixels, pixels, SLOTS, 2 if GUIDANCE else 1, LINE,
+    )  # fmt: skip
 
 
 @torch.library.custom_op(
     "morse_engine::dash_update",
-    mutates_args=("x", "history", "model_input", "timestep", "x_s", "z_s", "z_p"),
+    mutates_args=(
+        "x",
+        "history",
+        "model_input",
+        "timestep",
+        "clean",
+        "advance",
+        "x_s",
+        "z_s",
+        "z_p",
+    ),
 )
 def dash_update(
     z: Tensor,
@@ -150,11 +152,14 @@ def dash_update(
     step: Tensor,
     seeds: Tensor,
     guidance: Tensor | None,
+    clean: Tensor | None,
+    bounds: Tensor | None,
+    advance: Tensor | None,
     x_s: Tensor | None,
     z_s: Tensor | None,
     z_p: Tensor | None,
 ) -> None:
-    """What follows a model's output: guidance, the trajectory, the solver's row, the next input.
+    """What follows a model's output: guidance, the trajectory, the solver's rows, the next input.
 
     The formula is in the module's docstring, the state in `solver_step.py`.
 
@@ -162,17 +167,22 @@ def dash_update(
         z: `[B, C, H, W]`, or `[2 B, C, H, W]` with guidance (unconditional images first); float16,
             bfloat16 or float32, contiguous or channels-last, as is model_input.
         x, history, model_input, timestep: the state, changed in place.
-        rows: float32 `[n, 13]`, `SolverTable.to(device)`.
+        rows: float32 `[n, 17]`, `SolverTable.for_plan(plan).rows`.
         step: int32 or int64 `[1]`, which row; the caller counts.
         seeds: int64 `[B]`, the key of the noise.
         guidance: float32 `[1]`, the guidance scale; None for no guidance.
+        clean, advance: the state of plans with free steps, changed in place; None without.
+            clean is as x, advance int32 or int64 `[1]`.
+        bounds: float32 `[2, C]`, the range of clean images by channel; None without free steps.
         x_s, z_s, z_p: the trajectory, changed in place; all None if no Dot step follows. x_s is
             `[B, C, H, W]`; z_s and z_p are as z, or `[B, C, H, W]` to keep the guided estimate.
 
     Raises:
         Refused: an argument of another shape, dtype, device or layout, by its name.
     """
-    state = State(x, history, model_input, timestep, rows, step, seeds, guidance)
+    state = State(
+        x, history, model_input, timestep, rows, step, seeds, guidance, clean, bounds, advance
+    )  # fmt: skip
     check_state(state)
     check("z", z, model_input.shape, x.device, channels_last=True)
     trajectory = (x_s, z_s, z_p)
@@ -192,8 +202,7 @@ def dash_update(
         _dash_update_kernel[(triton.cdiv(numel, BLOCK) * len(x),)](
             z,
             *(x if t is None else t for t in trajectory),
-            *state[:-1],
-            x if guidance is None else guidance,
+            *state.pointers(),
             x.numel(),
             numel,
             x.shape[2] * x.shape[3],
@@ -203,6 +212,7 @@ def dash_update(
             GUIDANCE=guidance is not None,
             KEEP=keep,
             SLOTS=len(history),
+            LINE=clean is not None,
             BLOCK=BLOCK,
         )
 
@@ -217,6 +227,7 @@ def variants() -> Iterator[Variant]:
     for dtype in ("fp32", "fp16", "bf16"):
         names = ("z_ptr", "x_s_ptr", "z_s_ptr", "z_p_ptr", "model_input_ptr")
         types = STATE_TYPES | {name: f"*{dtype}" for name in names}
-        for guidance, keep, slots in ((False, 2, 1), (False, 2, 4), (True, 2, 4), (True, 1, 4)):
-            constants = {"GUIDANCE": guidance, "KEEP": keep, "SLOTS": slots}
+        of = ((False, 2, 1), (False, 2, 4), (True, 2, 4), (True, 1, 4))
+        for (guidance, keep, slots), line in product(of, (False, True)):
+            constants = {"GUIDANCE": guidance, "KEEP": keep, "SLOTS": slots, "LINE": line}
             yield _dash_update_kernel, types, constants | {"BLOCK": BLOCK}

@@ -3,14 +3,15 @@
     h    = pixel_shuffle(conv3x3(features) + bias)
     eta  = k0 h + k1 x_in + k2 x_s + k3 z_s + k4 z_p      k: one row of `mix`; x_in = scale_i x
     z    = z_s + eta                                      per branch, then guidance
-    x    = solver row i of (x, z, history, noise)
-    model_input = scale_(i+1) x
+    x    = solver row i of (x, z, history, noise), then those of the free steps behind it
+    model_input = scale x, of the next call's row
 
 One program makes the 4 C values of each of BLOCK pixels of the low resolution by nine small matrix
 products and never writes h, eta or z. x_s, z_s and z_p stay as Dash left them.
 """
 
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -156,10 +157,13 @@ def _residual_up_update_kernel(
     history_ptr,  # [SLOTS, B, C, H, W]
     model_input_ptr,  # [B or 2 B, C, H, W]
     timestep_ptr,  # [1]
-    rows_ptr,  # [n, 13] float32
+    rows_ptr,  # [n, 17] float32
     step_ptr,  # [1]
     seeds_ptr,  # [B] int64
     guidance_ptr,  # [1] float32
+    clean_ptr,  # [B, C, H, W]
+    bounds_ptr,  # [2, C] float32
+    advance_ptr,  # [1]
     total,  # elements of x
     batch,
     channels,
@@ -177,6 +181,7 @@ def _residual_up_update_kernel(
     BRANCHES: tl.constexpr,
     COPIES: tl.constexpr,
     SLOTS: tl.constexpr,
+    LINE: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -213,8 +218,9 @@ def _residual_up_update_kernel(
     if d != 0:
         noise = d * normal_at(tl.load(seeds_ptr + image), i, position)
     solver_step(
-        x, z, noise, at, input_at, mask, i, x_ptr, history_ptr, model_input_ptr, timestep_ptr,
-        rows_ptr, last_row, total, SLOTS, COPIES,
+        x, z, noise, at, input_at, mask, i, image, position, x_ptr, history_ptr, model_input_ptr,
+        timestep_ptr, rows_ptr, seeds_ptr, clean_ptr, bounds_ptr, advance_ptr, last_row, total,
+        c_out // 4, 4 * height * width, SLOTS, COPIES, LINE,
     )  # fmt: skip
 
 
@@ -241,7 +247,7 @@ def _check(
 
 @torch.library.custom_op(
     "morse_engine::residual_up_update",
-    mutates_args=("x", "history", "model_input", "timestep"),
+    mutates_args=("x", "history", "model_input", "timestep", "clean", "advance"),
 )
 def residual_up_update(
     features: Tensor,
@@ -259,8 +265,11 @@ def residual_up_update(
     step: Tensor,
     seeds: Tensor,
     guidance: Tensor | None,
+    clean: Tensor | None,
+    bounds: Tensor | None,
+    advance: Tensor | None,
 ) -> None:
-    """The end of a Dot step: up-sampling, the residual on z_s, guidance, the solver's row.
+    """The end of a Dot step: up-sampling, the residual on z_s, guidance, the solver's rows.
 
     The formula is in the module's docstring, the state in `solver_step.py`.
 
@@ -271,12 +280,15 @@ def residual_up_update(
         x_s, z_s, z_p: the trajectory as `dash_update` left it. With `guidance`, z_s of 2 B images
             is two branches, each with its own residual, guided after it; z_s of B images is the
             guided estimate itself.
-        x, history, model_input, timestep, rows, step, seeds, guidance: as in `dash_update`.
+        x, history, model_input, timestep, rows, step, seeds, guidance, clean, bounds, advance: as
+            in `dash_update`.
 
     Raises:
         Refused: an argument of another shape, dtype, device or layout, by its name.
     """
-    state = State(x, history, model_input, timestep, rows, step, seeds, guidance)
+    state = State(
+        x, history, model_input, timestep, rows, step, seeds, guidance, clean, bounds, advance
+    )  # fmt: skip
     check_state(state)
     batch, c, height, width = x.shape
     branches = 2 if guidance is not None and leading(z_s) == 2 * batch else 1
@@ -292,8 +304,7 @@ def residual_up_update(
             x_s,
             z_s,
             z_p,
-            *state[:-1],
-            x if guidance is None else guidance,
+            *state.pointers(),
             x.numel(),
             batch,
             features.shape[1],
@@ -308,6 +319,7 @@ def residual_up_update(
             BRANCHES=branches,
             COPIES=len(model_input) // batch,
             SLOTS=len(history),
+            LINE=clean is not None,
             BLOCK=BLOCK,
             BLOCK_K=BLOCK_K if features.shape[1] > 16 else 16,
             BLOCK_N=power_of_2(4 * c, 16),
@@ -329,7 +341,8 @@ def variants() -> Iterator[Variant]:
         types = {name: f"*{dtype}" for name in (*names, "model_input_ptr")}
         types |= STATE_TYPES | {"mix_ptr": "*fp32"}
         # without guidance; on both branches; of the guided estimate
-        for branches, copies, block_k in ((1, 1, 16), (1, 1, 32), (2, 2, 32), (1, 2, 32)):
-            constants = {"BRANCHES": branches, "COPIES": copies, "SLOTS": 4}
+        of = ((1, 1, 16), (1, 1, 32), (2, 2, 32), (1, 2, 32))
+        for (branches, copies, block_k), line in product(of, (False, True)):
+            constants = {"BRANCHES": branches, "COPIES": copies, "SLOTS": 4, "LINE": line}
             constants |= {"BLOCK": BLOCK, "BLOCK_K": block_k, "BLOCK_N": 16, "WIDEN": False}
             yield _residual_up_update_kernel, types, constants

@@ -28,6 +28,7 @@ from .steps import Layout, Steps, cond_layout
 from .weights import Weights
 
 CAPACITY = 1024  # steps that captured memory has room for; longer plans double it
+BEHIND = 64  # of them behind the plan, for warm-ups and timings, which may go over its end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +94,9 @@ class Captures:
                 return self._fused(plan, table, request)
             self._watch_weights()
             capacity = CAPACITY
-            while capacity < len(plan):
+            while capacity < len(plan) + BEHIND:
                 capacity *= 2
-            layout = self._layout(table, request, capacity)
+            layout = self._layout(plan, table, request, capacity)
             if backend == "auto" and layout in self._refused:
                 return self._eager(plan, table, request, self._refused[layout])
             try:
@@ -111,7 +112,7 @@ class Captures:
                     self._weights = Weights([self.models.unet, self.models.helper])
             return self._captured(made, plan, table, request, backend)
 
-    def _layout(self, table: SolverTable, request: Request, capacity: int) -> Layout:
+    def _layout(self, plan: Plan, table: SolverTable, request: Request, capacity: int) -> Layout:
         return Layout(
             request.shape,
             self.models.dtype,
@@ -119,6 +120,7 @@ class Captures:
             request.device,
             request.guidance_scale is not None,
             self.models.dot is not None,
+            plan.num_free > 0,
             cond_layout(request.cond),
             capacity,
         )
@@ -136,7 +138,7 @@ class Captures:
         return EagerRun(self.models, plan, table, request)
 
     def _fused(self, plan: Plan, table: SolverTable, request: Request) -> Run:
-        layout = self._layout(table, request, len(plan))
+        layout = self._layout(plan, table, request, len(plan))
         if self._steps is None or self._steps.layout != layout:
             self._steps = self._steps_for(layout, plan, table, request)
         self._steps.load(plan, table)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..sampling.plan import DASH, DOT, Plan
+from ..sampling.plan import DASH, DOT, FREE, Plan
 from ..sampling.request import Request
 from ..sampling.solver import SolverTable
 from ..system.errors import Unavailable
@@ -169,7 +169,7 @@ class StepGraphs:
         return self._graphs[DASH].replay, dot.replay if dot else None
 
     def launch(self, i: int) -> None:
-        """The host launches step i."""
+        """The host launches call i of the plan, with the free steps behind it."""
         self._instantiate()
         assert self.steps.plan is not None  # loaded before the capture
         self._graphs[self.steps.plan.morse[i]].replay()
@@ -218,15 +218,17 @@ class StepGraphs:
             self.why = f"no one-launch loop: {error}"
             return
         assert self.steps.plan is not None  # loaded before the capture
-        until = min(8, len(self.steps.plan))
+        plan = self.steps.plan
+        until = plan.whole(min(8, len(plan)))
+        calls = [i for i in range(until) if plan.morse[i] != FREE]
 
         def by_host() -> None:
-            for i in range(until):
+            for i in calls:
                 self.launch(i)
 
         launches = {"host": by_host, "device": lambda: self.launch_loop(until)}
-        calls = {name: Call(launch, prepare=start) for name, launch in launches.items()}
-        times = in_turns(calls, self.device, rounds=2, untimed=1)
+        timed = {name: Call(launch, prepare=start) for name, launch in launches.items()}
+        times = in_turns(timed, self.device, rounds=2, untimed=1)
         ms = {name: min(values) for name, values in times.items()}
         x = []
         for launch in launches.values():

@@ -235,7 +235,7 @@ class FusedRun(_SharedRun):
         steps = {DASH: self.steps.dash_step, DOT: self.steps.dot_step}
         while self.i < until and not self._cancelled:
             steps[self.plan.morse[self.i]]()
-            self.i += 1
+            self.i = self.plan.whole(self.i + 1)
 
 
 class _CapturedRun(_SharedRun):
@@ -267,11 +267,12 @@ class HostRun(_CapturedRun):
         with self._graphs.turn():
             while self.i < until and not self._cancelled:
                 self._graphs.launch(self.i)
-                self.i += 1
+                self.i = self.plan.whole(self.i + 1)
 
     def reach(self, k: int, stop: Callable[[], bool] = lambda: False) -> None:
+        k = self.plan.whole(k)
         with self._lock:
-            # One step ahead of the one that is waited for, so that the GPU has always work.
+            # One call ahead of the one that is waited for, so that the GPU has always work.
             while self.i < min(k + 1, len(self.plan)):
                 self.segment(1)
                 self._marks[self.i] = mark(self._graphs.device)
@@ -305,9 +306,10 @@ class DeviceRun(_CapturedRun):
                 over = False
                 while not over:
                     over = self._loop.done()  # before the last look at the progress
-                    for i in range(seen, self._loop.progress()):
-                        on_step(i, n)
-                        seen = i + 1
+                    made = self._loop.progress()
+                    while seen < made:
+                        seen = self.plan.whole(seen + 1)
+                        on_step(seen - 1, n)
                     if not over:
                         self._graphs.raise_errors()
                         time.sleep(POLL_S)

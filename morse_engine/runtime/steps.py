@@ -3,6 +3,7 @@
     Dash step:  unet(model_input, timestep)      -> dash_update
     Dot step:   the row of `When` for this step  -> Dot's blocks -> residual_up_update
 
+The free steps behind either are made by the same updates: they cost no launch.
 Where a run is, which row of the table it needs, its seeds, the guidance scale: all of it lies in
 device memory. So the same two sequences of launches serve every step of every run of a shape,
 whatever its plan and its solver. The specification is `sampling.loop.sample`; the state is
@@ -21,6 +22,7 @@ from ..dot.dot import Dot
 from ..dot.helper import Helper, as_helper, seen
 from ..kernels.solver_step import State
 from ..sampling import noise
+from ..sampling.free import bounds
 from ..sampling.loop import Trajectory, second_half
 from ..sampling.plan import DASH, Plan
 from ..sampling.request import Request
@@ -37,6 +39,7 @@ class Layout(NamedTuple):
         device: of everything.
         guidance: whether each image is given to the models twice.
         with_dot: whether there are Dot steps.
+        with_free: whether there are free steps, which need some memory more.
         cond: structure of the conditioning, `cond_layout`.
         capacity: the most steps of a plan.
     """
@@ -47,6 +50,7 @@ class Layout(NamedTuple):
     device: torch.device
     guidance: bool
     with_dot: bool
+    with_free: bool
     cond: tuple
     capacity: int
 
@@ -109,6 +113,12 @@ class Steps:
             seeds=zeros(shape[0], dtype=torch.int64),
             guidance=zeros(1, dtype=torch.float32) if self.layout.guidance else None,
         )
+        if self.layout.with_free:
+            self.state = self.state._replace(
+                clean=zeros(*shape, dtype=torch.float32),
+                bounds=zeros(2, shape[1], dtype=torch.float32),
+                advance=zeros(1, dtype=torch.int32),
+            )
         self._initial = torch.full((1,), noise.INITIAL, dtype=torch.int64, device=device)
         self.sigma = zeros(1, dtype=torch.float32)  # of the initial noise
         self.cond = tree_map(lambda v: v.to(device, copy=True) if is_tensor(v) else v, cond)
@@ -136,11 +146,20 @@ class Steps:
 
     @torch.no_grad()
     def load(self, plan: Plan, table: SolverTable) -> None:
-        """Make `plan` with `table` the one of the next runs."""
-        if plan == self.plan and table is self.table:
+        """Make `plan` with `table` the one of the next runs; the layout has to be theirs.
+
+        Raises:
+            Refused: free steps that the solver cannot make, or a range of other channels.
+        """
+        if plan == self.plan and self.table is not None and table.equals(self.table):
             return
-        n = len(plan)
-        self.state.rows[:n].copy_(table.rows.float())
+        n, state = len(plan), self.state
+        rows = table.for_plan(plan).rows.float()
+        if state.bounds is not None:
+            for mine, bound in zip(state.bounds, bounds(table.clean_range, state.x), strict=True):
+                mine[:, None, None].copy_(torch.as_tensor(bound))
+        state.rows[:n].copy_(rows)
+        state.rows[n:].zero_()  # those of a longer plan: warm-ups and timings step over the end
         self.times[:n].copy_(_times(plan, table))
         self.sigma.fill_(table.init_noise_sigma)
         if self.dot is not None:
@@ -186,14 +205,19 @@ class Steps:
         state = self.state
         z = self.dash(state.model_input, state.timestep[0], **self.cond)
         kernels.dash_update(_plain(z), *state, *(self.trajectory or (None, None, None)))
-        state.step.add_(1)
+        self._count()
 
     @torch.no_grad()
     def dot_step(self) -> None:
         """One step of Dot, of a layout that has one."""
         assert self.dot is not None
         self.dot.step(self.state, self.trajectory)
-        self.state.step.add_(1)
+        self._count()
+
+    def _count(self) -> None:
+        """The step number behind a call and its free steps."""
+        advance = self.state.advance
+        self.state.step.add_(1 if advance is None else advance)
 
 
 class _Fused:

@@ -231,6 +231,15 @@ class SolverTable:
         rows[:, Column.FREE] = torch.tensor([plan.free_behind(i) for i in range(len(plan))])
         return replace(self, rows=rows)
 
+    def equals(self, other: "SolverTable") -> bool:
+        """Whether a run by either has the same numbers."""
+        return self is other or (
+            (self.init_noise_sigma, self.clean_range, self.way)
+            == (other.init_noise_sigma, other.clean_range, other.way)
+            and torch.equal(self.rows, other.rows)
+            and torch.equal(self.timesteps, other.timesteps)
+        )
+
     def with_range(self, clean_range: Range) -> "SolverTable":
         """The same for images whose range is known."""
         return replace(self, clean_range=clean_range)

@@ -20,8 +20,10 @@ from kernel_inputs import (
     down_inputs,
     randn,
     residual_inputs,
+    row,
     state,
     tolerance,
+    with_line,
 )
 from morse_engine import kernels
 from morse_engine.kernels import checks, solver_step
@@ -115,10 +117,42 @@ def test_dash_update(rows, step, guidance, keep):
     )
 
 
+@pytest.mark.parametrize("free", [None, 2])
 @pytest.mark.parametrize("slots", [1, 2])
-def test_dash_update_with_a_short_history(slots):
-    options = {"step": 1, "guidance": None, "keep": None}
+def test_dash_update_with_a_short_history(slots, free):
+    options = {"step": 1, "guidance": None, "keep": None, "free": free}
     check_dash_update((1, 1, 4, 4), torch.float32, rows="first order", slots=slots, **options)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(("free", "step"), [(0, 0), (1, 0), (1, 2), (3, 1), (6, 3)])
+@pytest.mark.parametrize(
+    ("guidance", "keep"), [(None, None), (None, "guided"), (4.5, "guided"), (4.5, "branches")]
+)
+def test_free_steps_behind_a_dash_update(rows, free, step, guidance, keep):
+    options = {"rows": rows, "step": step, "guidance": guidance, "keep": keep, "free": free}
+    check_dash_update((2, 3, 6, 4), torch.float32, **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_free_steps_behind_a_dash_update_of_shapes(shape, dtype):
+    options = {"rows": "third order", "guidance": 2.0, "keep": "branches"}
+    check_dash_update(shape, dtype, step=3, free=2, **options)
+    check_dash_update(shape, dtype, step=3, free=2, channels_last=True, **options | {"keep": None})
+
+
+def test_free_steps_read_the_estimates_before_them():
+    """Of a slot that they write themselves afterwards, and of one that the call does not read."""
+    st = state((1, 1, 4, 4), step=4 - 1, free=3)
+    later = [row(C3=1.0, A=0.0, C0=0.0), row(C2=1.0, A=0.0, C0=0.0), row(C1=1.0, A=0.0, C0=0.0)]
+    # Row 3 reads nothing, row 4 the estimate of row 1 (slot 1), row 5 that of row 3 ...
+    st.rows[4:] = torch.tensor([with_line(numbers, SLOPE=0.5) for numbers in later])
+    z, expected = randn(1, 1, 4, 4), solver_step.State(*clone(st))
+    kernels.dash_update_ref(z, None, expected)
+    kernels.dash_update(z, *st, None, None, None)
+    check_all(torch.float32, st, expected)
+    assert int(st.advance) == 4
 
 
 def test_dash_update_of_channels_last_models():
@@ -165,8 +199,9 @@ def test_an_overflow_of_the_model_is_clamped_as_in_the_specification():
     check_all(torch.float32, st, expected)
 
 
-def test_nan_stays_nan_through_the_clamp():
-    st = state((1, 1, 4, 4), rows="clamped")
+@pytest.mark.parametrize("free", [None, 2])
+def test_nan_stays_nan_through_the_clamp(free):
+    st = state((1, 1, 4, 4), rows="clamped", free=free)
     z = randn(1, 1, 4, 4)
     z[0, 0, 1, 2] = torch.nan
     kernels.dash_update(z, *st, None, None, None)
@@ -191,10 +226,22 @@ def test_residual_up_update(rows, guidance, copies):
     check_residual_up_update(shape, torch.float32, inputs, rows=rows, step=1, guidance=guidance)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", ["noisy", "third order"])
+@pytest.mark.parametrize("free", [0, 1, 4])
+@pytest.mark.parametrize(("guidance", "copies"), [(None, 1), (3.5, 1), (3.5, 2)])
+def test_free_steps_behind_a_residual_up_update(rows, free, guidance, copies):
+    shape = (2, 3, 6, 4)
+    inputs = residual_inputs(shape, torch.float32, 16, copies, rows_of_mix=2 * copies)
+    options = {"rows": rows, "step": 1, "guidance": guidance, "free": free}
+    check_residual_up_update(shape, torch.float32, inputs, **options)
+
+
 def test_residual_up_update_of_channels_last_models():
     for shape, width in (((2, 3, 6, 4), 24), ((1, 5, 20, 16), 16)):  # the second: two blocks
         inputs = residual_inputs(shape, torch.float16, width, channels_last=True)
         check_residual_up_update(shape, torch.float16, inputs, rows="noisy", step=2)
+        check_residual_up_update(shape, torch.float16, inputs, rows="noisy", step=2, free=2)
 
 
 # -- Dot's blocks --------------------------------------------------------------------------------
@@ -275,6 +322,9 @@ def op_examples():
     yield ops.dash_update, (z, *st, st.x.clone(), z.clone(), z.clone())
     yield ops.dash_update, (z, *st, None, None, None)
     yield ops.residual_up_update, (*residual_inputs(shape, torch.float32, 16, 2), *st)
+    free = state(shape, rows="third order", step=1, guidance=2.0, free=1)
+    yield ops.dash_update, (z, *free, None, None, None)
+    yield ops.residual_up_update, (*residual_inputs(shape, torch.float32, 16, 2), *free)
     grad = [t.requires_grad_() for t in down_inputs(shape, torch.float32, 4)]
     yield ops.trajectory_down, tuple(grad)
     yield (
@@ -284,7 +334,7 @@ def op_examples():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize("index", range(8))
 def test_opcheck(index):
     op, args = list(op_examples())[index]
     if DEVICE == "cpu":  # compiled code does not run in the interpreter's context: the references
@@ -310,6 +360,9 @@ def broken(name, st, z):
         "step": st.step.float(),
         "seeds": st.seeds[:1],
         "guidance": torch.zeros(1, dtype=torch.float64, device=DEVICE),
+        "clean": x[:1],
+        "bounds": torch.zeros(2, 3, device=DEVICE),
+        "advance": st.step.float(),
         "x_s": x.transpose(2, 3),
         "z_s": x[:1],
         "z_p": x.double(),
@@ -322,12 +375,18 @@ def broken(name, st, z):
 )
 def test_dash_update_names_what_is_wrong(name):
     guidance = 2.0 if name == "guidance" else None
-    st = state((2, 1, 4, 4), guidance=guidance)
+    st = state((2, 1, 4, 4), guidance=guidance, free=1)
     z = randn(*st.model_input.shape)
     args = {"z": z, **st._asdict(), "x_s": z.clone(), "z_s": z.clone(), "z_p": z.clone()}
     args[name] = broken(name, st, z)
     with pytest.raises(ValueError, match=rf"^{name} (has|is)"):
         kernels.dash_update(**args)
+
+
+def test_the_memory_of_free_steps_is_given_whole():
+    st = state((2, 1, 4, 4), free=1)
+    with pytest.raises(ValueError, match="give all three or none"):
+        kernels.dash_update(st.x, *st._replace(bounds=None), None, None, None)
 
 
 @pytest.mark.parametrize(

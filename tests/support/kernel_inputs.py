@@ -32,6 +32,12 @@ def row(**numbers) -> list[float]:
     return [values.get(column.name, 0.0) for column in Column]
 
 
+def with_line(numbers, **line) -> list[float]:
+    """A row with what free steps need."""
+    line = {"U": 1.3, "V": -0.8} | line
+    return [line.get(column.name, numbers[column]) for column in Column]
+
+
 ROWS = {
     "first order": row(),
     "clamped": row(LO=-0.5, HI=0.5, B=0.2, SCALE=0.7),
@@ -40,12 +46,26 @@ ROWS = {
 }
 
 
-def state(shape, dtype=torch.float32, rows="first order", step=0, guidance=None, slots=4):
-    """The state of a run of four calls, at one of them; the next call has another scale."""
+def state(
+    shape, dtype=torch.float32, rows="first order", step=0, guidance=None, slots=4, free=None
+):
+    """The state of a run of four calls, at one of them; the next call has another scale.
+
+    free: how many free steps are behind each call; None for memory without room for them.
+    """
     batch, *image = shape
     following = row(TIMESTEP=321.0, SCALE=0.83)
     table = [following] * step + [ROWS[rows]] + [following] * (3 - step)
+    memory = {}
+    if free is not None:
+        behind = [with_line(ROWS[rows], SLOPE=0.3 * k, A=0.8 - 0.1 * k) for k in range(1, free + 1)]
+        table[step : step + 1] = [with_line(ROWS[rows], FREE=free), *behind]
+        low = torch.arange(image[0]) * -0.2 - 0.4
+        memory["clean"] = randn(*shape)
+        memory["bounds"] = torch.stack((low, 0.7 - low)).to(DEVICE)
+        memory["advance"] = torch.zeros(1, dtype=torch.int32, device=DEVICE)
     return solver_step.State(
+        **memory,
         x=randn(*shape),
         history=randn(slots, *shape),
         model_input=randn(batch if guidance is None else 2 * batch, *image, dtype=dtype),
@@ -70,8 +90,10 @@ def check_all(dtype, actual, expected):
             assert torch.equal(a, b)
 
 
-def check_dash_update(shape, dtype, *, rows, step, guidance, keep, slots=4, channels_last=False):
-    st = state(shape, dtype, rows, step, guidance, slots)
+def check_dash_update(
+    shape, dtype, *, rows, step, guidance, keep, slots=4, free=None, channels_last=False
+):
+    st = state(shape, dtype, rows, step, guidance, slots, free)
     z = randn(*st.model_input.shape, dtype=dtype)
     if channels_last:
         z = z.to(memory_format=torch.channels_last)

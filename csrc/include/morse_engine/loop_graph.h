@@ -7,7 +7,8 @@
 //     loop.launch(stream);                  // one launch, six steps
 //
 // `dash` and `dot` are captured CUDA graphs (a cudaGraph_t is a CUgraph). Each makes one step and adds
-// 1 to *step, an int in device memory, which says where the run is; whoever starts a run sets it. The
+// 1 to *step, an int in device memory, which says where the run is; whoever starts a run sets it. For
+// plans with free steps, ':', it also makes those directly behind its own and adds their number. The
 // loop reads from device memory which of the two comes next, so another plan or another number of
 // steps needs no new graph.
 //
@@ -94,8 +95,8 @@ class LoopGraph {
     LoopGraph(const LoopGraph&) = delete;
     LoopGraph& operator=(const LoopGraph&) = delete;
 
-    // Write the plan, '-' for Dash and '.' for Dot, in stream order. May wait for earlier work of the
-    // stream. With Layout::unrolled, a new plan is a new graph.
+    // Write the plan, '-' for Dash, '.' for Dot and ':' for a free step, in stream order. May wait for
+    // earlier work of the stream. With Layout::unrolled, a new plan is a new graph.
     void set_plan(std::string_view morse_code, CUstream stream);
 
     // Run from the step that *step says, up to and without step `until`; -1 is the plan's end.
