@@ -144,5 +144,9 @@ _add(
     "train-dot --unet runs/photos/unet --data photos --out runs/photos-dot",
     CONTINUES,
 )
-_add(evaluate, "evaluate --budgets 4,6,10 --num-images 1000 --out out/evaluate", WHOLE)
+_add(
+    evaluate,
+    "evaluate --budgets 4,6,10 --num-images 1000 --out out/evaluate",
+    "the points measured so far are kept in --out, the same command continues",
+)
 _add(doctor, "doctor", "the checks are not complete")

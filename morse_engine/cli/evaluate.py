@@ -1,7 +1,10 @@
 """`morse-engine evaluate`: quality against cost of a Dash and its Dot."""
 
+import shutil
+from contextlib import nullcontext
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from ..evaluation.frechet import Frechet
 
 
+PARTIAL = "partial"  # folder in --out for what is finished of a run
+
+
 def evaluate(
     unet: Unet = None,
     dot: DotFolder = None,
@@ -47,7 +53,11 @@ def evaluate(
     device: Device = "auto",
     out: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER", help="for rows.json and quality.png  [default: print only]"),
+        typer.Option(
+            metavar="FOLDER",
+            help="for rows.json and quality.png; a run that was stopped continues there  "
+            "[default: print only]",
+        ),
     ] = None,
 ) -> None:
     """Measure quality against cost of Morse and of Dash alone."""
@@ -56,59 +66,77 @@ def evaluate(
 
     from rich.console import Console
 
+    from ..dot.files import fingerprint
     from ..engine import compile
-    from ..evaluation import verdict
     from ..evaluation.experiment import Experiment
+    from ..evaluation.partial import Partial
+    from ..system.lock import alone
     from ..system.machine import device as find_device
+    from ..training.identity import digest
     from . import models
 
     where, folder = find_device(device), None if out is None else output_folder(out)
     dash, helper, scheduler = models.load(unet, dot, solver, where, with_dot=True)
     made = compile(dash, helper, scheduler=scheduler, plan="-")
     size, channels = models.shape(dash)
-    bench = Experiment(
-        made.models,
-        (channels, size, size),
-        scheduler,
-        _frechet(data, (size, channels), where),
-        solver=solver,
-        model="handwritten digits 32 x 32" if unet is None else Path(unet).name,
-        num_images=num_images,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    console = Console()
-    rows = _measure(bench, *costs, console)
-    console.print(verdict.table(rows))
-    console.print(verdict.verdict(rows), style="bold", highlight=False)
-    if folder is not None:
-        _write(folder, rows)
+    real, console = _real(data, (size, channels)), Console()
+    how: dict[str, Any] = {"num_images": num_images, "batch_size": batch_size, "seed": seed}
+    how["solver"] = solver
+    assert helper is not None  # with_dot
+    wanted = how | {"device": str(where), "data": digest(real)}
+    wanted |= {"dash": fingerprint(dash), "dot": fingerprint(helper)}
+    with nullcontext() if folder is None else alone(folder):
+        bench = Experiment(
+            *(made.models, (channels, size, size), scheduler, _frechet(data, real, where)),
+            model="handwritten digits 32 x 32" if unet is None else Path(unet).name,
+            partial=None if folder is None else Partial(folder / PARTIAL), **how,
+        )  # fmt: skip
+        rows = _measure(bench, *costs, wanted, console)
+        _tell(rows, folder, console)
 
 
-def _frechet(data: str, shape: tuple[int, int], where: "torch.device") -> "Frechet":
-    """The distance to the real images: in the classifier's features of digits, else Inception's."""
-    from .. import zoo
-    from ..evaluation.frechet import Frechet
+def _real(data: str, shape: tuple[int, int]) -> "torch.Tensor":
+    """The real images."""
     from ..system import images
     from . import models
 
+    return models.data(data, *shape)[0] if data == "digits" else images.load_folder(data, *shape)
+
+
+def _frechet(data: str, real: "torch.Tensor", where: "torch.device") -> "Frechet":
+    """The distance to the real images: in the classifier's features of digits, else Inception's."""
+    from .. import zoo
+    from ..evaluation.frechet import Frechet
+
     if data == "digits":
-        return Frechet(zoo.digits_classifier().to(where), models.data(data, *shape)[0])
-    return Frechet("inception", images.load_folder(data, *shape).to(where))
+        return Frechet(zoo.digits_classifier().to(where), real)
+    return Frechet("inception", real.to(where))
 
 
 def _measure(
-    bench: "Experiment", steps: list[int], budgets: list[int], console: "Console"
+    bench: "Experiment",
+    steps: list[int],
+    budgets: list[int],
+    wanted: dict,
+    console: "Console",
 ) -> list[dict]:
-    """A row for each point, with a bar in LSD x images."""
+    """A row for each point, with a bar in LSD x images.
+
+    A run that continues takes the latencies of the first one, so that its plans are the same.
+    """
     from rich.progress import Progress
 
     from ..evaluation.verdict import NAMES
+    from ..runtime.speed import Speed
     from ..sampling.probe import steps_for_calls
 
     for number in steps:
         steps_for_calls(bench.scheduler, number)  # refused before anything is measured
-    bench.measure()
+    if bench.partial is None:
+        bench.measure()
+    else:
+        found = bench.partial.settings(wanted, lambda: asdict(bench.measure()))
+        bench.speed = Speed(**{field.name: found[field.name] for field in fields(Speed)})
     points = bench.points(steps, budgets)
     rows: list[dict] = []
     with Progress(console=console) as bar:
@@ -121,11 +149,17 @@ def _measure(
     return rows
 
 
-def _write(folder: Path, rows: list[dict]) -> None:
+def _tell(rows: list[dict], folder: Path | None, console: "Console") -> None:
+    """Print what the rows say, and write them."""
     from ..evaluation import figures, verdict
     from ..system.files import whole, write_rows
 
+    console.print(verdict.table(rows))
+    console.print(verdict.verdict(rows), style="bold", highlight=False)
+    if folder is None:
+        return
     write_rows(folder / "rows.json", rows + verdict.speedup_rows(rows))
     with whole(folder / "quality.png") as path:
         figures.quality_plot(rows, path)
+    shutil.rmtree(folder / PARTIAL)
     print(f"rows.json and quality.png are in {folder}")

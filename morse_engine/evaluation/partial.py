@@ -1,7 +1,8 @@
 """The finished part of an experiment in a folder: a run that was stopped goes on where it was."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,33 +24,40 @@ class Partial:
         """The settings of the run: `wanted` + `measure()` at first, what was written then later.
 
         Raises:
-            Refused: the rows that are there were made with other settings.
+            Refused: the rows that are there were made with other settings, or the file is damaged.
         """
         path = self.folder / "settings.json"
         if not path.exists():
             text = json.dumps(wanted | measure(), indent=2) + "\n"
             with whole(path) as new:
                 new.write_text(text)
-        found = json.loads(path.read_text())
-        for name, value in wanted.items():
-            if found[name] != value:
+        with _readable(path):
+            found = dict(json.loads(path.read_text("utf-8")))
+        for name, value in json.loads(json.dumps(wanted)).items():
+            if found.get(name) != value:
                 raise Refused(
-                    f"{self.folder} was made with {name}={found[name]}, this run has {value}: "
+                    f"{self.folder} was made with {name}={found.get(name)}, this run has {value}: "
                     "delete the folder or choose another --out"
                 )
         return found
 
     def rows(self) -> list[dict]:
-        """The rows that were written whole; the rest of a line that was not is removed."""
+        """The rows that were written whole; the rest of a line that was not is removed.
+
+        Raises:
+            Refused: the file is damaged.
+        """
         path = self.folder / "rows.jsonl"
         if not path.exists():
             return []
-        text = path.read_text()
-        lines = text[: text.rfind("\n") + 1]
+        with _readable(path):
+            text = path.read_text("utf-8")
+            lines = text[: text.rfind("\n") + 1]
+            rows = [dict(json.loads(line)) for line in lines.splitlines()]
         if lines != text:
             with whole(path) as new:
                 new.write_text(lines)
-        return [json.loads(line) for line in lines.splitlines()]
+        return rows
 
     def add(self, row: dict) -> None:
         """Append a row at once."""
@@ -64,4 +72,14 @@ class Partial:
             with whole(path) as new:
                 torch.save(images, new)
             return images
-        return torch.load(path, weights_only=True)
+        with open(path, "rb") as file, _readable(path):
+            return torch.load(file, weights_only=True)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # json and torch have many names for it
+        reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        raise Refused(f"{path} is damaged ({reason}): delete it, it is made again") from error
