@@ -6,6 +6,8 @@ from ..runtime.captures import Ledger
 from ..runtime.speed import Speed
 from ..sampling.plan import Plan
 
+STEADY = 1.25  # between the 20 % and 80 % quantiles of equal work: nothing else keeps it busy
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Ledger):
@@ -83,6 +85,12 @@ class Report(Ledger):
                 lines.append(
                     f"cost      {self.cost_lsd:.2f} LSD for {len(self.plan)} steps: "
                     f"at most {gain:.2f}x against Dash alone"
+                )
+            low, high = self.speed.spreads.get("lsd_ms", (1.0, 1.0))
+            if high > STEADY * low:
+                lines.append(
+                    f"          this machine is busy: a Dash step takes from {low:.2f} to "
+                    f"{high:.2f} ms; measure again when nothing else runs"
                 )
         return "\n".join(lines)
 

@@ -118,12 +118,17 @@ def load_classifier(path: str | Path) -> DigitClassifier:
 
     Raises:
         FileNotFoundError: there is no such file.
-        Unavailable: the file holds another architecture.
+        Refused: the file is damaged, or holds another architecture.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such weights; write them with save_classifier")
     model = DigitClassifier()
-    model.load_state_dict(load_file(str(path)))
+    try:
+        model.load_state_dict(load_file(str(path)))
+    except (SafetensorError, RuntimeError) as error:  # torch's for other names and shapes
+        reason = str(error).splitlines()[0]
+        raise Refused(f"{path} is not a classifier of digits ({reason}): copy it again") from error
     return model.eval()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler, UNet2DConditionModel
@@ -106,6 +108,17 @@ def test_report(models):
     assert report.dot_speed == pytest.approx(report.lsd_ms / report.dot_ms)
     for word in ("-..-..", "DDIM", "eager", "LSD", "device"):
         assert word in str(report)
+
+
+def test_a_report_warns_of_a_busy_machine(models):
+    report = morse_engine.compile(*models, plan="-..").report(measure=True, batch_size=1)
+
+    def of(low: float, high: float) -> str:
+        bands = {"lsd_ms": (low, high)}
+        return str(replace(report, speed=replace(report.speed, spreads=bands)))
+
+    assert "busy" not in of(10.0, 12.0)
+    assert "machine is busy: a Dash step takes from 10.00 to 13.00 ms; measure" in of(10.0, 13.0)
 
 
 # -- wrong input: each is refused before any model runs --------------------------------------------

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from morse_engine import Refused
 from morse_engine.zoo import classifier
 
 
@@ -25,6 +27,15 @@ def test_classifier_is_small_and_its_training_repeatable(tmp_path):
     assert torch.equal(first(images), loaded(images))
     with pytest.raises(FileNotFoundError, match="missing"):
         classifier.load_classifier(tmp_path / "missing.safetensors")
+    path = tmp_path / "classifier.safetensors"
+    whole = path.read_bytes()
+    for content in (b"", b"no tensors", whole[:-4]):
+        path.write_bytes(content)
+        with pytest.raises(Refused, match=r"is not a classifier of digits .*: copy it again"):
+            classifier.load_classifier(path)
+    save_file({"other": torch.zeros(3)}, path)
+    with pytest.raises(Refused, match="is not a classifier of digits"):
+        classifier.load_classifier(path)
     with pytest.raises(ValueError, match="20 images but 19 labels"):
         classifier.train_classifier(images, labels[1:])
 
