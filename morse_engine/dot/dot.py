@@ -45,7 +45,7 @@ from ..kernels.solver_step import State
 from ..sampling.free import Numbers
 from ..system.errors import Refused
 from ..system.notice import warn
-from . import files
+from . import files, trajectory
 from .blocks import Down, Residual, Up
 from .family import Family, Given, has_adapters, without_adapters
 from .helper import Helper, for_dot, seen
@@ -183,6 +183,7 @@ class Dot(Helper):
         Returns:
             `[B, C, H, W]`, to be added to z_s.
         """
+        trajectory.check((x, x_s, z_s, z_p), (timestep, timestep_s, timestep_p))
         given = self.given(cond, guidance_scale)
         when = self.when(self.moments(timestep, timestep_s, timestep_p), given)
         x, x_s, z_s, z_p = (tensor.contiguous() for tensor in (x, x_s, z_s, z_p))

@@ -73,7 +73,7 @@ def compile(
             for instance a scheduler with other noise levels than the Dot was trained with.
         Unavailable: the backend is not available; the message says why.
     """
-    if backend not in ("auto", *BACKENDS):
+    if not isinstance(backend, str) or backend not in ("auto", *BACKENDS):
         raise Refused(f"backend={shown(backend)}: choose auto, {', '.join(BACKENDS)}")
     check_models(unet, dot)
     checks.flag("merge_dot", merge_dot)

@@ -123,7 +123,7 @@ class Sampler:
             Unavailable: a model is in train() mode with layers that are random then.
         """
         if on_step is not None:
-            checks.function("on_step", on_step, "a function of i and n")
+            checks.function("on_step", on_step, "a function of i and n", 2)
         # Runs on shared memory take turns; eager ones have theirs to themselves.
         with nullcontext() if self.backend == "eager" else self.captures.lock:
             run = self.start(

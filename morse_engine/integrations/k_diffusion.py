@@ -14,7 +14,7 @@ Source: Karras et al. 2022 (arXiv 2206.00364) for x and D; Lu et al. 2022 (arXiv
 DPM-Solver++ 2M; k-diffusion's sampling.py for the form of a sampler.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from math import inf, log
 from typing import Any
@@ -73,7 +73,7 @@ def sampler(
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     if cond is not None and not isinstance(cond, dict):
         raise Refused(f"cond={shown(cond)}: a dict of what the Dot is given by keyword")
-    if solver not in SOLVERS:
+    if not isinstance(solver, str) or solver not in SOLVERS:
         raise Refused(f"solver={shown(solver)}: choose {' or '.join(SOLVERS)}")
     helper = as_helper(dot).merged()
     levels = helper.levels
@@ -105,7 +105,12 @@ class _Sampler:
 
         levels = _levels(sigmas, self.solver)
         checks.tensor("x", x, "[B, C, H, W]")
-        checks.function("model", model, "a function of x and sigma")
+        checks.function("model", model, "a function of x and sigma", 2)
+        if extra_args is not None and not isinstance(extra_args, Mapping):
+            raise Refused(f"extra_args={shown(extra_args)}: a dict of keywords of the model")
+        if callback is not None:
+            checks.function("callback", callback, "a function of a dict", 1)
+        disable = None if disable is None else checks.flag("disable", disable)
         if len(levels) == 1:  # a host that splits its levels may leave one: nothing to do
             return x
         plan, dtype = self._plan(levels), x.dtype
@@ -151,7 +156,10 @@ class _Host:
 
     def dash(self, x: Tensor, sigma: Tensor) -> Tensor:
         given = x.to(self._ones.dtype), sigma.to(self._ones.dtype) * self._ones
-        self.denoised = self._model(*given, **self._extra_args).to(x)
+        denoised = self._model(*given, **self._extra_args)
+        if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
+            raise Refused(f"model returned {shown(denoised)}: the clean image has the shape of x")
+        self.denoised = denoised.to(x)
         return (x - self.denoised) / sigma
 
     def residual(

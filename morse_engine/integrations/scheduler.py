@@ -24,6 +24,7 @@ from ..dot.dot import Dot
 from ..dot.helper import as_helper
 from ..sampling.loop import Trajectory
 from ..sampling.plan import DASH, MOST_STEPS, Plan
+from ..system import checks
 from ..system.checks import configured, integer, shown
 from ..system.errors import Refused
 
@@ -130,7 +131,13 @@ class MorseScheduler(SchedulerMixin):
                 that many steps.
         """
         self.plan = plan = _repeated(self._code, num_inference_steps)
-        self.inner.set_timesteps(len(plan), device=device, **options)
+        try:
+            self.inner.set_timesteps(len(plan), device=device, **options)
+        except Exception as error:
+            raise Refused(
+                f"{type(self.inner).__name__} cannot be set to {len(plan)} steps: "
+                f"{str(error)[:200]}"
+            ) from error
         if len(self.inner.timesteps) != len(plan):
             raise Refused(
                 f"{type(self.inner).__name__} makes {len(self.inner.timesteps)} calls for "
@@ -180,6 +187,9 @@ class MorseScheduler(SchedulerMixin):
             Refused: no `set_timesteps` before it, steps beyond the last, or a model that also
                 predicts a variance where the plan has Dot steps.
         """
+        checks.tensor("model_output", model_output, "[B, C, H, W]")
+        checks.tensor("sample", sample, "[B, C, H, W]")
+        eta, return_dict = checks.number("eta", eta), checks.flag("return_dict", return_dict)
         position = self._find(timestep)
         if position >= len(self.timesteps):
             raise Refused(
@@ -223,6 +233,8 @@ class MorseScheduler(SchedulerMixin):
     def _find(self, timestep: Tensor | None) -> int:
         """Which Dash step comes next: the first of a run by its timestep, the others in order."""
         self._planned()
+        if timestep is not None:
+            timestep = checks.number("timestep", timestep, "a number, or a tensor []")
         if self._next is not None:
             return self._next
         begin = self._begin

@@ -3,6 +3,7 @@
 import torch
 
 from .. import kernels
+from ..system.checks import shown
 from ..system.errors import Refused, Unavailable
 from . import graphs, native
 
@@ -10,8 +11,8 @@ BACKENDS = ("eager", "host", "device")
 
 
 def check_backend(backend: str, device: torch.device | None) -> None:
-    if backend not in BACKENDS:
-        raise Refused(f"backend={backend!r}: choose {', '.join(BACKENDS)}")
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise Refused(f"backend={shown(backend)}: choose {', '.join(BACKENDS)}")
     if why := unavailable(backend, device):
         raise Unavailable(f'backend "{backend}": {why}; use "eager" or "auto"')
 

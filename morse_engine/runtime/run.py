@@ -23,7 +23,8 @@ from ..sampling.loop import second_half, walk
 from ..sampling.plan import DASH, DOT, Plan
 from ..sampling.request import Request
 from ..sampling.solver import SolverTable
-from ..system.errors import Refused, Unavailable
+from ..system.checks import function, integer
+from ..system.errors import Unavailable
 from ..system.timing import synchronize
 from .graphs import StepGraphs, mark
 from .models import Models
@@ -61,9 +62,7 @@ class Run(ABC):
             Unavailable: the run is over, was cancelled, or has lost its memory to a later run.
         """
         left = len(self.plan) - self.i
-        k = left if k is None else k
-        if k < 1 and left:
-            raise Refused(f"a segment of {k} steps: at least 1")
+        k = left if k is None else integer("k", k, 1)
         with self._lock:
             self._check()
             if not left:
@@ -78,6 +77,7 @@ class Run(ABC):
 
         An exception from `on_step`, or Ctrl-C, cancels the run within one step and is passed on.
         """
+        function("on_step", on_step, "a function of i and n", 2)
         with self._lock:
             while self.i < len(self.plan):
                 self.segment(1)
@@ -90,6 +90,8 @@ class Run(ABC):
         For a caller that follows a run step by step and changes nothing on the way: more steps may
         have been asked for meanwhile, with the "device" backend all of them in one launch.
         """
+        k = integer("k", k, 0)
+        function("stop", stop, "a function of nothing", 0)
         with self._lock:
             while self.i < k and not stop():
                 self.segment(1)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..system.checks import shown
 from ..system.errors import Refused
 from .plan import FREE, Plan
 
@@ -111,8 +112,8 @@ def as_range(bounds: Any) -> Range:
         low = high = ()
     if not low or len(low) != len(high) or not all(a < b for a, b in zip(low, high, strict=True)):
         raise Refused(
-            f"clean_range={bounds!r}: give (lowest, highest), the lowest below the highest, each a "
-            "number or one for each channel"
+            f"clean_range={shown(bounds)}: give (lowest, highest), the lowest below the highest, "
+            "each a number or one for each channel"
         )
     return low, high
 

@@ -143,6 +143,8 @@ def _key_words(seeds: Sequence[int] | Tensor) -> list[tuple[int, int]]:
 
 def _device(device: torch.device | str) -> torch.device:
     try:
-        return torch.device(device)
-    except (RuntimeError, TypeError):
-        raise Refused(f"device={shown(device)}: has to be a device of torch, such as cpu") from None
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        # Of several lines the first says what is wrong.
+        reason = str(error).partition("\n")[0][:100]
+        raise Refused(f"device={shown(device)}: torch has no such device ({reason})") from None

@@ -159,9 +159,13 @@ class Plan:
             Refused: `num_steps` below 1, a position outside the plan or named twice, none at 0.
         """
         marks = [DOT] * integer("num_steps", num_steps, 1, MOST_STEPS)
-        if not isinstance(dash, Iterable):
-            raise Refused(f"dash={shown(dash)}: has to be positions of Dash steps, such as [0, 3]")
-        for position in dash:
+        try:
+            positions = iter(dash)
+        except TypeError:
+            raise Refused(
+                f"dash={shown(dash)}: has to be positions of Dash steps, such as [0, 3]"
+            ) from None
+        for position in positions:
             position = integer("position of a Dash", position, 0)
             if position >= num_steps:
                 raise Refused(

@@ -66,7 +66,8 @@ _TOLERANCE = 1e-8
 
 def check(scheduler: Any, num_steps: int, eta: float) -> str:
     """The name of a scheduler that may have a table; ValueError for one that has none."""
-    checks.configured("scheduler", scheduler, "a diffusers scheduler, such as DDIMScheduler()")
+    if isinstance(scheduler, type):
+        raise Refused(f"scheduler is {checks.kind(scheduler)}: pass an object of it")
     cls, kind = type(scheduler).__name__, _kind(scheduler)
     if kind is None:
         near = difflib.get_close_matches(cls.removesuffix("Scheduler"), _SUPPORTED, 1, 0.0)[0]

@@ -8,6 +8,7 @@ need most (Lin et al., arXiv 2305.08891).
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..system.checks import shown
 from ..system.errors import Refused
 
 
@@ -91,8 +92,8 @@ def make(name: str, config: Mapping) -> Any:
     """
     from diffusers import schedulers
 
-    if name not in SOLVERS:
-        raise Refused(f"solver={name!r}: choose one of {', '.join(SOLVERS)}")
+    if not isinstance(name, str) or name not in SOLVERS:
+        raise Refused(f"solver={shown(name)}: choose one of {', '.join(SOLVERS)}")
     solver, noise = SOLVERS[name], _noise(config)
     if not _takes(solver, noise):
         fitting = ", ".join(name for name, solver in SOLVERS.items() if _takes(solver, noise))

@@ -179,6 +179,8 @@ class SolverTable:
         row = self._row(i)
         if not isinstance(x, Tensor) or not isinstance(z, Tensor) or x.shape != z.shape:
             raise Refused(f"x={shown(x)} and z={shown(z)}: have to be tensors of one shape")
+        if not isinstance(history, (list, tuple)):
+            raise Refused(f"history={shown(history)}: has to be a list of earlier estimates")
         m = row[Column.Q] * z
         if row[Column.P]:
             m = row[Column.P] * x + m

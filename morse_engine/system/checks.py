@@ -1,5 +1,6 @@
 """Arguments of public functions: each check returns the value, or is `Refused` naming it."""
 
+import inspect
 import math
 import os
 import sys
@@ -37,10 +38,15 @@ def _is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+
+
 def integer(name: str, value: Any, at_least: int, at_most: int | None = None) -> int:
     """Whatever counts as an integer (numpy's and torch's too, no bool) as an int in a range."""
     try:
-        number = None if isinstance(value, bool) or getattr(value, "shape", ()) else index(value)
+        one = not getattr(value, "shape", ()) and not _is_bool(value)
+        number = index(value) if one else None
     except TypeError:
         number = None
     if number is None:
@@ -57,9 +63,9 @@ def number(name: str, value: Any, wanted: str = "a finite number") -> float:
     Args:
         wanted: what it has to be, in words.
     """
-    scalar = _is_tensor(value) and value.ndim == 0 and "bool" not in str(value.dtype)
+    scalar = _is_tensor(value) and value.ndim == 0
     found = math.nan
-    if scalar or (isinstance(value, Real) and not isinstance(value, bool)):
+    if (scalar or isinstance(value, Real)) and not _is_bool(value):
         try:
             found = float(value)
         except (OverflowError, RuntimeError):  # an int beyond floats; a complex tensor
@@ -111,10 +117,22 @@ def sizes(name: str, value: Any, form: str, at_most: int | None = None) -> tuple
     return tuple(integer(f"a size in {name}", size, 1, at_most) for size in value)
 
 
-def function(name: str, value: Any, what: str) -> Callable:
-    """Something that can be called and is no class."""
+def function(name: str, value: Any, what: str, positional: int | None = None) -> Callable:
+    """Something that can be called and is no class.
+
+    Args:
+        positional: how many positional arguments it is called with; None: not looked at.
+    """
     if not callable(value) or isinstance(value, type):
         raise Refused(f"{name} is {kind(value)}: pass {what}")
+    if positional is not None:
+        try:
+            # A module says what it takes in forward().
+            inspect.signature(getattr(value, "forward", value)).bind(*[None] * positional)
+        except ValueError:  # it does not say what it takes
+            pass
+        except TypeError as error:
+            raise Refused(f"{name} cannot be called: {error}; pass {what}") from None
     return value
 
 
@@ -128,6 +146,7 @@ def configured(name: str, value: Any, what: str) -> Any:
 def path(name: str, value: Any) -> Path:
     """A path, of a string or a `Path`."""
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
-    if not isinstance(text, str) or not text or "\0" in text:
+    fits = isinstance(text, str) and all(len(os.fsencode(p)) < 256 for p in text.split(os.sep))
+    if not text or not fits or "\0" in text:
         raise Refused(f"{name}={shown(value)}: has to be a path")
     return Path(text)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import checks
 from .errors import Refused
 
 
@@ -18,7 +19,9 @@ def whole(path: str | Path) -> Iterator[Path]:
     temporary name keeps the suffix, for writers that choose the format by it. Who may read it is
     what the umask says, whatever a writer makes of it: safetensors writes for its owner alone.
     """
-    path = Path(path)
+    path = checks.path("path", path)
+    if not path.name:
+        raise Refused(f"path={str(path)!r}: has to name a file")
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         # Made here, in the mode of any new file, which is given to what the writer leaves.

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB"}
-MOST_PIXELS = 1 << 15  # along a side
+MOST_SIDE = 4096  # pixels
+MOST_PIXELS = 1 << 28  # of what is written at once
 
 
 def load_folder(folder: str | Path, size: int, channels: int, *, skip_bad: bool = False) -> Tensor:
@@ -42,7 +43,7 @@ def load_folder(folder: str | Path, size: int, channels: int, *, skip_bad: bool 
             more pixels than Pillow opens (179 million), or another number of channels.
     """
     folder = checks.path("folder", folder)
-    size = checks.integer("size", size, 1, MOST_PIXELS)
+    size = checks.integer("size", size, 1, MOST_SIDE)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder of images")
     if not isinstance(channels, int) or channels not in MODES:
@@ -180,7 +181,9 @@ def eight_bits(images: Tensor, *, scale: int = 1) -> Tensor:
     """
     if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
         raise Refused(f"images={checks.shown(images)}: pass floats [..., H, W] in [-1, 1]")
-    scale = checks.integer("scale", scale, 1, MOST_PIXELS)
+    scale = checks.integer("scale", scale, 1, MOST_SIDE)
+    if (pixels := images.numel() * scale**2) > MOST_PIXELS:
+        raise Refused(f"scale={scale} makes {pixels} pixels of {list(images.shape)}: at most 2^28")
     if not images.isfinite().all():
         raise Refused(
             "the image holds NaN or infinite values: the model, its dtype (half precision "
@@ -227,7 +230,9 @@ def grid(images: Tensor, *, gap: int = 2, between: float = 1.0) -> Tensor:
     count, channels, height, width = checks.tensor("images", images, "[n, C, H, W]").shape
     if not images.numel():
         raise Refused(f"images has shape {tuple(images.shape)}: nothing to put on a sheet")
-    gap = checks.integer("gap", gap, 0, MOST_PIXELS)
+    gap = checks.integer("gap", gap, 0, MOST_SIDE)
+    if not -1 <= checks.number("between", between) <= 1:
+        raise Refused(f"between={between}: has to be from -1 (black) to 1 (white)")
     across = math.ceil(math.sqrt(count))
     down = -(-count // across)
     size = down * (height + gap) - gap, across * (width + gap) - gap

@@ -1,0 +1,367 @@
+"""The public functions, each called with wrong values in the place of right ones.
+
+Whatever is passed, the answer is a right result or one of the two errors that the package raises on
+purpose, soon, within little memory, and no file is left behind.
+"""
+
+import inspect
+import itertools
+import math
+import os
+import resource
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import morse_engine
+from models import text_cond, tiny_text_unet, tiny_unet
+from morse_engine import Dot, Plan, Refused, Sampler, SolverTable, Unavailable, noise, zoo
+from morse_engine.integrations import k_diffusion
+from morse_engine.integrations.scheduler import MorseScheduler
+from morse_engine.runtime.run import Run
+from morse_engine.system import images
+from pipelines import shallow as pipeline
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of diffusers, for some of the wrong values
+]
+
+CPU_S, MOST_BYTES = 5, 1 << 30  # what one call may take, whatever it is asked for
+X = torch.zeros(2, 1, 16, 16)
+SIGMAS = torch.tensor([3.0, 1.0, 0.0])
+
+
+def _things() -> SimpleNamespace:
+    """What right values are made of; nothing of it is changed by a call."""
+    unet, texted = tiny_unet(), tiny_text_unet()
+    dot = Dot(unet, widths=(4, 4))
+    pipe = pipeline("StableDiffusionPipeline")
+    inner = MorseScheduler(DDIMScheduler(), "-.", dot=k_diffusion.reuse)
+    inner.set_timesteps(3)
+    return SimpleNamespace(
+        unet=unet,
+        dot=dot,
+        sampler=morse_engine.compile(unet, dot, plan="-."),
+        texted=morse_engine.compile(texted, plan="-"),
+        table=SolverTable.from_scheduler(DDIMScheduler(), 2),
+        prepared=_prepared(),
+        pipe=pipe,
+        morse=inner,
+        ksampler=k_diffusion.sampler("-."),
+    )
+
+
+def _prepared() -> DDIMScheduler:
+    scheduler = DDIMScheduler()
+    scheduler.set_timesteps(3)
+    return scheduler
+
+
+def _calls(it: SimpleNamespace, folder: Path) -> dict:
+    """Name -> (function, right values of all of its parameters)."""
+    trajectory = dict(
+        zip(
+            ("x", "timestep", "x_s", "z_s", "timestep_s", "z_p", "timestep_p"),
+            (X, 300, X, X, 500, X, 800),
+            strict=True,
+        )
+    )
+    call = {"noise": None, "batch_size": 2, "seed": 0, "guidance_scale": None}
+    text = text_cond(4)["encoder_hidden_states"]
+    plan = Plan("-..")
+    budget = {"lsd": 4, "dot_speed": 3.0, "dots_per_dash": 2.0}
+    solver = {"scheduler": DDIMScheduler(), "num_steps": 3, "eta": 0.0}
+    step = {"model_output": X, "timestep": it.morse.timesteps[0], "sample": X}
+
+    def morse() -> MorseScheduler:
+        made = MorseScheduler(DDIMScheduler(), "-.", dot=k_diffusion.reuse)
+        made.set_timesteps(3)
+        return made
+
+    def accelerate(**options):
+        try:
+            return morse_engine.accelerate(**options)
+        finally:
+            if type(it.pipe).__dict__.get("_morse"):
+                morse_engine.restore(it.pipe)
+
+    def save(folder):
+        it.dot.save_pretrained(folder)
+        for name in ("config.json", "model.safetensors"):
+            Path(folder, name).unlink()
+        for made in (Path(folder), *Path(folder).parents):
+            if made != Path() and not made.is_absolute():
+                made.rmdir()
+
+    def save_png(image, path, scale):
+        images.save_png(image, path, scale=scale)
+        Path(path).unlink()
+
+    def run(method, **options):
+        return getattr(it.sampler.start(), method)(**options)
+
+    return {
+        "Plan": (Plan, {"morse": "-.."}),
+        "Plan.spread": (Plan.spread, {"num_dash": 2, "num_dot": 3}),
+        "Plan.from_positions": (Plan.from_positions, {"num_steps": 4, "dash": [0, 2]}),
+        "Plan.from_budget": (Plan.from_budget, budget),
+        "Plan.lsd": (plan.lsd, {"dot_speed": 3.0}),
+        "Plan.gain": (plan.gain, {"dot_speed": 3.0}),
+        "Plan.with_free": (plan.with_free, {"each": 2}),
+        "SolverTable.from_scheduler": (SolverTable.from_scheduler, solver),
+        "SolverTable.of_prepared": (
+            SolverTable.of_prepared,
+            {"scheduler": it.prepared, "first": 1, "eta": 0.0},
+        ),
+        "SolverTable.for_calls": (
+            SolverTable.for_calls,
+            {"scheduler": DDIMScheduler(), "num_calls": 3, "eta": 0.0},
+        ),
+        "SolverTable.adds_noise": (it.table.adds_noise, {"i": 0}),
+        "SolverTable.scale_model_input": (it.table.scale_model_input, {"i": 0, "x": X}),
+        "SolverTable.step": (
+            it.table.step,
+            {"i": 0, "x": X, "z": X, "history": [X], "noise": X},
+        ),
+        "noise.normal": (
+            noise.normal,
+            {"seeds": [1, 2], "step": 0, "shape": (1, 4, 4), "device": "cpu"},
+        ),
+        "noise.philox4x32": (
+            noise.philox4x32,
+            {
+                "counter": torch.zeros(2, 4, dtype=torch.int64),
+                "key": torch.zeros(2, dtype=torch.int64),
+            },
+        ),
+        "compile": (
+            morse_engine.compile,
+            {
+                "unet": it.unet,
+                "dot": it.dot,
+                "scheduler": DDIMScheduler(),
+                "plan": "-.",
+                "backend": "eager",
+                "dot_speed": 2.0,
+                "shape": (1, 16, 16),
+                "clean_range": (-1, 1),
+                "merge_dot": True,
+                "inductor": False,
+                "graph_memory": 0,
+            },
+        ),
+        "Sampler.__call__": (it.sampler, {**call, "on_step": None}),
+        "Sampler.__call__ with text": (
+            it.texted,
+            {**call, "guidance_scale": 2.0, "on_step": None, "encoder_hidden_states": text},
+        ),
+        "Sampler.start": (it.sampler.start, call),
+        "Sampler.with_plan": (
+            it.sampler.with_plan,
+            {"plan": "-..", "scheduler": DDIMScheduler()},
+        ),
+        "Sampler.with_table": (it.sampler.with_table, {"plan": Plan("--"), "table": it.table}),
+        "Sampler.with_backend": (it.sampler.with_backend, {"backend": "host"}),
+        "Sampler.measure": (it.sampler.measure, {"batch_size": 1, "guidance_scale": None}),
+        "Sampler.report": (it.sampler.report, {"measure": False, "batch_size": 1}),
+        "Run.segment": (partial(run, "segment"), {"k": 1}),
+        "Run.watch": (partial(run, "watch"), {"on_step": lambda i, n: None}),
+        "Run.reach": (partial(run, "reach"), {"k": 1, "stop": lambda: False}),
+        "Dot": (
+            Dot,
+            {
+                "unet": it.unet,
+                "noise_scheduler": None,
+                "widths": (4, 4),
+                "lora_rank": 1,
+                "cut": 2,
+                "guided": False,
+            },
+        ),
+        "Dot.forward": (it.dot, {**trajectory, "guidance_scale": None}),
+        "Dot.save_pretrained": (save, {"folder": "dot"}),
+        "Dot.from_pretrained": (
+            Dot.from_pretrained,
+            {"folder": zoo.WEIGHTS / "dot", "unet": it.unet},
+        ),
+        "accelerate": (
+            accelerate,
+            {
+                "pipe": it.pipe,
+                "dot": k_diffusion.reuse,
+                "plan": None,
+                "budget": 3,
+                "dot_speed": 4.0,
+                "backend": "eager",
+            },
+        ),
+        "restore": (morse_engine.restore, {"pipe": it.pipe}),
+        "MorseScheduler": (
+            MorseScheduler,
+            {"inner": DDIMScheduler(), "plan": "-.", "dot": it.dot, "cond": {}},
+        ),
+        "MorseScheduler.set_timesteps": (
+            lambda **options: morse().set_timesteps(**options),
+            {"num_inference_steps": 3, "device": "cpu"},
+        ),
+        "MorseScheduler.set_begin_index": (
+            lambda **options: morse().set_begin_index(**options),
+            {"begin_index": 1},
+        ),
+        "MorseScheduler.step": (
+            lambda **options: morse().step(**options),
+            {**step, "eta": 0.0, "generator": None, "return_dict": False},
+        ),
+        "MorseScheduler.scale_model_input": (
+            lambda **options: morse().scale_model_input(**options),
+            {"sample": X, "timestep": it.morse.timesteps[0]},
+        ),
+        "k_diffusion.sampler": (
+            k_diffusion.sampler,
+            {"plan": "-.", "dot": it.dot, "solver": "euler", "cond": {}},
+        ),
+        "k_diffusion.sampler()": (
+            it.ksampler,
+            {
+                "model": lambda x, sigma: x / 2,
+                "x": X,
+                "sigmas": SIGMAS,
+                "extra_args": {},
+                "callback": None,
+                "disable": True,
+            },
+        ),
+        "reuse": (k_diffusion.reuse, trajectory),
+        "extrapolate": (k_diffusion.extrapolate, trajectory),
+        "zoo.digits_dot": (zoo.digits_dot, {"unet": it.unet}),
+        "zoo.digits_scheduler": (zoo.digits_scheduler, {"solver": "ddim"}),
+        "images.load_folder": (
+            images.load_folder,
+            {"folder": folder / "pictures", "size": 8, "channels": 3},
+        ),
+        "images.save_png": (
+            save_png,
+            {"image": X[0], "path": "picture.png", "scale": 1},
+        ),
+        "images.grid": (images.grid, {"images": X, "gap": 1, "between": 1.0}),
+    }
+
+
+def _iterator():
+    yield 1
+
+
+WRONG = [
+    None, True, False, 0, -1, 2, 3, 7, 50, 10**12, 2**63, 2**64, -(2**70), 10**400,
+    0.0, -0.5, 0.5, 1.5, 2.0, 1e308, math.nan, math.inf, -math.inf, 1j,
+    "", "x", "-", "-.", "-:.", ".", "12", "cpu", "cuda:99", "eager", "\0", "a/b/c", "-" * 100_000,
+    "x" * 100_000, b"-.", bytearray(b"x"), [], [1], [1, 2], [-1, 2], (1, 16, 16), (1, 33, 33),
+    [0.5, 1.0], ["-", "."], [None], [[1, 2], [3, 4]], ((0, 1), (2, 3)), {}, {"a": 1}, {1, 2},
+    range(3), object(), lambda: None, lambda *a, **k: None,
+    int, torch.nn.Module, Path("no such folder"), Ellipsis, NotImplemented, ValueError("x"),
+    np.int64(3), np.float32(2), np.nan, np.array([1, 2]), np.array(["a"]), np.zeros((2, 2)),
+    torch.tensor(3), torch.tensor(2.5), torch.tensor([1, 2]), torch.tensor([]), torch.tensor(True),
+    torch.zeros(2, 3), X, X[:1], X[:, :, :15], torch.full_like(X, math.nan), X.long(), X.half(),
+    torch.zeros(0, 1, 16, 16), torch.zeros(2, 3, 16, 16), torch.device("cpu"), torch.float16,
+    DDIMScheduler, DDIMScheduler(), FlowMatchEulerDiscreteScheduler(), Plan("-.."), Plan,
+    DDIMScheduler(prediction_type="sample"), SolverTable, torch.nn.Linear(2, 2), itertools.count(),
+    _iterator(), zoo, torch.zeros(4, 5, 7), torch.full((4, 5, 8), math.nan), torch.zeros(2, 5, 8),
+]  # fmt: skip
+# What a caller's own function makes of its arguments is the caller's.
+OWN = {"on_step", "stop", "model", "callback", "extra_args"}
+KEYWORDS = ["batchsize", "class_labels", "x", "sample", "steps", "encoder_hidden_states"]
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api")
+    (folder / "pictures").mkdir()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "pictures" / "a.png")
+    before = os.getcwd()
+    (folder / "here").mkdir()
+    os.chdir(folder / "here")
+    yield _calls(_things(), folder)
+    os.chdir(before)
+
+
+values = st.sampled_from(WRONG) | st.integers(-3, 40) | st.floats() | st.text(max_size=5)
+
+
+@pytest.mark.slow
+@settings(max_examples=900, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_wrong_values_are_answered(calls, data):
+    name = data.draw(st.sampled_from(sorted(calls)), label="function")
+    function, right = calls[name]
+    changed = data.draw(st.sets(st.sampled_from(sorted(right)), min_size=1, max_size=2))
+    options = dict(right)
+    for parameter in changed:
+        value = data.draw(values, label=parameter)
+        if parameter not in OWN or not (callable(value) or value == {"a": 1}):
+            options[parameter] = value
+    if name.startswith("Sampler.__call__") and data.draw(st.booleans()):
+        options[data.draw(st.sampled_from(KEYWORDS))] = data.draw(values)
+    answered(function, options)
+
+
+def answered(function, options):
+    """Call it: a result, or one of the errors that are meant; soon, and in little memory."""
+    here = sorted(os.listdir())
+    cpu, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    said = ""
+    try:
+        function(**options)
+    except (Refused, Unavailable, FileNotFoundError, NotADirectoryError) as error:
+        said = str(error)
+    assert len(said) < 2000, "a message does not repeat all that was passed"
+    assert time.process_time() - cpu < CPU_S
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) * 1024 < MOST_BYTES
+    assert sorted(os.listdir()) == here, "it left a file"
+
+
+def test_right_values_are_right(calls):
+    """Else a refusal of wrong ones would show nothing."""
+    refused = {"restore": "not accelerated", "Dot.from_pretrained": "another Dash"}
+    refused["zoo.digits_dot"] = "another Dash"
+    for name, (function, right) in calls.items():
+        if name in refused:
+            with pytest.raises(Refused, match=refused[name]):
+                function(**right)
+        else:
+            function(**right)
+
+
+# Tested elsewhere: the trainings in tests/training, the extension in tests/runtime.
+ELSEWHERE = {"Refused", "Unavailable", "train_dash", "train_dot", "native", "get_include"}
+ELSEWHERE |= {"zoo", "noise", "Sampler"}  # as a whole; their members are above
+
+
+def test_every_public_function_and_parameter_is_there(calls):
+    public = {name: getattr(morse_engine, name) for name in set(morse_engine.__all__) - ELSEWHERE}
+    classes = {"Plan": Plan, "SolverTable": SolverTable, "Sampler": Sampler, "Dot": Dot, "Run": Run}
+    for owner, cls in classes.items():
+        for name, member in vars(cls).items():
+            function = getattr(member, "__func__", member)
+            if not name.startswith("_") and inspect.isfunction(function):
+                public[f"{owner}.{name}"] = function
+    own = {  # of the inside, or without a parameter that can be wrong
+        "Plan.free_behind", "Plan.whole", "SolverTable", "SolverTable.to", "SolverTable.clean",
+        "SolverTable.free", "SolverTable.for_plan", "SolverTable.way", "SolverTable.with_range", "Sampler.free",
+        "Run.step", "Run.cancel", "Run.measure", "Dot.update", "Dot.given", "Dot.moments",
+        "Dot.when", "Dot.features", "Dot.check_dash", "Dot.trained_parameters", "Dot.merged",
+        "Dot.compiled", "Dot.push_to_hub",
+    }  # fmt: skip
+    for name in sorted(public.keys() - own):
+        assert name in calls, name
+        parameters = inspect.signature(public[name]).parameters.values()
+        named = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD} - {"self", "cls"}
+        assert named <= calls[name][1].keys(), name
