@@ -105,10 +105,13 @@ def run_state(batch: int, image: tuple[int, int, int], dtype) -> dict[str, Tenso
         "step": torch.zeros(1, dtype=torch.int32, device=DEVICE),
         "seeds": torch.arange(batch, device=DEVICE),
         "guidance": None,
+        "clean": None,
+        "bounds": None,
+        "advance": None,
     }
 
 
-def solver_step(z, x, history, model_input, timestep, rows, step, seeds, guidance) -> None:
+def solver_step(z, x, history, model_input, timestep, rows, step, **_) -> None:
     """A row without noise in PyTorch that never waits for the GPU, as torch.compile needs it."""
     row, following = rows.index_select(0, step)[0], rows.index_select(0, step + 1)[0]
     m = torch.clamp(row[Column.P] * x + row[Column.Q] * z.float(), row[Column.LO], row[Column.HI])

@@ -130,6 +130,34 @@ def test_unrolled_keeps_the_graph_of_the_same_plan(fake):
     assert rig.run(".--") == ".--"
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_free_steps_are_made_by_the_step_before_them(fake, layout):
+    plan, advance = "-::.-:.", {0: 3, 3: 1, 4: 2, 6: 1}
+    rig = Rig(fake, layout)
+
+    def make(symbol):
+        rig.made += symbol
+        rig.step += advance[int(rig.step)]
+
+    rig.make = make
+    assert rig.run(plan) == "-.-."
+    assert (rig.loop.progress(), rig.loop.done()) == (7, True)
+    if layout != "unrolled":
+        rig.made = ""
+        rig.step.zero_()
+        rig.loop.launch(until=4)
+        assert (rig.made, rig.loop.progress()) == ("-.", 4)
+        rig.loop.launch()
+        assert rig.made == "-.-."
+
+
+@pytest.mark.parametrize("layout", CONDITIONAL)
+def test_a_step_that_does_not_count_its_free_steps_ends_the_run(fake, layout):
+    rig = Rig(fake, layout)
+    assert rig.run("-.:.") == "-."
+    assert (rig.loop.progress(), rig.loop.done()) == (2, True)
+
+
 @pytest.mark.parametrize("layout", CONDITIONAL)
 def test_captured_graphs_are_copied(fake, layout):
     rig = Rig(fake, layout)
