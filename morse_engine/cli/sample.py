@@ -163,7 +163,7 @@ def _fill(
 
     plan = sampler.plan
     if process.is_main_process:
-        print(f"plan    {plan}  ({plan.num_dash} Dash, {plan.num_dot} Dot)")
+        print(f"plan    {plan}  ({plan.counts})")
         print(f"solver  {sampler.table.name} on {process.device}")
         if process.num_processes > 1:
             print(f"{process.num_processes} processes; the bar shows the share of the first")

@@ -57,7 +57,7 @@ class Report(Ledger):
 
     def __str__(self) -> str:
         lines = [
-            f"plan      {self.plan}   ({self.plan.num_dash} Dash, {self.plan.num_dot} Dot)",
+            f"plan      {self.plan}   ({self.plan.counts})",
             f"solver    {self.solver}",
             f"backend   {self.backend} on {self.device}" + (f" ({self.why})" if self.why else ""),
             *(f"          not {reason}" for reason in self.not_available),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..engine import Sampler
 from ..engine.report import Report
 from ..sampling import probe
+from ..sampling.free import Range
 from ..sampling.plan import Plan
 from ..sampling.solver import SolverTable
 from ..system.errors import Refused, Unavailable
@@ -31,7 +32,7 @@ class LoopReport:
         path: "whole loop" or "step by step"; "none" before any call.
         why: what made it go step by step; "" for a whole loop.
         plan: of its steps; before any call that of all calls, None if each call says it.
-        num_dash, num_dot: steps that each has made.
+        num_dash, num_dot, num_free: steps that each has made.
         notes: steps that were not made as planned.
         solver: the table's name; None where the scheduler made the steps.
         sampler: what the sampler runs, its captures and its memory.
@@ -42,6 +43,7 @@ class LoopReport:
     plan: Plan | None
     num_dash: int
     num_dot: int
+    num_free: int
     notes: list[str]
     solver: str | None
     sampler: Report
@@ -49,9 +51,10 @@ class LoopReport:
     def __str__(self) -> str:
         plan = f"{self.plan}" if self.plan is not None else "Dash steps, as many as a call asks for"
         eager = " (eager)" if self.path == "step by step" else ""
+        free = f", {self.num_free} free" if self.num_free else ""
         lines = [
             f"path      {self.path}" + (f" ({self.why})" if self.why else ""),
-            f"plan      {plan}   (made: {self.num_dash} Dash, {self.num_dot} Dot)",
+            f"plan      {plan}   (made: {self.num_dash} Dash, {self.num_dot} Dot{free})",
             f"solver    {self.solver or 'the scheduler itself'}",
             f"backend   {self.sampler.backend} on {self.sampler.device}{eager}",
             *(f"note      {note}" for note in self.notes),
@@ -68,8 +71,10 @@ class Accelerated:
         sampler: the compiled models. Its captures are dropped by `restore`.
     """
 
-    def __init__(self, pipe: Any, sampler: Sampler, plan: Plan | None, backend: str):
-        self.pipe, self.sampler, self.plan = pipe, sampler, plan
+    def __init__(
+        self, pipe: Any, sampler: Sampler, plan: Plan | None, latents: Range, backend: str
+    ):
+        self.pipe, self.sampler, self.plan, self._latents = pipe, sampler, plan, latents
         self.original_class = cls = type(pipe)
         self._whole_only = backend in ("host", "device")
         self._parts = _parts(pipe)
@@ -93,9 +98,9 @@ class Accelerated:
         last, plan, sampler = self._last, self.plan, self.sampler.report()
         if last is None or last.way is None:
             why = last.why if last is not None else ""
-            return LoopReport("none", why, plan, 0, 0, [], None, sampler)
+            return LoopReport("none", why, plan, 0, 0, 0, [], None, sampler)
         way, why = last.way, last.why
-        made, notes = (way.num_dash, way.num_dot), list(way.notes)
+        made, notes = (way.num_dash, way.num_dot, way.num_free), list(way.notes)
         solver = way.table.name if way.table is not None else None
         return LoopReport(way.PATH, why, way.plan, *made, notes, solver, sampler)
 
@@ -125,6 +130,7 @@ class Accelerated:
                 bound.arguments | bound.arguments.get("kwargs", {}),
                 why,
                 self._table,
+                self._latents,
                 self._whole_only,
             )
             try:

@@ -18,11 +18,13 @@ solver's table draws its noise itself.
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from ..engine import Sampler
+from ..sampling.free import NO_RANGE, Range
 from ..sampling.plan import DASH, Plan
 from ..sampling.solver import SolverTable
 from ..system.errors import Refused, Unavailable
@@ -44,6 +46,7 @@ class Call:
         arguments: those of the call, by name.
         why: reasons to go step by step that are known already.
         tables: `tables(scheduler, first, eta) -> SolverTable`.
+        latents: the range of free steps where neither models nor scheduler know one.
         must_be_whole: refuse to go step by step.
 
     Attributes:
@@ -59,12 +62,13 @@ class Call:
         arguments: dict[str, Any],
         why: str,
         tables: Callable[[Any, int, float], SolverTable],
+        latents: Range,
         must_be_whole: bool,
     ):
         self.pipe, self.sampler, self.why = pipe, sampler, why
         self.way: Way | None = None
         self._plan, self._arguments = plan, arguments
-        self._tables, self._must_be_whole = tables, must_be_whole
+        self._tables, self._latents, self._must_be_whole = tables, latents, must_be_whole
         self._real = {name: vars(pipe)[name] for name in PASSED_ON if name in vars(pipe)}
         self._scheduler: Any = None  # in the place of the pipeline's, during the call
 
@@ -128,15 +132,16 @@ class Call:
         if self.way is not None:
             return self.way
         first, plan = self._part(timestep)
-        table = None
-        if self._arguments.get("use_clipped_model_output"):
-            why = why or "use_clipped_model_output"
-        else:
+        table, untold = None, "use_clipped_model_output"
+        if not self._arguments.get("use_clipped_model_output"):
             try:
                 table = self._table(first, len(plan))
             except ValueError as error:
-                why = why or str(error)
-        self.why = self.why or why
+                untold = str(error)
+        if table is None and plan.num_free:
+            raise Refused(f'plan "{plan}" has free steps, which this call has not ({untold})')
+        self.why = self.why or why or ("" if table is not None else untold)
+        table = table.for_plan(plan) if table is not None else None
         if self.why and self._must_be_whole:
             raise Unavailable(refusal(self.why, self.sampler.backend))
         kind: type[Way] = StepByStep if self.why else Whole
@@ -160,13 +165,15 @@ class Call:
         return first, Plan(DASH + morse[first + 1 : first + count])
 
     def _table(self, first: int, count: int) -> SolverTable:
-        """The solver of `count` calls from `first` on."""
+        """The solver of `count` calls from `first` on, with the range of their free steps."""
         settled = copy.copy(self._scheduler)
         settled.__class__ = type(self._real["scheduler"])  # whose step() is to be read
         table = self._tables(settled, first, self._arguments.get("eta") or 0.0)
-        if count == len(table):
-            return table
-        return SolverTable(table.name, table.rows[:count], table.timesteps[:count], 1.0)
+        known = self.sampler.models.clean_range
+        if known is None and table.clean_range == NO_RANGE:
+            known = self._latents
+        table = table if known is None else table.with_range(known)
+        return replace(table, rows=table.rows[:count], timesteps=table.timesteps[:count])
 
 
 class _Output(dict):

@@ -23,14 +23,22 @@ class SamplerMorse:
     @classmethod
     def INPUT_TYPES(cls) -> dict:
         """The inputs, as ComfyUI asks for them."""
-        plan = "Morse code, repeated over the steps: '-' asks the model, '.' does not"
+        plan = (
+            "Morse code, repeated over the steps: '-' asks the model, ':' continues its clean "
+            "images on a line, '.' its noise"
+        )
+        clamp = "the most that a latent may be at a ':' step, of either sign; 0: without bounds"
         between = "what '.' steps do with the model's last estimates"
         return {
             "required": {
                 "plan": ("STRING", {"default": "-.", "tooltip": plan}),
                 "solver": (["dpmpp_2m", "euler"],),
                 "between": (["extrapolate", "reuse"], {"tooltip": between}),
-            }
+            },
+            # Graphs that were saved without it go on working.
+            "optional": {
+                "clamp": ("FLOAT", {"default": 0.0, "min": 0.0, "max": 100.0, "tooltip": clamp}),
+            },
         }
 
     @classmethod
@@ -42,7 +50,7 @@ class SamplerMorse:
             return str(error)
         return True
 
-    def get_sampler(self, plan: str, solver: str, between: str) -> tuple:
+    def get_sampler(self, plan: str, solver: str, between: str, clamp: float = 0.0) -> tuple:
         """The node's output, a `comfy.samplers.KSAMPLER`."""
         import comfy.samplers  # of the ComfyUI that has loaded this
 
@@ -50,7 +58,8 @@ class SamplerMorse:
             "extrapolate": k_diffusion.extrapolate,
             "reuse": k_diffusion.reuse,
         }
-        made = k_diffusion.sampler(plan, residuals[between], solver=solver)
+        held = (-clamp, clamp) if clamp else None
+        made = k_diffusion.sampler(plan, residuals[between], solver=solver, clean_range=held)
         return (comfy.samplers.KSAMPLER(made),)
 
 

@@ -6,6 +6,8 @@ noise levels; its x is variance-exploding, x = x_0 + sigma noise. In these terms
     z = (x - D) / sigma, the noise that the model sees in x: Dash, asked at the first step and
         wherever else the plan has a `-`
     z = z_s + eta(x, sigma, x_s, z_s, sigma_s, z_p, sigma_p) on a Dot step, which does not ask it
+    z = (x - D) / sigma with D on the line through the last two clean images, in log sigma, on a
+        free step (`sampling/free.py`)
 
 and the solver is k-diffusion's own, as a table (`sampling/solver.py`) of a few numbers a step.
 What D already holds, guidance and a mask for instance, is in z: a Dot works on the guided estimate.
@@ -27,8 +29,9 @@ from ..dot.free import extrapolate_sigma as extrapolate
 from ..dot.free import reuse
 from ..dot.helper import Helper, as_helper
 from ..dot.levels import NoiseLevels
+from ..sampling.free import NO_RANGE, Line, Range, as_range, log_ratio
 from ..sampling.loop import walk
-from ..sampling.plan import Plan
+from ..sampling.plan import FREE, Plan
 from ..sampling.solver import Column, SolverTable
 from ..system import checks
 from ..system.checks import shown
@@ -44,12 +47,14 @@ def sampler(
     *,
     solver: str = "dpmpp_2m",
     cond: dict | None = None,
+    clean_range: Any = None,
 ) -> Callable[..., Tensor]:
     """A sampler of k-diffusion that asks its model at the Dash steps of a plan only.
 
     Args:
         plan: Morse code, repeated over the steps of a run, whose number the host chooses: `"-.."`
-            asks the model at every third step. A plan of exactly these steps is used as it is.
+            asks the model at every third step, and so does `"-::"`, with free steps between. A plan
+            of exactly these steps is used as it is.
         dot: the residual of Dot steps. `extrapolate` and `reuse` need no training and take next to
             no time; they are the rivals that a Dot has to beat. A `Dot` is one whose Dash is the
             model that the host runs, which cannot be checked here; it is used on the device and in
@@ -57,6 +62,9 @@ def sampler(
         solver: "euler" or "dpmpp_2m" (DPM-Solver++ of order 2), k-diffusion's `sample_euler` and
             `sample_dpmpp_2m` where every step is a Dash.
         cond: what a `Dot` is given by keyword; what the host gives its model is not known here.
+        clean_range: (lowest, highest) of the clean images as the host's model returns them, each a
+            number or one for each channel: free steps stay within it. Default: the Dot's, if it
+            knows; else without bounds.
 
     Returns:
         `f(model, x, sigmas, extra_args=None, callback=None, disable=None) -> x` for the host. Each
@@ -76,19 +84,24 @@ def sampler(
     if not isinstance(solver, str) or solver not in SOLVERS:
         raise Refused(f"solver={shown(solver)}: choose {' or '.join(SOLVERS)}")
     helper = as_helper(dot).merged()
+    known = helper.clean_range if clean_range is None else clean_range
+    held = NO_RANGE if known is None else as_range(known)
     levels = helper.levels
     if levels is None:
-        return _Sampler(plan, helper, solver, inf).sample_morse
+        return _Sampler(plan, helper, solver, held, inf).sample_morse
     # Its times are timesteps, not noise levels.
     eta = _variance_exploding(helper, levels, cond or {})
-    return _Sampler(plan, eta, solver, _sigma_max(levels)).sample_morse
+    return _Sampler(plan, eta, solver, held, _sigma_max(levels)).sample_morse
 
 
 class _Sampler:
     """A plan with a residual and a solver, for runs of any number of steps."""
 
-    def __init__(self, plan: Plan, dot: Callable[..., Tensor], solver: str, sigma_max: float):
-        self.plan, self.dot, self.solver, self.sigma_max = plan, dot, solver, sigma_max
+    def __init__(
+        self, plan: Plan, dot: Callable[..., Tensor], solver: str, held: Range, sigma_max: float
+    ):
+        self.plan, self.dot, self.solver = plan, dot, solver
+        self.held, self.sigma_max = held, sigma_max
 
     @torch.no_grad()
     def sample_morse(
@@ -116,10 +129,13 @@ class _Sampler:
         plan, dtype = self._plan(levels), x.dtype
         host = _Host(model, self.dot, extra_args or {}, x.new_ones(len(x)))
         x = x.to(torch.promote_types(dtype, torch.float32))
-        table = _table(levels, self.solver, x.dtype)
+        table = _table(levels, self.solver, x.dtype).with_range(self.held).for_plan(plan)
         states = walk(host.dash, host.residual, plan, table, x, ())
         for i, after in enumerate(tqdm(states, total=len(plan), disable=disable)):
             if callback is not None:
+                if plan.morse[i] == FREE:
+                    assert host.line is not None  # a plan begins with Dash
+                    host.denoised = table.clean(i, x, table.free(i, x, host.line))
                 at = {"x": x.to(dtype), "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i]}
                 callback(at | {"denoised": host.denoised.to(dtype)})
             x = after
@@ -140,7 +156,12 @@ class _Sampler:
 
 
 class _Host:
-    """The host's model as Dash, and a residual: both keep the clean image of the step they make."""
+    """The host's model as Dash, and a residual: both keep the clean image of the step they make.
+
+    Attributes:
+        denoised: that of the last step.
+        line: those of the last two calls; None before the first.
+    """
 
     denoised: Tensor
 
@@ -153,21 +174,25 @@ class _Host:
     ):
         self._model, self._dot, self._extra_args = model, dot, extra_args
         self._ones = ones  # one for each image, in the dtype of the host's
+        self.line: Line | None = None
 
     def dash(self, x: Tensor, sigma: Tensor) -> Tensor:
         given = x.to(self._ones.dtype), sigma.to(self._ones.dtype) * self._ones
         denoised = self._model(*given, **self._extra_args)
         if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
             raise Refused(f"model returned {shown(denoised)}: the clean image has the shape of x")
-        self.denoised = denoised.to(x)
+        self._say(denoised.to(x))
         return (x - self.denoised) / sigma
 
     def residual(
         self, x: Tensor, sigma: Tensor, x_s: Tensor, z_s: Tensor, *before: Tensor
     ) -> Tensor:
         eta = self._dot(x, sigma, x_s, z_s, *before)
-        self.denoised = x - sigma * (z_s + eta)
+        self._say(x - sigma * (z_s + eta))
         return eta
+
+    def _say(self, clean: Tensor) -> None:
+        self.denoised, self.line = clean, Line.after(self.line, clean)
 
 
 def _levels(sigmas: Any, solver: str) -> list[float]:
@@ -197,7 +222,8 @@ def _table(levels: Sequence[float], solver: str, dtype: torch.dtype) -> SolverTa
         x_next  = q x + (1 - q) m                                       euler; 2m, first and last
         x_next  = q x + (1 - q) ((1 + 1 / 2r) m - 1 / 2r m_1)           2m
 
-    where r is the last step in log sigma over this one. The timestep is sigma.
+    where r is the last step in log sigma over this one. The timestep is sigma, and the clean image
+    D of a free step lies on a line in log sigma.
     """
     rows = []
     for i, (sigma, after) in enumerate(pairwise(levels)):
@@ -206,11 +232,12 @@ def _table(levels: Sequence[float], solver: str, dtype: torch.dtype) -> SolverTa
             share = log(sigma / after) / log(levels[i - 1] / sigma) / 2
         row = {Column.TIMESTEP: sigma, Column.SCALE: 1.0, Column.LO: -inf, Column.HI: inf}
         row |= {Column.P: 1.0, Column.Q: -sigma, Column.A: ratio}
+        row |= {Column.U: 1.0, Column.V: -sigma}
         row |= {Column.C0: (1 - ratio) * (1 + share), Column.C1: -(1 - ratio) * share}
         rows.append([row.get(column, 0.0) for column in Column])
     coefficients = torch.tensor(rows, dtype=torch.float64)
     timesteps = torch.tensor(levels[:-1], dtype=dtype)
-    return SolverTable(f"k-diffusion {solver}", coefficients, timesteps, init_noise_sigma=1.0)
+    return SolverTable(f"k-diffusion {solver}", coefficients, timesteps, 1.0, way=log_ratio)
 
 
 def _sigma_max(levels: NoiseLevels) -> float:

@@ -21,6 +21,8 @@ What a call asks for and how that meets the plan:
 - `strength`, `denoising_start` and `denoising_end` make a part of the plan. It begins with a Dash.
 - ControlNet runs on Dash steps only. A Dot step corrects Dash's last estimate, which has seen its
   residuals; Dot itself is not given them.
+- Free steps (`:` in a plan) ask neither; they go on with what the last two calls, as guided, have
+  said of the image. Without a Dot, `plan="-::-::-::"` has them behind each of three Dash steps.
 - A Dot is given the keywords that the unet is given, without those that are None.
 
 Noise: see `call.py`. The scheduler of the pipeline is read, never stepped.
@@ -40,6 +42,7 @@ from ..system.checks import number, positive, shown
 from ..system.errors import Refused
 from .accelerated import Accelerated, check_not_offloaded
 from .example import example
+from .latents import range_of
 from .proxies import Dash
 
 SUPPORTED = (
@@ -69,6 +72,7 @@ def accelerate(
     plan: Plan | str | None = None,
     budget: float | None = None,
     dot_speed: float | None = None,
+    clean_range: Any = None,
     backend: str = "auto",
 ) -> Accelerated:
     """Run the loop of a diffusers pipeline by Morse, with the pipeline's own call.
@@ -77,11 +81,16 @@ def accelerate(
         pipe: a pipeline of `SUPPORTED`, on its device and in its dtype; it is changed in place,
             and used as before.
         dot: the `Dot` of `pipe.unet`, or a callable as in `compile`; None for Dash steps only.
-        plan: Morse code or a `Plan`, the model calls of a whole run. Default: a budget of 10 LSD
-            with a Dot; as many Dash steps as each call asks for without.
+        plan: Morse code or a `Plan`, the steps of a whole run. Default: a budget of 10 LSD with a
+            Dot; as many Dash steps as each call asks for without, so that the images are those of
+            the pipeline. Free steps are made only where a plan has them.
         budget: in LSD, in the place of a plan.
         dot_speed: N, to spend a budget. Default: measured here, one image, with guidance where the
             pipeline has it.
+        clean_range: (lowest, highest) of the clean images or latents as the unet sees them, each a
+            number or one for each channel: free steps stay within it. Default: the Dot's, if it
+            knows; else that of the scheduler's `clip_sample`; else of `latents.json` beside the
+            weights of the pipeline's VAE (`integrations/latents.py`); else without bounds.
         backend: as in `compile`. "host" and "device" refuse calls that have to go step by step.
 
     Returns:
@@ -101,7 +110,9 @@ def accelerate(
     if plan is not None and not isinstance(plan, Plan):
         raise Refused(f"plan={shown(plan)}: a Plan or Morse code; a number of LSD is a budget=")
     dash = Dash(pipe.unet, getattr(pipe, "controlnet", None))
-    sampler = compile(dash, dot, plan=DASH, shape=_shape(pipe.unet), backend=backend)
+    latents = range_of(pipe)
+    options: dict[str, Any] = {"clean_range": clean_range, "backend": backend}
+    sampler = compile(dash, dot, plan=DASH, shape=_shape(pipe.unet), **options)
     if (helper := sampler.models.helper) is not None and helper.levels is not None:
         helper.levels.check(pipe.scheduler)
     if plan is None and (budget is not None or dot is not None):
@@ -113,7 +124,7 @@ def accelerate(
         if plan.num_dot and dot is None:
             raise Refused(f"{shown(plan)} has {plan.num_dot} Dot steps, but there is no dot")
         probe.steps_for_calls(pipe.scheduler, len(plan))
-    accelerated = Accelerated(pipe, sampler, plan, backend)
+    accelerated = Accelerated(pipe, sampler, plan, latents, backend)
     pipe.__class__ = accelerated.pipeline_class
     return accelerated
 

@@ -1,19 +1,23 @@
 """Morse as a diffusers scheduler, for stacks where nothing but the scheduler can be replaced.
 
 The host sees the timesteps of the Dash steps alone and asks its model, Dash, at these. Each
-`step()` makes that step with the scheduler inside, and then the Dot steps up to the next Dash:
+`step()` makes that step with the scheduler inside, and then the steps up to the next Dash:
 
     x = inner.step(z_s, t_s, x)                                       with what the host gives
     x = inner.step(z_s + eta(x, t; x_s, z_s, t_s, z_p, t_p), t, x)    for each Dot step behind it
+    x = inner.step((x0 - U x) / V, t, x)                              for each free step
 
-z_s is what the host has made of Dash's outputs. With guidance it is the guided estimate, of which
-there is one an image; so Dot has to be one that corrects that (a guided Dot, `sampling/loop.py`).
+x0 of a free step lies on the line through the clean images of the last two calls, Dash's or Dot's
+(`sampling/free.py`). z_s is what the host has made of Dash's outputs. With guidance it is the
+guided estimate, of which there is one an image; so Dot has to be one that corrects that (a guided
+Dot, `sampling/loop.py`).
 
 Source: Morse (arXiv 2506.18251), section 3.
 """
 
 import inspect
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import torch
@@ -22,15 +26,18 @@ from torch import Tensor
 
 from ..dot.dot import Dot
 from ..dot.helper import as_helper
+from ..sampling import probe
+from ..sampling.free import Line, as_range, bounds, difference, slopes
 from ..sampling.loop import Trajectory
-from ..sampling.plan import DASH, MOST_STEPS, Plan
+from ..sampling.plan import DASH, DOT, MOST_STEPS, Plan
+from ..sampling.solver import no_free_steps, range_of
 from ..system import checks
 from ..system.checks import configured, integer, shown
 from ..system.errors import Refused
 
 
 class MorseScheduler(SchedulerMixin):
-    """A diffusers scheduler that makes Dot steps by itself, between the steps of its host.
+    """A diffusers scheduler that makes Dot and free steps by itself, between those of its host.
 
     `set_timesteps(n)` makes n the number of Dash steps, which is how often the host asks its model;
     the scheduler inside makes `len(scheduler.plan)` steps. Whatever is not defined here (config,
@@ -41,12 +48,16 @@ class MorseScheduler(SchedulerMixin):
         inner: a diffusers scheduler that makes one model call a step; it is set and stepped here,
             so it must not be used elsewhere at the same time.
         plan: Morse code, repeated until it has as many Dash steps as the host asks for: `"-.."`
-            makes two Dot steps behind each Dash. A plan with exactly these is used as it is.
+            makes two Dot steps behind each Dash, `"-::"` two free steps, which need no Dot. A plan
+            with exactly these is used as it is.
         dot: a `Dot` of the host's model, or any
             `eta(x, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond) -> Tensor`, for
             instance `morse_engine.evaluation.extrapolate`; None if no step is Dot's.
         cond: what Dot is given by keyword, for as many images as the host's x has. A host that
             changes its prompt sets `scheduler.cond` before the run.
+        clean_range: (lowest, highest) of the clean images as the model sees them, each a number or
+            one for each channel: free steps stay within it. Default: the Dot's, if it knows; else
+            that of `clip_sample` of the scheduler inside; else without bounds.
 
     Attributes:
         plan: the plan of all steps after `set_timesteps`.
@@ -65,6 +76,7 @@ class MorseScheduler(SchedulerMixin):
         plan: Plan | str,
         dot: Dot | Callable[..., Tensor] | None = None,
         cond: dict[str, Any] | None = None,
+        clean_range: Any = None,
     ):
         if cond is not None and not isinstance(cond, dict):
             raise Refused(f"cond={shown(cond)}: a dict of what the Dot is given by keyword")
@@ -82,6 +94,9 @@ class MorseScheduler(SchedulerMixin):
         if helper is not None and helper.levels is not None:
             helper.levels.check(inner)
         self._dot = None if helper is None else helper.merged()
+        if clean_range is None and helper is not None:
+            clean_range = helper.clean_range
+        self._range = range_of(inner.config) if clean_range is None else as_range(clean_range)
         self.plan: Plan | None = None
         self._begin: int | None = None
         self._next: int | None = None
@@ -127,8 +142,9 @@ class MorseScheduler(SchedulerMixin):
             options: for the scheduler inside, e.g. `mu`.
 
         Raises:
-            Refused: no Dash step, fewer than the plan has, or the scheduler inside cannot make
-                that many steps.
+            Refused: no Dash step, fewer than the plan has, the scheduler inside cannot make that
+                many steps, or what its model says of the image is not known and the plan has free
+                steps.
         """
         self.plan = plan = _repeated(self._code, num_inference_steps)
         try:
@@ -148,6 +164,8 @@ class MorseScheduler(SchedulerMixin):
         self.num_inference_steps = num_inference_steps
         self._begin = self._next = None
         self._trajectory: Trajectory | None = None
+        self._line: Line | None = None
+        self._free = _free(self.inner, plan) if plan.num_free else None
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Let the run begin with a later Dash step, as for an image that is noised in part."""
@@ -171,7 +189,7 @@ class MorseScheduler(SchedulerMixin):
         return_dict: bool = True,
         **options: Any,
     ) -> Any:
-        """The Dash step at `timestep` and the Dot steps behind it.
+        """The Dash step at `timestep`, and the Dot and free steps behind it.
 
         Args:
             model_output: `[B, C, H, W]`, z_s, after guidance.
@@ -185,7 +203,7 @@ class MorseScheduler(SchedulerMixin):
 
         Raises:
             Refused: no `set_timesteps` before it, steps beyond the last, or a model that also
-                predicts a variance where the plan has Dot steps.
+                predicts a variance where the plan has other steps.
         """
         checks.tensor("model_output", model_output, "[B, C, H, W]")
         checks.tensor("sample", sample, "[B, C, H, W]")
@@ -202,20 +220,41 @@ class MorseScheduler(SchedulerMixin):
 
         plan = self._planned()
         first = plan.dash_positions[position]
-        run = plan.morse[first + 1 :].split(DASH)[0]  # the Dot steps up to the next Dash
+        run = plan.morse[first + 1 :].split(DASH)[0]  # what follows up to the next Dash
         self._next = position + 1
         if run and model_output.shape != sample.shape:
             raise Refused(
-                f"the model makes {list(model_output.shape)} of {list(sample.shape)}: a Dot works "
-                "with models that predict no variance"
+                f"the model makes {list(model_output.shape)} of {list(sample.shape)}: Dot and free "
+                "steps work with models that predict no variance"
             )
         x_s = self.inner.scale_model_input(sample, timestep)
         last = Trajectory.after(self._trajectory, x_s, model_output, timestep)
         self._trajectory = last
+        self._say(first, sample, model_output)
         out = self.inner.step(model_output, timestep, sample, **options)
-        for t in self.inner.timesteps[first + 1 : first + 1 + len(run)]:
-            out = self.inner.step(self._estimate(out[0], t, last), t, out[0], **options)
+        for i, symbol in enumerate(run, first + 1):
+            t = self.inner.timesteps[i]
+            if symbol == DOT:
+                z = self._estimate(out[0], t, last)
+                self._say(i, out[0], z)
+            else:
+                z = self._on_line(i, out[0])
+            out = self.inner.step(z, t, out[0], **options)
         return out
+
+    def _say(self, i: int, x: Tensor, z: Tensor) -> None:
+        """Keep the clean image of the call at place i, if the plan has free steps."""
+        if self._free is not None:
+            u, v, _ = self._free[i]
+            self._line = Line.after(self._line, u * x.float() + v * z.float())
+
+    def _on_line(self, i: int, x: Tensor) -> Tensor:
+        """z of the free step at place i."""
+        assert self._free is not None
+        assert self._line is not None  # a plan begins with Dash
+        u, v, slope = self._free[i]
+        x_0 = self._line.at(slope, *bounds(self._range, self._line.a))
+        return ((x_0 - u * x.float()) / v).to(x.dtype)
 
     @torch.no_grad()
     def _estimate(self, x: Tensor, t: Tensor, last: Trajectory) -> Tensor:
@@ -255,6 +294,15 @@ class MorseScheduler(SchedulerMixin):
         return begin
 
 
+def _free(inner: Any, plan: Plan) -> list[tuple[float, float, float]]:
+    """(U, V, f) of each place of the plan, `sampling/free.py`, of a scheduler that is set to it."""
+    name = probe.check(inner, 1, 0.0)
+    of_x, of_z = zip(*(probe.clean(inner, i) for i in range(len(plan))), strict=True)
+    if not all(map(isfinite, of_x)):
+        raise Refused(no_free_steps(plan, name))
+    return list(zip(of_x, of_z, slopes(plan, inner.timesteps, difference), strict=True))
+
+
 def _repeated(code: Plan, num_dash: int) -> Plan:
     """The code, again and again, up to where Dash step `num_dash + 1` would come."""
     try:
@@ -267,5 +315,5 @@ def _repeated(code: Plan, num_dash: int) -> Plan:
             "ask for as many, or shorten the plan"
         )
     times = -(-num_dash // code.num_dash)
-    runs = (code.morse * times).split(DASH)[1 : 1 + num_dash]  # the Dot steps behind each Dash
+    runs = (code.morse * times).split(DASH)[1 : 1 + num_dash]  # what follows each Dash
     return Plan("".join(DASH + run for run in runs))

@@ -1,8 +1,9 @@
 """A pipeline's loop with a model call and a solver step whenever it asks for one.
 
-The unet is asked on Dash steps, Dot on the others, and the pipeline's scheduler makes the step;
-where a step adds noise, the solver's table makes it. Where something changes between the steps,
-this is the only way.
+The unet is asked on Dash steps, Dot on its own, and the pipeline's scheduler makes the step; where
+a step adds noise, the solver's table makes it. A free step has its z from the line through the
+clean images of the last two calls, as guided. Where something changes between the steps, this is
+the only way.
 """
 
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..sampling.free import Line
 from ..sampling.loop import Trajectory, second_half
-from ..sampling.plan import DASH, DOT
+from ..sampling.plan import DASH, DOT, FREE
 from ..sampling.solver import SolverTable
 from .way import Residuals, Way, plain
 
@@ -30,6 +32,7 @@ class StepByStep(Way):
         self._asked: tuple[Tensor, Tensor, Tensor] | None = None
         self._residuals: Residuals | None = None
         self._history: list[Tensor] = []
+        self._line: Line | None = None  # of a plan with free steps
 
     def controlnet(self, sample: Tensor, timestep: Tensor, cond: dict) -> Residuals:
         self._choose(cond["encoder_hidden_states"].shape)
@@ -41,6 +44,9 @@ class StepByStep(Way):
     def unet(self, sample: Tensor, timestep: Tensor, cond: dict) -> Tensor:
         if "controlnet" not in self.real:
             self._choose(sample.shape)
+        if self._symbol == FREE:  # nothing is asked: see `step`
+            channels = self.real["unet"].config.out_channels
+            return sample.new_zeros(()).expand(len(sample), channels, *sample.shape[2:])
         make = self._dash if self._symbol == DASH else self._dot
         return make(sample, timestep, cond)
 
@@ -54,6 +60,9 @@ class StepByStep(Way):
             self._trajectory = Trajectory.after(self._trajectory, x_s, z_s, t_s)
             self._asked = None
         i, self.made = self.made, self.made + 1
+        self.count(self._symbol)
+        if self.plan.num_free:
+            z = self._on_line(i, z, x)
         if self.table is not None and self.table.uses_noise:
             return self._step_by_table(self.table, i, z, x)
         step = type(self.real["scheduler"]).step
@@ -62,13 +71,13 @@ class StepByStep(Way):
 
     def end(self) -> None:
         super().end()
-        self._trajectory = self._asked = self._residuals = None
+        self._trajectory = self._asked = self._residuals = self._line = None
         self._history = []
 
     def _choose(self, shape: torch.Size) -> None:
         """Whose step this is: Dot's where the plan says so and the batch is still the same."""
         self._symbol = self.plan.morse[self.made]
-        if shape != self._shape:
+        if shape != self._shape and self._symbol != FREE:
             self._trajectory = None
             if self._symbol == DOT:
                 self._symbol = DASH
@@ -76,12 +85,12 @@ class StepByStep(Way):
                     f"step {self.made} was made by Dash: the batch changed from "
                     f"{tuple(self._shape)} to {tuple(shape)}, which Dot has no estimate for"
                 )
-        self._shape = shape
+        if self._symbol != FREE:  # whose line is of the guided estimate, of one row an image
+            self._shape = shape
 
     def _dash(self, sample: Tensor, timestep: Tensor, cond: dict) -> Tensor:
         z = self.real["unet"](sample, timestep, return_dict=False, **cond)[0]
         self._asked = sample[:, : z.shape[1]], z, timestep
-        self.num_dash += 1
         return z
 
     def _dot(self, sample: Tensor, timestep: Tensor, cond: dict) -> Tensor:
@@ -94,9 +103,17 @@ class StepByStep(Way):
                 cond = second_half(cond)
             cond["guidance_scale"] = float(self.pipe.guidance_scale)
         z = last.z_s + models.dot(x, timestep, *last, **cond)
-        self.num_dot += 1
         # The pipeline guides two equal halves to z itself.
         return torch.cat([z, z]) if len(sample) == 2 * len(z) else z
+
+    def _on_line(self, i: int, z: Tensor, x: Tensor) -> Tensor:
+        """z of step i: a call's as it is, whose clean image is kept; a free step's by the line."""
+        assert self.table is not None  # a plan with free steps has one
+        if self._symbol != FREE:
+            self._line = Line.after(self._line, self.table.clean(i, x.float(), z.float()))
+            return z
+        assert self._line is not None  # a plan begins with Dash
+        return self.table.free(i, x.float(), self._line).to(x.dtype)
 
     def _step_by_table(
         self, table: SolverTable, i: int, z: Tensor, x: Tensor

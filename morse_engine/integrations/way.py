@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..engine import Sampler
 from ..sampling import noise
-from ..sampling.plan import Plan
+from ..sampling.plan import DASH, DOT, FREE, Plan
 from ..sampling.solver import Column, SolverTable
 from .proxies import RESIDUALS
 
@@ -32,7 +32,7 @@ class Way(ABC):
 
     Attributes:
         made: how many steps the pipeline has been given.
-        num_dash, num_dot: how many of them each has made.
+        num_dash, num_dot, num_free: how many of them each has made.
         notes: steps that were not made as planned.
     """
 
@@ -50,10 +50,16 @@ class Way(ABC):
     ):
         self.pipe, self.sampler, self.real, self.scheduler = pipe, sampler, real, scheduler
         self.plan, self.table = plan, table
-        self.made = self.num_dash = self.num_dot = 0
+        self.made = self.num_dash = self.num_dot = self.num_free = 0
         self.notes: list[str] = []
         self._generator: Generator = generator
         self._seeds: list[int] | None = None
+
+    def count(self, made: str) -> None:
+        """Count the steps of a piece of the plan as made."""
+        self.num_dash += made.count(DASH)
+        self.num_dot += made.count(DOT)
+        self.num_free += made.count(FREE)
 
     @abstractmethod
     def controlnet(self, sample: Tensor, timestep: Tensor, cond: dict) -> Residuals:

@@ -2,7 +2,8 @@
 
 The first `step` knows everything: the latents, the conditioning, the guidance scale. It starts the
 whole plan. The unet's outputs are placeholders, and each `step` returns when that step has been
-made, so progress bars follow the device. The last one returns the image.
+made, so progress bars follow the device; free steps are made with the call before them. The last
+one returns the image.
 """
 
 from typing import Any
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from ..dot.family import DASH_ONLY
 from ..runtime.run import Run
-from ..sampling.plan import DASH
 from ..system.errors import Unavailable
 from .way import Residuals, Way, plain
 
@@ -44,9 +44,8 @@ class Whole(Way):
         if self._running is None:
             self._running = self._start(x)
         run, out = self._running
+        self.count(self.plan.morse[self.made])
         self.made += 1
-        self.num_dash = self.plan.morse[: self.made].count(DASH)
-        self.num_dot = self.made - self.num_dash
         run.reach(self.made, stop=lambda: getattr(self.pipe, "_interrupt", False))
         if self.made < len(self.plan):
             return out, out
@@ -60,6 +59,9 @@ class Whole(Way):
             run, out = unfinished
             run.cancel()
             out.copy_(run.x)
+            # Free steps are made with the call before them, captured steps may run ahead.
+            self.count(self.plan.morse[self.made : run.reached])
+            self.made = max(self.made, run.reached)
 
     def end(self) -> None:
         super().end()

@@ -83,6 +83,12 @@ class Plan:
         """Number of free steps."""
         return self.morse.count(FREE)
 
+    @property
+    def counts(self) -> str:
+        """How many steps of each kind, in words: "2 Dash, 4 Dot, 6 free"."""
+        free = f", {self.num_free} free" if self.num_free else ""
+        return f"{self.num_dash} Dash, {self.num_dot} Dot{free}"
+
     def free_behind(self, i: int) -> int:
         """How many free steps follow step i directly."""
         behind = self.morse[i + 1 :]

@@ -114,7 +114,7 @@ class SolverTable:
         rows = probe.rows(name, scheduler, timesteps, eta, first)
         sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))
         way = log_ratio if type(scheduler).__name__ == "ScoreSdeVeScheduler" else difference
-        return cls(name, rows, timesteps[first:], sigma, _range(scheduler.config), way)
+        return cls(name, rows, timesteps[first:], sigma, range_of(scheduler.config), way)
 
     @classmethod
     def for_calls(cls, scheduler: Any, num_calls: int, *, eta: float = 0.0) -> "SolverTable":
@@ -225,10 +225,7 @@ class SolverTable:
             return self
         rows = self.rows.clone()
         if not rows[:, Column.U].isfinite().all():
-            raise Refused(
-                f'plan "{plan}" has free steps, which {self.name} cannot make: its first x holds '
-                "nothing of the image; use timestep_spacing='leading' or no free steps"
-            )
+            raise Refused(no_free_steps(plan, self.name))
         rows[:, Column.SLOPE] = torch.tensor(slopes(plan, self.timesteps, self.way))
         rows[:, Column.FREE] = torch.tensor([plan.free_behind(i) for i in range(len(plan))])
         return replace(self, rows=rows)
@@ -247,7 +244,15 @@ class SolverTable:
         return replace(self, clean_range=clean_range)
 
 
-def _range(config: Any) -> Range:
+def no_free_steps(plan: Plan, name: str) -> str:
+    """Why a plan with free steps is refused where a solver's U is infinite."""
+    return (
+        f'plan "{plan}" has free steps, which {name} cannot make: its first x holds nothing of the '
+        "image; use timestep_spacing='leading' or no free steps"
+    )
+
+
+def range_of(config: Any) -> Range:
     """The range of clean images by a scheduler's config, its own or that of the model's."""
     if not config.get("clip_sample"):
         return NO_RANGE

@@ -125,6 +125,26 @@ def test_what_a_mask_keeps_is_kept_in_dot_steps_too(nodes, between):
     assert (out[..., :4] - latent[..., :4]).abs().mean() > 0.1
 
 
+@pytest.mark.parametrize("clamp", [0.0, 0.4])
+def test_free_steps(nodes, clamp):
+    (made,) = nodes.NODE_CLASS_MAPPINGS["SamplerMorse"]().get_sampler(
+        "-:", "dpmpp_2m", "extrapolate", clamp=clamp
+    )
+    out = made.sample(model, SIGMAS, EXTRA, None, noise(), disable_pbar=True)
+    held = (-clamp, clamp) if clamp else None
+    run = k_diffusion.sampler("-:", clean_range=held)
+    assert torch.equal(out, run(model, 10 * noise(), SIGMAS, extra_args=EXTRA, disable=True))
+
+
+def test_what_a_mask_keeps_is_kept_in_free_steps_too(nodes):
+    """Both clean images are the image there, so the line through them is."""
+    (made,) = nodes.NODE_CLASS_MAPPINGS["SamplerMorse"]().get_sampler("-::", "dpmpp_2m", "reuse")
+    latent, mask = torch.full((2, 4, 8, 8), 0.7), torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1
+    out = made.sample(model, SIGMAS, EXTRA, None, noise(), latent, mask, disable_pbar=True)
+    torch.testing.assert_close(out[..., 4:], latent[..., 4:], rtol=0, atol=1e-5)
+
+
 def test_nothing_of_the_model_is_kept(nodes):
     """ComfyUI patches and moves weights between runs: the next run asks the model anew."""
     (made,) = nodes.NODE_CLASS_MAPPINGS["SamplerMorse"]().get_sampler("-.", "euler", "extrapolate")

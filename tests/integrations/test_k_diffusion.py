@@ -121,6 +121,51 @@ def test_extrapolation_written_out(solver):
     assert_close("k_diffusion", ours, FORMULAS[solver](stepwise, start(sigmas), sigmas))
 
 
+@pytest.mark.parametrize("held", [None, (-0.7, 0.8)], ids=["no bounds", "bounds"])
+@pytest.mark.parametrize("solver", FORMULAS)
+def test_free_steps_written_out(solver, held):
+    """Plan -::- : the clean image stays after one call; later it goes on in log sigma."""
+    sigmas, plan = karras(8), "-:-::-:-"
+    ours = k_diffusion.sampler(Plan(plan), solver=solver, clean_range=held)
+    said = []
+
+    def stepwise(x, sigma):
+        i = int((sigmas == sigma[0]).nonzero())
+        if plan[i] == "-":
+            said.append((sigmas[i].log(), model(x, sigma)))
+            return said[-1][1]
+        (at_a, a), (at_b, b) = said[-1], said[max(0, len(said) - 2)]
+        slope = (sigmas[i].log() - at_a) / (at_a - at_b) if len(said) > 1 else 0.0
+        line = a + slope * (a - b)
+        return line if held is None else line.clamp(*held)
+
+    seen = []
+    x = ours(model, start(sigmas), sigmas, callback=seen.append, disable=True)
+    assert_close("k_diffusion", x, FORMULAS[solver](stepwise, start(sigmas), sigmas))
+    said.clear()
+    for i, at in enumerate(seen):  # what each step says of the image
+        expected = stepwise(at["x"], sigmas[i] * torch.ones(2))
+        assert_close("k_diffusion", at["denoised"], expected)
+    if held:
+        assert float(seen[4]["denoised"].max()) == pytest.approx(0.8)
+
+
+def test_free_steps_between_dot_steps(pair):
+    """Both kinds of calls make the line, and a Dot's range holds it."""
+    _, dot = pair
+    sigmas = karras(6)
+    run = k_diffusion.sampler("-:.:", dot)
+    x = run(model, start(sigmas), sigmas, disable=True)
+    dot.clean_range = (-0.5, 0.5)
+    try:
+        held = k_diffusion.sampler("-:.:", dot)(model, start(sigmas), sigmas, disable=True)
+        given = k_diffusion.sampler("-:.:", dot, clean_range=(-9, 9))
+        assert_close("k_diffusion", given(model, start(sigmas), sigmas, disable=True), x)
+    finally:
+        del dot.clean_range
+    assert not torch.allclose(held, x, atol=1e-2)
+
+
 def test_the_model_is_asked_at_dash_steps_only():
     asked = []
 

@@ -1,4 +1,4 @@
-"""Morse as a scheduler: alone the one inside bit for bit, with Dot steps the eager loop."""
+"""Morse as a scheduler: alone the one inside bit for bit, else the eager loop of its plan."""
 
 import copy
 
@@ -12,6 +12,7 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    LMSDiscreteScheduler,
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
@@ -95,6 +96,67 @@ def test_with_dot_steps_it_is_the_eager_loop(inner):
     assert_close("run_batch", ours, sample(model, extrapolate, plan, table, noise(), [0, 1]))
 
 
+@pytest.mark.parametrize(
+    ("code", "dot"), [("-::", None), ("-.:", extrapolate), ("-:.", extrapolate)]
+)
+@by_name(DETERMINISTIC)
+def test_with_free_steps_it_is_the_eager_loop(inner, code, dot):
+    """Within a range that is reached; without a Dot too."""
+    scheduler = MorseScheduler(copy.deepcopy(inner), code, dot, clean_range=(-0.4, 0.4))
+    for _ in range(2):  # a second run begins anew
+        ours = loop(scheduler, 4)
+        assert scheduler.plan == Plan(code * 4)
+        table = SolverTable.from_scheduler(inner, 12).with_range(((-0.4,), (0.4,)))
+        expected = sample(model, dot, scheduler.plan, table, noise(), [0, 1])
+        assert_close("run_batch", ours, expected)
+    free = MorseScheduler(copy.deepcopy(inner), code, dot, clean_range=(-9, 9))
+    assert not torch.allclose(loop(free, 4), ours, atol=1e-2), "the range has no effect"
+
+
+def test_the_range_of_free_steps():
+    """The one given, else the Dot's, else that of the scheduler's clip_sample, else none."""
+
+    def held(scheduler, *dot, **given):
+        code = "-.:" if dot else "-:"
+        return loop(MorseScheduler(copy.deepcopy(scheduler), code, *dot, **given), 5)
+
+    clips, other = DDIMScheduler(clip_sample_range=0.3), DDIMScheduler(clip_sample=False)
+    assert torch.equal(held(clips), held(clips, clean_range=(-0.3, 0.3)))
+    assert not torch.equal(held(clips), held(clips, clean_range=(-0.2, 0.2)))
+    assert torch.equal(held(other), held(other, clean_range=(-1e9, 1e9)))
+    dot = randomised(Dot(tiny_unet()))
+    dot.clean_range = (-0.2, 0.2)
+    assert torch.equal(held(clips, dot), held(clips, dot, clean_range=(-0.2, 0.2)))
+    assert not torch.equal(held(clips, dot), held(clips, dot, clean_range=(-0.3, 0.3)))
+
+
+@by_name(STOCHASTIC)
+def test_with_free_steps_and_noise(inner):
+    """Written out with the noise that the scheduler inside draws from the host's generator."""
+    ours = loop(MorseScheduler(copy.deepcopy(inner), "-:", clean_range=(-0.5, 0.5)), 3)
+    scheduler, table = copy.deepcopy(inner), SolverTable.from_scheduler(inner, 6)
+    said, place = [], iter(range(6))
+
+    class Told:
+        """The scheduler inside, whose odd steps are given z of the line, not of a model."""
+
+        def __getattr__(self, name):
+            return getattr(scheduler, name)
+
+        def step(self, z, t, x, **options):
+            i, times = next(place), table.timesteps
+            if i % 2 == 0:
+                said.append(table.clean(i, x, z))
+            else:
+                a, b = (said[-1], said[-2]) if len(said) > 1 else 2 * said
+                slope = 0.0 if i == 1 else (times[i] - times[i - 1]) / (times[i - 1] - times[i - 3])
+                u, v = table.clean(i, torch.ones(()), 0.0), table.clean(i, 0.0, torch.ones(()))
+                z = ((a + slope * (a - b)).clamp(-0.5, 0.5) - u * x) / v
+            return scheduler.step(z, t, x, **options)
+
+    assert_close("run_batch", ours, loop(Told(), 6))
+
+
 @by_name(STOCHASTIC)
 def test_with_dot_steps_and_noise(inner):
     """Written out, with the noise that the scheduler inside draws from the host's generator."""
@@ -157,6 +219,30 @@ def test_image_to_image():
     assert_close("run_batch", ours, expected)
 
 
+def test_image_to_image_with_free_steps():
+    """The line begins with the first Dash step that is made."""
+    scheduler = MorseScheduler(EulerDiscreteScheduler(), "-::")
+    loop(scheduler, 4)  # a run before it, of which nothing may be left
+    ours = loop(scheduler, 4, start=1)
+    inner = EulerDiscreteScheduler()
+    inner.set_timesteps(12)
+    x = 0.2 + inner.sigmas[3] * noise()
+    table = SolverTable.from_scheduler(EulerDiscreteScheduler(), 12)
+    rest = SolverTable(table.name, table.rows[3:], table.timesteps[3:], 1.0)
+    assert_close("run_batch", ours, sample(model, None, Plan("-::-::-::"), rest, x, [0, 1]))
+
+
+def test_half_precision_with_free_steps():
+    scheduler = MorseScheduler(DDIMScheduler(timestep_spacing="trailing"), "-::")
+    scheduler.set_timesteps(3)
+    x = noise().half()
+    for t in scheduler.timesteps:
+        x = scheduler.step(model(x.float(), t).half(), t, x, return_dict=False)[0]
+        assert x.dtype == torch.float16
+    full = MorseScheduler(DDIMScheduler(timestep_spacing="trailing"), "-::")
+    assert_close("steps/float16", x.float(), loop(full, 3))
+
+
 def test_conditions_reach_dot():
     def dot(x, t, x_s, z_s, t_s, z_p, t_p, *, label):
         assert label == 3
@@ -213,6 +299,14 @@ def test_wrong_runs():
         scheduler.set_timesteps(1)
     with pytest.raises(ValueError, match="makes 6 calls for 5 steps"):
         MorseScheduler(PNDMScheduler(skip_prk_steps=True), "-").set_timesteps(5)
+    zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    free = MorseScheduler(DDIMScheduler(**zero_snr), "-:")
+    with pytest.raises(ValueError, match="its first x holds nothing of the image"):
+        free.set_timesteps(2)
+    with pytest.raises(ValueError, match="LMSDiscreteScheduler has no solver table"):
+        MorseScheduler(LMSDiscreteScheduler(), "-:").set_timesteps(2)
+    with pytest.raises(ValueError, match="clean_range="):
+        MorseScheduler(DDIMScheduler(), "-:", clean_range=(1, -1))
     loop(scheduler, 2)
     with pytest.raises(ValueError, match="all 2 Dash steps of this run are made"):
         scheduler.step(noise(), scheduler.timesteps[-1], noise())
