@@ -201,13 +201,20 @@ def _calls(it: SimpleNamespace, folder: Path) -> dict:
                 "plan": None,
                 "budget": 3,
                 "dot_speed": 4.0,
+                "clean_range": (-1, 1),
                 "backend": "eager",
             },
         ),
         "restore": (morse_engine.restore, {"pipe": it.pipe}),
         "MorseScheduler": (
             MorseScheduler,
-            {"inner": DDIMScheduler(), "plan": "-.", "dot": it.dot, "cond": {}},
+            {
+                "inner": DDIMScheduler(),
+                "plan": "-.",
+                "dot": it.dot,
+                "cond": {},
+                "clean_range": (-1, 1),
+            },
         ),
         "MorseScheduler.set_timesteps": (
             lambda **options: morse().set_timesteps(**options),
@@ -227,7 +234,13 @@ def _calls(it: SimpleNamespace, folder: Path) -> dict:
         ),
         "k_diffusion.sampler": (
             k_diffusion.sampler,
-            {"plan": "-.", "dot": it.dot, "solver": "euler", "cond": {}},
+            {
+                "plan": "-.",
+                "dot": it.dot,
+                "solver": "euler",
+                "cond": {},
+                "clean_range": (-1, 1),
+            },
         ),
         "k_diffusion.sampler()": (
             it.ksampler,
