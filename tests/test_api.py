@@ -259,7 +259,7 @@ def _calls(it: SimpleNamespace, folder: Path) -> dict:
         "zoo.digits_scheduler": (zoo.digits_scheduler, {"solver": "ddim"}),
         "images.load_folder": (
             images.load_folder,
-            {"folder": folder / "pictures", "size": 8, "channels": 3},
+            {"folder": folder / "pictures", "size": 8, "channels": 3, "skip_bad": False},
         ),
         "images.save_png": (
             save_png,

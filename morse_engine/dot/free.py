@@ -26,7 +26,7 @@ def reuse(
     **cond: Any,
 ) -> Tensor:
     """Repeat Dash's last estimate: `eta = 0`, `[B, C, H, W]`."""
-    trajectory.check((x, x_s, z_s, z_p), (timestep, timestep_s, timestep_p))
+    trajectory.check((z_s, z_p), (timestep, timestep_s, timestep_p))
     return torch.zeros_like(z_s)
 
 
@@ -56,7 +56,7 @@ def extrapolate(
     Returns:
         `[B, C, H, W]` in the dtype of z_s; zero until there are two estimates.
     """
-    trajectory.check((x, x_s, z_s, z_p), (timestep, timestep_s, timestep_p))
+    trajectory.check((z_s, z_p), (timestep, timestep_s, timestep_p))
     factor = slope(timestep, timestep_s, timestep_p, way, at_most)
     return factor.reshape(-1, 1, 1, 1).to(z_s) * (z_s - z_p)
 

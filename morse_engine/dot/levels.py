@@ -62,7 +62,8 @@ class NoiseLevels(nn.Module):
 
             scheduler = DDPMScheduler()
         config = {} if isinstance(scheduler, type) else getattr(scheduler, "config", {})
-        if not hasattr(scheduler, "alphas_cumprod") or not config or config.get("trained_betas"):
+        betas = config.get("trained_betas")
+        if not hasattr(scheduler, "alphas_cumprod") or not config or betas is not None:
             raise Refused(
                 f"{type(scheduler).__name__} is not a noise schedule of a Dot: give a scheduler "
                 "with beta_start, beta_end and beta_schedule, such as DDPMScheduler()"

@@ -16,11 +16,11 @@ def check(images: Sequence[Tensor], times: Sequence[Numbers]) -> None:
     """Refuse images that are no floats `[B, C, H, W]` of one shape, and times that are none.
 
     Args:
-        images: x, x_s, z_s, z_p.
+        images: x, x_s, z_s, z_p, or the last of these.
         times: t, t_s, t_p, numbers or tensors `[]`, `[1]` or `[B]`.
     """
     shape = None
-    for name, image in zip(("x", "x_s", "z_s", "z_p"), images, strict=True):
+    for name, image in zip(("x", "x_s", "z_s", "z_p")[-len(images) :], images, strict=True):
         checks.tensor(name, image, "[B, C, H, W]")
         if image.shape != (shape := shape or image.shape):
             raise Refused(f"{name} has shape {tuple(image.shape)}, the first {tuple(shape)}")

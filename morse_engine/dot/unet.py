@@ -74,9 +74,9 @@ class UNet:
         wanted = num_halvings - self.conditional if cut is None else cut
         if not 0 <= wanted <= most:
             fit = most + self.conditional if cut is None else 0  # so many widths need no cut
-            fewer = f"give {fit} widths or fewer, such as widths={(16, 32, 64)[:fit]}, or cut="
+            fits = f"{fit} widths or fewer fit, such as widths={(16, 32, 64)[:fit]}; else cut="
             raise Refused(
-                f"cut={wanted} for a UNet of {most + 1} levels: {fewer if fit else ''}0 to {most}"
+                f"cut={wanted} for a UNet of {most + 1} levels: {fits if fit else ''}0 to {most}"
             )
         self.cut = cut = wanted
         self.trunk = trunk = shared_copy(dash)

@@ -28,12 +28,12 @@ def check_models(unet: Any, dot: Any) -> None:
         raise Refused(
             f"unet is a {type(unet).__name__}: pass its unet, or morse_engine.accelerate(pipe, dot)"
         )
-    called = None if isinstance(unet, nn.Module) else DASH
-    wanted = "a model; this is not a model or callable of x and timestep"
-    checks.function("unet", unet, wanted, called)
+    checks.function("unet", unet, "a model; this is not a model or callable of x and timestep")
     if dot is not None:
-        called = None if isinstance(dot, nn.Module) else DOT
-        checks.function("dot", dot, "a Dot; this is not a Dot or callable", called)
+        checks.function("dot", dot, "a Dot; this is not a Dot or callable")
+    for name, model, positional in (("unet", unet, DASH), ("dot", dot, DOT)):
+        if model is not None and not isinstance(model, nn.Module):
+            _bound(name, model, positional)
 
 
 def check_shape(models: Models, shape: tuple[int, ...], *, with_dot: bool) -> None:
@@ -80,18 +80,21 @@ def check_cond(models: Models, cond: dict[str, Any], rows: int) -> None:
         _check_text(models.unet, cond, rows)
 
 
-def _bound(name: str, model: Callable, positional: int, cond: dict) -> None:
-    """Whether a model can be called with as many positional arguments and these keywords."""
+def _bound(name: str, model: Callable, positional: int, cond: dict | None = None) -> None:
+    """Whether a model can be called with as many positional arguments and these keywords.
+
+    Without keywords only the positional ones are looked at.
+    """
     try:
         signature = inspect.signature(model.forward if isinstance(model, nn.Module) else model)
     except (TypeError, ValueError):  # it does not say what it takes
         return
+    places = [None] * positional
     try:
-        signature.bind(*[None] * positional, **cond)
+        signature.bind(*places, **cond) if cond is not None else signature.bind_partial(*places)
     except TypeError as error:
-        raise Refused(
-            f"{name} cannot be called as asked: {error}{_advice(signature, positional, cond)}"
-        ) from None
+        advice = _advice(signature, positional, cond or {})
+        raise Refused(f"{name} cannot be called as asked: {error}{advice}") from None
 
 
 def _advice(signature: inspect.Signature, positional: int, cond: dict) -> str:

@@ -91,8 +91,9 @@ class Bad:
             warnings.warn(
                 f"{len(self.said)} pictures are left out:\n" + "\n".join(lines), stacklevel=3
             )
-        elif len(self.said) == 1 and good:
-            raise Refused(f"{self.said[0]}, or leave it out with skip_bad (--skip-bad)")
+        elif len(self.said) == 1:
+            leave = ", or leave it out with skip_bad (--skip-bad)" if good else ""
+            raise Refused(f"{self.said[0]}{leave}")
         else:
             leave = ", or leave them out with skip_bad (--skip-bad)" if good else ""
             raise Refused(f"{len(self.said)} pictures are bad{leave}:\n" + "\n".join(lines))

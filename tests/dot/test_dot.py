@@ -3,7 +3,8 @@ import torch
 from diffusers import DDPMScheduler
 
 from models import randomised, tiny_unet, trajectory
-from morse_engine import Dot, train_dot
+from morse_engine import Dot, Refused, train_dot
+from morse_engine.dot.free import extrapolate, reuse
 from morse_engine.zoo import digits_scheduler
 from tolerances import assert_close
 
@@ -130,6 +131,76 @@ def test_wrong_model():
         Dot(tiny_unet(), widths=())
     with pytest.raises(ValueError, match="cut=3 for a UNet of 3 levels"):
         Dot(tiny_unet(), widths=(8, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        (2, r"cut=2 for a UNet of 2 levels: 1 widths or fewer fit, such as widths=\(16,\); else"),
+        (1, "cut=2 for a UNet of 1 levels: 0 to 0"),
+    ],
+)
+def test_widths_that_fit_are_named(levels, message):
+    blocks = {"down_block_types": ("DownBlock2D",) * levels}
+    blocks |= {"up_block_types": ("UpBlock2D",) * levels, "block_out_channels": (8,) * levels}
+    unet = tiny_unet(**blocks)
+    with pytest.raises(Refused, match=message):
+        Dot(unet)
+    Dot(unet, widths=(16,), cut=0)
+    if levels == 2:
+        Dot(unet, widths=(16,))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widths": 16}, "widths=16"),
+        ({"widths": "16"}, "widths='16'"),
+        ({"widths": (16, 0)}, "a width=0"),
+        ({"widths": (16, 32.0)}, r"a width=32\.0"),
+        ({"widths": (10**9, 10**9)}, "from 1 to 2048"),
+        ({"widths": (8,) * 9}, "give 1 to 8 integers"),
+        ({"lora_rank": -1}, "lora_rank=-1"),
+        ({"lora_rank": "1"}, "lora_rank='1'"),
+        ({"lora_rank": True}, "lora_rank=True"),
+        ({"cut": 1.0}, r"cut=1\.0"),
+        ({"guided": 1}, "guided=1"),
+        ({"noise_scheduler": 5}, "int is not a noise schedule"),
+        ({"noise_scheduler": DDPMScheduler}, "not a noise schedule"),
+        ({"noise_scheduler": DDPMScheduler(beta_end=2)}, "are no noise levels"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(Refused, match=message):
+        Dot(tiny_unet(), **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({0: None}, "x is None"),
+        ({0: torch.zeros(16, 16)}, "pass floats"),
+        ({0: torch.zeros(2, 1, 16, 16, dtype=torch.long)}, "pass floats"),
+        ({2: torch.zeros(1, 1, 16, 16)}, r"x_s has shape \(1, 1, 16, 16\)"),
+        ({3: torch.zeros(2, 1, 8, 8)}, "z_s has shape"),
+        ({5: [1]}, "z_p is a list"),
+        ({1: None}, "timestep=None"),
+        ({1: float("nan")}, "timestep=nan"),
+        ({4: torch.tensor(float("nan"))}, r"timestep_s=.*finite"),
+        ({4: torch.tensor([1, 2, 3])}, "3 times for 2 images"),
+        ({6: "800"}, "timestep_p='800'"),
+        ({6: torch.tensor(True)}, "timestep_p is"),
+    ],
+)
+def test_wrong_trajectories(change, message):
+    unet = tiny_unet()
+    inputs = list(trajectory(unet))
+    for place, value in change.items():
+        inputs[place] = value
+    images = change.keys() <= {0, 2}  # which those without training do not look at
+    for dot in (Dot(unet), *(() if images else (reuse, extrapolate))):
+        with pytest.raises(Refused, match=message):
+            dot(*inputs)
 
 
 def test_unknown_conditioning():

@@ -325,8 +325,12 @@ def test_auto_without_captures_is_eager_and_says_so(models, fake, monkeypatch):
 
     monkeypatch.setattr(graphs, "capture", fail)
     ours = compiled(models, "auto")
-    with pytest.warns(UserWarning, match="cannot be captured"):
+    with pytest.warns(UserWarning, match="cannot be captured") as found:
         x = ours(seed=1)
+    assert found[0].filename == __file__, "the line of the caller"
+    with pytest.warns(UserWarning, match="cannot be captured") as found:
+        compiled(models, "auto").start(seed=1)
+    assert found[0].filename == __file__
     assert torch.equal(x, compiled(models, "eager")(seed=1))
     assert (ours.report().backend, ours.report().captures) == ("eager", 1)
     with pytest.raises(RuntimeError, match="cannot be captured"):

@@ -1,7 +1,10 @@
 """Files that are whole or not there."""
 
+import os
+
 import pytest
 
+from morse_engine import Refused
 from morse_engine.system.files import output_folder, whole, write_rows
 
 
@@ -22,6 +25,24 @@ def test_whole(tmp_path):
         fail()
     assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_is_readable_as_any_other(tmp_path):
+    """Whatever mode its writer gives it."""
+    umask = os.umask(0o027)
+    try:
+        with whole(tmp_path / "a.txt") as partial:
+            partial.write_text("one")
+            partial.chmod(0o600)
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("path", [None, 5, "", "a\0b", ".", "/"])
+def test_what_names_no_file(path):
+    with pytest.raises(Refused, match="path="), whole(path):
+        pytest.fail("begun")
 
 
 def test_output_folder_is_made_and_left_empty(tmp_path):
