@@ -272,10 +272,10 @@ class MorseScheduler(SchedulerMixin):
     def _find(self, timestep: Tensor | None) -> int:
         """Which Dash step comes next: the first of a run by its timestep, the others in order."""
         self._planned()
-        if timestep is not None:
-            timestep = checks.number("timestep", timestep, "a number, or a tensor []")
         if self._next is not None:
             return self._next
+        if timestep is not None:  # only now: a number on a GPU is waited for
+            timestep = checks.number("timestep", timestep, "a number, or a tensor []")
         begin = self._begin
         if begin is None:
             if timestep is None:
