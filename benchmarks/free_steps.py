@@ -1,12 +1,15 @@
 """What a free step costs on a CPU, as a share of a Dash step: `python benchmarks/free_steps.py`.
 
-    value = (ms of "-" and 16 free steps - ms of "-") / 16 / ms of Dash
+    value = (time of "-" and 16 free steps - time of "-") / 16 / time of Dash
 
 of the bundled digits model, the three timed in turns; in the first two Dash is a stub, so that its
-spread does not hide what is measured. Rows go to benchmarks/results/free-steps.json.
+spread does not hide what is measured. It is the processor's time of one thread, on which other
+processes have little influence. Rows go to benchmarks/results/free-steps.json.
 """
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,10 +18,16 @@ import morse_engine
 from morse_engine import zoo
 from morse_engine.sampling import noise
 from morse_engine.system.machine import commit, machine, now
-from morse_engine.system.timing import Call, Spread, in_turns
+from morse_engine.system.timing import Spread
 
-FREE, ROUNDS = 16, 41
+FREE, ROUNDS, UNTIMED = 16, 21, 3
 RESULTS = Path(__file__).parent / "results" / "free-steps.json"
+
+
+def processor_ms(call: Callable[[], object]) -> float:
+    before = time.process_time()
+    call()
+    return 1e3 * (time.process_time() - before)
 
 
 def cost(backend: str, solver: str, batch: int) -> dict:
@@ -29,11 +38,16 @@ def cost(backend: str, solver: str, batch: int) -> dict:
     with torch.no_grad():
         z = unet(start, t).sample
     of = {"scheduler": zoo.digits_scheduler(solver), "shape": (1, 32, 32), "clean_range": (-1, 1)}
-    calls = {"dash": Call(torch.no_grad()(lambda: unet(start, t)))}
+    calls = {"dash": torch.no_grad()(lambda: unet(start, t))}
     for name, plan in (("call", "-"), ("free", "-" + FREE * ":")):
         sampler = morse_engine.compile(lambda x, t: z, plan=plan, backend=backend, **of)
-        calls[name] = Call(lambda run=sampler: run(start))
-    times = in_turns(calls, start.device, rounds=ROUNDS, untimed=3)
+        calls[name] = lambda run=sampler: run(start)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(UNTIMED + ROUNDS):
+        for name, call in calls.items():
+            ms = processor_ms(call)
+            if i >= UNTIMED:
+                times[name].append(ms)
     free = [(b - a) / FREE for a, b in zip(times["call"], times["free"], strict=True)]
     dash_ms = Spread.of(times["dash"]).value
     value, low, high, n = Spread.of([ms / dash_ms for ms in free])
@@ -57,6 +71,7 @@ def cost(backend: str, solver: str, batch: int) -> dict:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     rows = []
     for solver in ("dpm", "dpm-sde"):
         for backend in ("eager", "host"):

@@ -42,7 +42,12 @@ from .solver_step import (
 )
 from .triton_or_stub import Variant, jit, tl, triton
 
-BLOCK, BLOCK_K = 32, 32
+BLOCK_K = 32
+
+
+def block(with_free: bool) -> int:
+    """Pixels of a program: half as many where free steps need registers too, which would spill."""
+    return 16 if with_free else 32
 
 
 def residual_up_ref(
@@ -296,7 +301,8 @@ def residual_up_update(
     if not runs_kernel(x):
         return residual_up_update_ref(features, weight, bias, mix, x_s, z_s, z_p, state)
     with on_device(x):
-        _residual_up_update_kernel[(triton.cdiv(height // 2 * (width // 2), BLOCK) * batch,)](
+        pixels = block(clean is not None)
+        _residual_up_update_kernel[(triton.cdiv(height // 2 * (width // 2), pixels) * batch,)](
             features,
             weight,
             bias,
@@ -320,7 +326,7 @@ def residual_up_update(
             COPIES=len(model_input) // batch,
             SLOTS=len(history),
             LINE=clean is not None,
-            BLOCK=BLOCK,
+            BLOCK=pixels,
             BLOCK_K=BLOCK_K if features.shape[1] > 16 else 16,
             BLOCK_N=power_of_2(4 * c, 16),
             # Triton's interpreter multiplies the bits of bfloat16 as if they were integers.
@@ -344,5 +350,5 @@ def variants() -> Iterator[Variant]:
         of = ((1, 1, 16), (1, 1, 32), (2, 2, 32), (1, 2, 32))
         for (branches, copies, block_k), line in product(of, (False, True)):
             constants = {"BRANCHES": branches, "COPIES": copies, "SLOTS": 4, "LINE": line}
-            constants |= {"BLOCK": BLOCK, "BLOCK_K": block_k, "BLOCK_N": 16, "WIDEN": False}
+            constants |= {"BLOCK": block(line), "BLOCK_K": block_k, "BLOCK_N": 16, "WIDEN": False}
             yield _residual_up_update_kernel, types, constants

@@ -41,9 +41,7 @@ def by_hand(sampler, batch_size, **call):
         shape=sampler.shape, device=sampler.models.device,
     )  # fmt: skip
     captures, args = sampler.captures, (sampler.plan, sampler.table, request)
-    steps = captures._steps_for(
-        captures._layout(sampler.plan, sampler.table, request, CAPACITY), *args
-    )
+    steps = captures._steps_for(captures._layout(*args, CAPACITY), *args)
     steps.fill(request)
     steps.begin()
     for symbol in sampler.plan:
