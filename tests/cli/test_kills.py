@@ -94,14 +94,14 @@ def test_sample(form, tmp_path):
 
 def test_train_dash(photos, tmp_path):
     words = ["train-dash", "--grey", "--size", 16, "--widths", "8,8", "--data", photos]
-    words += ["--steps", 30, "--checkpoint-every", 2, "--batch-size", 4, "--device", "cpu"]
+    words += ["--steps", 20, "--checkpoint-every", 4, "--batch-size", 4, "--device", "cpu"]
     assert_same(kills(tmp_path, *words, "--out", "OUT"))
 
 
 def test_train_dot(photos, tmp_path):
     tiny_unet().save_pretrained(tmp_path / "unet")
     words = ["train-dot", "--unet", tmp_path / "unet", "--widths", "8,8", "--data", photos]
-    words += ["--steps", 12, "--checkpoint-every", 2, "--batch-size", 2, "--device", "cpu"]
+    words += ["--steps", 12, "--checkpoint-every", 3, "--batch-size", 2, "--device", "cpu"]
     assert_same(kills(tmp_path, *words, "--out", "OUT"))
 
 
