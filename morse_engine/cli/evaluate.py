@@ -10,6 +10,7 @@ import typer
 
 from ..system.files import output_folder
 from .options import (
+    MOST_IMAGES,
     BatchSize,
     Device,
     DotFolder,
@@ -47,7 +48,7 @@ def evaluate(
     solver: Solver = "ddim",
     budgets: Annotated[str, listed("of Morse", "LSD,LSD,...")] = "4,5,6,8,10",
     steps: Annotated[str, listed("of Dash alone")] = "2,3,4,5,6,8,10,15,20,30,50",
-    num_images: Annotated[int, count("per point")] = 1000,
+    num_images: Annotated[int, count("per point", most=MOST_IMAGES)] = 1000,
     seed: Seed = 0,
     batch_size: BatchSize = 100,
     device: Device = "auto",

@@ -14,9 +14,13 @@ from ..system.errors import Refused
 Number = TypeVar("Number", int, float)
 
 
-def count(help: str, least: int = 1, metavar: str = "N") -> OptionInfo:
-    """An option for a whole number of `least` or more."""
-    return typer.Option(min=least, metavar=metavar, help=help)
+MOST_SEED = (1 << 64) - 1
+MOST_IMAGES = 100_000_000  # of one run; a list of their seeds is kept
+
+
+def count(help: str, least: int = 1, metavar: str = "N", most: int | None = None) -> OptionInfo:
+    """An option for a whole number of `least` or more, `most` or less."""
+    return typer.Option(min=least, max=most, metavar=metavar, help=help)
 
 
 def listed(help: str, metavar: str = "N,N,...") -> OptionInfo:
@@ -35,7 +39,7 @@ DotFolder = Annotated[
 Solver = Annotated[
     str, typer.Option(metavar="NAME", help=f"of the steps, one of {', '.join(SOLVERS)}")
 ]
-Seed = Annotated[int, count("of the first image; the others count up", least=0)]
+Seed = Annotated[int, count("of the first image; the others count up", 0, most=MOST_SEED)]
 BatchSize = Annotated[int, count("images at once")]
 Device = Annotated[
     str,
@@ -59,7 +63,7 @@ Run = Annotated[
         "continues there",
     ),
 ]
-TrainingSeed = Annotated[int, count("of all random numbers of the run", least=0)]
+TrainingSeed = Annotated[int, count("of all random numbers of the run", 0, most=MOST_SEED)]
 CheckpointEvery = Annotated[
     int, count("steps between two rows of the log, each with a checkpoint and a preview")
 ]

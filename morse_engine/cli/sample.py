@@ -10,7 +10,18 @@ from ..sampling import budget as budgets
 from ..sampling.plan import Plan
 from ..system.errors import Refused
 from ..system.files import output_folder
-from .options import BatchSize, Device, DotFolder, Seed, Solver, Unet, count, folders
+from .options import (
+    MOST_IMAGES,
+    MOST_SEED,
+    BatchSize,
+    Device,
+    DotFolder,
+    Seed,
+    Solver,
+    Unet,
+    count,
+    folders,
+)
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -62,7 +73,7 @@ def sample(
     budget: Budget = None,
     steps: DashSteps = None,
     solver: Solver = "ddim",
-    num_images: Annotated[int, count("how many")] = 16,
+    num_images: Annotated[int, count("how many", most=MOST_IMAGES)] = 16,
     seed: Seed = 0,
     batch_size: BatchSize = 100,
     device: Device = "auto",
@@ -71,6 +82,8 @@ def sample(
 ) -> None:
     """Sample images with a Dash, with or without its Dot."""
     folders(unet=unet, dot=dot)
+    if seed + num_images - 1 > MOST_SEED:
+        raise Refused(f"--seed {seed}: the last of {num_images:,} seeds is above {MOST_SEED}")
     wanted = settle(plan, budget, steps, has_dot=dot is not None or unet is None)
 
     from ..engine import compile

@@ -123,6 +123,12 @@ def test_a_plan_may_begin_with_a_dash(plan, words, given):
         (["sample", "--num-images", "0"], "greater than or equal to 1"),
         (["sample", "--steps", "0"], "greater than or equal to 1"),
         (["sample", "--budget", "x"], "a valid number"),
+        (["sample", "--num-images", "1000000000000"], "less than or equal to 100000000"),
+        (
+            ["sample", "--seed", "18446744073709551616"],
+            "less than or equal to 18446744073709551615",
+        ),
+        (["sample", "--seed", "18446744073709551615"], "the last of 16 seeds is above 1844674407"),
         (["sample", "--format", "jpg"], "'jpg' is not one of 'png', 'safetensors'"),
         (["demo", "--images", "64"], "greater than or equal to 65"),
         (["sample", "--size", "64"], "No such option"),

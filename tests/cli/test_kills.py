@@ -18,16 +18,17 @@ from models import tiny_unet
 
 pytestmark = [pytest.mark.slow]
 KILLS = Path(__file__).parents[1] / "support" / "kills.py"
+MOMENTS = 20  # of a kill
 TIMES = {"seconds", "ms_per_image", "date", "value_by_clock"}  # in rows
 
 
 def kills(folder: Path, *words) -> list[Path]:
-    """The folder of an uninterrupted run, and those of runs that were killed, 20 times in all."""
-    command = [sys.executable, str(KILLS), str(folder), "20", "0", "--", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    """The folder of an uninterrupted run, and those of runs that were killed, `MOMENTS` in all."""
+    command = [sys.executable, str(KILLS), str(folder), str(MOMENTS), "0", "--", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
-    assert said["killed"] == 20
+    assert said["killed"] == MOMENTS
     return [folder / "whole", *(folder / f"part-{k}" for k in range(said["parts"]))]
 
 
@@ -94,14 +95,14 @@ def test_sample(form, tmp_path):
 
 def test_train_dash(photos, tmp_path):
     words = ["train-dash", "--grey", "--size", 16, "--widths", "8,8", "--data", photos]
-    words += ["--steps", 20, "--checkpoint-every", 4, "--batch-size", 4, "--device", "cpu"]
+    words += ["--steps", 12, "--checkpoint-every", 4, "--batch-size", 4, "--device", "cpu"]
     assert_same(kills(tmp_path, *words, "--out", "OUT"))
 
 
 def test_train_dot(photos, tmp_path):
     tiny_unet().save_pretrained(tmp_path / "unet")
     words = ["train-dot", "--unet", tmp_path / "unet", "--widths", "8,8", "--data", photos]
-    words += ["--steps", 12, "--checkpoint-every", 3, "--batch-size", 2, "--device", "cpu"]
+    words += ["--steps", 6, "--checkpoint-every", 3, "--batch-size", 2, "--device", "cpu"]
     assert_same(kills(tmp_path, *words, "--out", "OUT"))
 
 
