@@ -70,7 +70,8 @@ class Log:
             log.write(json.dumps(row) + "\n")
         picture = self.folder / "preview.png"
         if preview is not None and torch.isfinite(preview).all():
-            save_png(grid(preview), picture, scale=max(1, 96 // preview.shape[-1]))
+            sheet = grid(preview, between=-0.4)  # fits a light and a dark page
+            save_png(sheet, picture, scale=max(1, 96 // preview.shape[-1]))
         png = picture.read_bytes() if picture.exists() else b""
         with whole(self.folder / "log.html") as partial:
             partial.write_text(page(self.rows(), self.num_steps, png), "utf-8")
@@ -82,7 +83,7 @@ def page(rows: list[dict], num_steps: int, picture: bytes = b"") -> str:
     done = last["step"] >= num_steps
     numbers = {k: v for k, v in last.items() if isinstance(v, int | float) and k != "step"}
     facts = "".join(
-        f"<dt>{html.escape(name.replace('_', ' '))}</dt><dd>{value:.4g}</dd>"
+        f"<dt>{html.escape(name.replace('_', ' '))}</dt><dd>{_plain(value)}</dd>"
         for name, value in numbers.items()
     )
     shown = ""
@@ -95,6 +96,11 @@ def page(rows: list[dict], num_steps: int, picture: bytes = b"") -> str:
         again=again, step=f"{last['step']:,}", of=f"{num_steps:,}", state=state, facts=facts,
         chart=chart(rows, num_steps), picture=shown,
     )  # fmt: skip
+
+
+def _plain(value: float) -> str:
+    """A number as people write it, no 1.2e+04."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def chart(rows: Sequence[dict], num_steps: int) -> str:
@@ -146,7 +152,7 @@ PAGE = """<!doctype html>
 :root {{ color-scheme: light dark; }}
 body {{ margin: 0 auto; max-width: 44rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }}
 svg {{ width: 100%; }}
-svg text {{ fill: currentColor; font-size: 12px; }}
+svg text {{ fill: currentColor; font-size: 15px; }}
 .grid {{ stroke: #8886; }}
 polyline {{ fill: none; stroke-width: 2; }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: 0.1rem 1rem; }}

@@ -33,6 +33,7 @@ def test_the_page_shows_the_last_row_and_all_lines():
     assert text.count("<polyline") == 3
     assert "<dt>held out loss</dt><dd>0.5</dd>" in text
     assert "data:image/png;base64,cG5n" in text
+    assert "<dd>12,346</dd>" in page([ROWS[0] | {"seconds": 12345.6}], 20)
     assert "refresh" in text, "the run is not finished"
     assert "refresh" not in page(ROWS, 10)
     assert not re.search(r"https?://", text), "it needs nothing else"
