@@ -45,7 +45,7 @@ def slope(
         min(way(t, t_a) / way(t_a, t_b), at_most);   0 where no line goes through the two
 
     Args:
-        t, t_a, t_b: numbers or tensors `[]` or `[R]`, falling in a run.
+        t, t_a, t_b: numbers or tensors `[]` or `[R]`, which fall in a run, or all rise.
         way: `difference` or `log_ratio`.
         at_most: two points that are close say little about one that is far.
 
@@ -54,7 +54,7 @@ def slope(
     """
     t, t_a, t_b = map(torch.as_tensor, (t, t_a, t_b))
     # A solver of second order may ask twice at one time, and at first b is a.
-    return torch.where(t_b > t_a, way(t, t_a) / way(t_a, t_b), 0.0).clamp(max=at_most)
+    return torch.where(t_b != t_a, way(t, t_a) / way(t_a, t_b), 0.0).clamp(max=at_most)
 
 
 def slopes(plan: Plan, times: Tensor, way: Callable[[Tensor, Tensor], Tensor]) -> list[float]:

@@ -182,7 +182,7 @@ def test_wrong_options(options, message):
         ({0: torch.zeros(16, 16)}, "pass floats"),
         ({0: torch.zeros(2, 1, 16, 16, dtype=torch.long)}, "pass floats"),
         ({2: torch.zeros(1, 1, 16, 16)}, r"x_s has shape \(1, 1, 16, 16\)"),
-        ({3: torch.zeros(2, 1, 8, 8)}, "z_s has shape"),
+        ({3: torch.zeros(2, 1, 8, 8)}, "z_[sp] has shape"),
         ({5: [1]}, "z_p is a list"),
         ({1: None}, "timestep=None"),
         ({1: float("nan")}, "timestep=nan"),

@@ -285,6 +285,14 @@ def test_wrong_arguments():
         MorseScheduler(HeunDiscreteScheduler(), "-")
 
 
+def test_a_dot_of_other_noise():
+    from diffusers import DDPMScheduler
+
+    dot = Dot(tiny_unet(), DDPMScheduler(beta_end=0.01))
+    with pytest.raises(ValueError, match=r"beta_end=0\.02, the Dot was trained with .*0\.01"):
+        MorseScheduler(DDIMScheduler(), "-.", dot)
+
+
 @pytest.mark.parametrize("steps", [0, -2, 2.0, None])
 def test_wrong_number_of_steps(steps):
     with pytest.raises(ValueError, match="the number of Dash steps, at least 1"):

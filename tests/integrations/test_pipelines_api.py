@@ -2,8 +2,10 @@
 
 import copy
 import inspect
+import re
 from concurrent.futures import ThreadPoolExecutor
 
+import diffusers
 import pytest
 import torch
 from diffusers import (
@@ -22,7 +24,7 @@ from peft import LoraConfig
 
 import morse_engine
 from models import randomised, tiny_text_unet
-from morse_engine import Dot, SolverTable
+from morse_engine import Dot, Refused, SolverTable, Unavailable
 from morse_engine.sampling import probe
 from morse_engine.sampling.budget import plan_of
 from pipelines import LATENT, SIZE, assert_same, generator, half_mask, one_thread, picture
@@ -318,6 +320,79 @@ def test_offloaded_models(asleep):
     add_hook_to_module(asleep.unet, ModelHook())
     with pytest.raises(RuntimeError, match=r"offloaded.*restore\(pipe\)"):
         asleep(**CALL)
+
+
+def test_hooks_of_diffusers_get_advice_that_helps(asleep):
+    from diffusers.hooks import HookRegistry, ModelHook
+
+    registry = HookRegistry.check_if_exists_or_initialize(asleep.unet)
+    registry.register_hook(ModelHook(), "taylorseer_cache")
+    with pytest.raises(Unavailable, match=r"\"taylorseer_cache\".*remove_hook") as found:
+        morse_engine.accelerate(asleep)
+    advice = re.search(r"diffusers\.hooks\.\S+\)", str(found.value))[0]
+    eval(advice, {"diffusers": diffusers, "pipe": asleep})
+    morse_engine.accelerate(asleep)
+
+
+def test_layerwise_casting_gets_advice_that_helps(asleep):
+    asleep.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    message = r"casts its weights layer by layer.*load it again, without enable_layerwise_casting"
+    with pytest.raises(Unavailable, match=message) as found:
+        morse_engine.accelerate(asleep)
+    assert "remove_all_hooks" not in str(found.value)
+
+
+def test_pipelines_without_a_unet(asleep):
+    class Other(diffusers.DiffusionPipeline):
+        def __call__(self):
+            pass
+
+    with pytest.raises(Refused, match="Other cannot be accelerated: it has no unet") as found:
+        morse_engine.accelerate(Other())
+    assert "compile(unet" not in str(found.value)
+    asleep.unet = None
+    with pytest.raises(Refused, match="StableDiffusionPipeline has no unet: load it with"):
+        morse_engine.accelerate(asleep)
+
+
+def test_reading_a_table_steps_nobody_s_scheduler():
+    """Not even where a step is watched on the object itself."""
+    scheduler, called = EulerDiscreteScheduler(), []
+    step, scale = scheduler.step, scheduler.scale_model_input
+    expected = SolverTable.from_scheduler(scheduler, 4)
+    scheduler.step = lambda *args, **kwargs: (called.append("step"), step(*args, **kwargs))[1]
+    scheduler.scale_model_input = lambda *args: (called.append("scale"), scale(*args))[1]
+    before = state(scheduler)
+    found = SolverTable.from_scheduler(scheduler, 4)
+    assert not called
+    assert torch.equal(found.rows, expected.rows)
+    assert state(scheduler) == before
+
+
+@pytest.mark.slow
+def test_a_watched_scheduler_is_not_stepped_by_an_accelerated_call(pipe):
+    morse_engine.accelerate(pipe)
+    expected = pipe(generator=generator(), num_inference_steps=2, **CALL).images
+    called = []
+    pipe.scheduler.step = lambda *args, **kwargs: called.append(args)
+    actual = pipe(generator=generator(), num_inference_steps=2, **CALL).images
+    assert torch.equal(actual, expected)
+    assert not called
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": "4"}, "budget='4'"),
+        ({"budget": float("nan")}, "budget=nan"),
+        ({"dot_speed": -1.0}, "dot_speed=-1"),
+        ({"plan": ["-"]}, "a Plan or Morse code"),
+        ({"plan": "x" * 100_000}, r"100000 in all"),
+    ],
+)
+def test_values_that_are_no_budget_and_no_plan(asleep, options, message):
+    with pytest.raises(Refused, match=message):
+        morse_engine.accelerate(asleep, **options)
 
 
 def test_models_that_changed_behind_its_back(asleep):

@@ -328,8 +328,9 @@ def test_auto_without_captures_is_eager_and_says_so(models, fake, monkeypatch):
     with pytest.warns(UserWarning, match="cannot be captured") as found:
         x = ours(seed=1)
     assert found[0].filename == __file__, "the line of the caller"
+    again = compiled(models, "auto")
     with pytest.warns(UserWarning, match="cannot be captured") as found:
-        compiled(models, "auto").start(seed=1)
+        again.start(seed=1)
     assert found[0].filename == __file__
     assert torch.equal(x, compiled(models, "eager")(seed=1))
     assert (ours.report().backend, ours.report().captures) == ("eager", 1)
