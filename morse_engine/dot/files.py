@@ -35,6 +35,7 @@ class Stored(Protocol):
     cut: int
     guided: bool
     conditional: bool
+    folder: Path | None
 
     def __init__(
         self,
@@ -144,6 +145,7 @@ def load(cls: type[AnyDot], folder: str | Path, unet: nn.Module) -> AnyDot:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
+    dot.folder = folder
     return dot.eval()
 
 

@@ -1,6 +1,7 @@
 """What makes Dot steps: a `Dot`, or any function of the trajectory, in one form for all callers."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,12 +25,14 @@ class Helper(nn.Module):
             times of whoever calls it.
         clean_range: (lowest, highest) of the images that it was trained on, see `as_range`; None if
             that is not known.
+        folder: where it was loaded from; a search of plans leaves its `plans.json` there.
     """
 
     guided: bool
     fused: bool
     levels: NoiseLevels | None
     clean_range: Any = None
+    folder: Path | None = None
 
     def check_dash(self, unet: Callable[..., Tensor]) -> None:
         """Raise `Refused` if this is the helper of another Dash; a function fits every one."""

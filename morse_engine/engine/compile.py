@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from ..runtime import backends
 from ..runtime.backends import BACKENDS, check_backend
 from ..runtime.captures import Captures
 from ..runtime.models import Models
-from ..sampling.budget import DEFAULT_BUDGET, DEFAULT_DASH_STEPS, plan_of
+from ..sampling.budget import AUTO, DEFAULT_BUDGET, DEFAULT_DASH_STEPS, choose
 from ..sampling.plan import DASH, Plan
 from ..system import checks
 from ..system.checks import shown
@@ -27,8 +28,11 @@ def compile(
     *,
     scheduler: Any = None,
     plan: "Plan | str | float | None" = None,
+    budget: float | None = None,
+    plans: str | Path | None = None,
     backend: str = "auto",
     dot_speed: float | None = None,
+    batch_size: int = 1,
     shape: Sequence[int] | None = None,
     clean_range: Any = None,
     merge_dot: bool = True,
@@ -45,16 +49,22 @@ def compile(
         scheduler: a diffusers scheduler, with the noise levels of the Dot if that has any. Default:
             DDIM with trailing steps, at the Dot's levels, else on 1,000 linear betas; its clean
             image is clamped to [-1, 1] for models of 1 or 3 channels.
-        plan: Morse code such as `"-.:.:-.:.:"` (`-` Dash, `.` Dot, `:` free step), a `Plan`, or a
-            budget in LSD (latency of one Dash step). Default: a budget of 10 LSD with a Dot, 50
-            Dash steps without.
+        plan: Morse code such as `"-.:.:-.:.:"` (`-` Dash, `.` Dot, `:` free step), a `Plan`, or
+            "auto": the best plan that is known within `budget`, which may be all Dash. A number is
+            short for "auto" with that budget. Default: "auto" with a Dot or a budget, else 50 Dash
+            steps.
+        budget: in LSD, the latency of one Dash step; for "auto" alone, whose default is 10.
+        plans: the folder in which a search has left its `plans.json` (`evaluation.search`).
+            Default: that which the Dot was loaded from. For what was not searched, a table that
+            ships with the package decides, see `sampling.budget.choose`.
         backend: "eager", the specification in plain PyTorch; "host", the same two steps with fused
             kernels over static memory, on a GPU each captured once as a CUDA graph and launched in
             the order of the plan (on a CPU the kernels' references run, nothing is captured);
             "device", one launch for the whole run. "auto" is eager on a CPU; on a GPU it measures
             host and device at the first run of each batch size and takes the faster one.
         dot_speed: N, Dot steps that fit in one LSD; only used to spend a budget. Default: measured
-            here at batch 1, with this backend, which models with conditions cannot be.
+            here, with this backend, which models with conditions cannot be.
+        batch_size: at which N is measured; give that of your runs, N depends on it.
         shape: `(C, H, W)` of one sample; default: from the unet's config.
         clean_range: (lowest, highest) of the images that the model was trained on, each a number or
             one for each channel: free steps stay within it. Default: the Dot's, if it knows; else
@@ -82,7 +92,9 @@ def compile(
         graph_memory = checks.integer("graph_memory", graph_memory, 0)
     if dot_speed is not None:
         dot_speed = checks.positive("dot_speed", dot_speed)
-    given = None if plan is None else _plan_or_budget(plan)
+    batch_size = checks.integer("batch_size", batch_size, 1)
+    plans = None if plans is None else checks.path("plans", plans)
+    given = _plan_or_budget(plan, budget)
     if scheduler is not None:
         checks.configured("scheduler", scheduler, "a diffusers scheduler, such as DDIMScheduler()")
     models = Models(unet, dot, clean_range, merge_dot=merge_dot, inductor=inductor)
@@ -98,7 +110,7 @@ def compile(
 
     def measured() -> float:
         try:
-            speed = made(Plan("-.-")).measure().dot_speed
+            speed = made(Plan("-.-")).measure(batch_size).dot_speed
         except Refused as error:
             raise Refused(
                 f"a budget needs N, which cannot be measured here: {error}; give dot_speed=, "
@@ -107,16 +119,29 @@ def compile(
         assert speed is not None  # of a plan with Dot steps
         return speed
 
-    if given is None:
-        given = DEFAULT_BUDGET if dot is not None else Plan(DASH * DEFAULT_DASH_STEPS)
-    if isinstance(given, float):
-        speed = measured if dot_speed is None else dot_speed
-        given = plan_of(given, scheduler, None if dot is None else speed)
-    return made(given)
+    if isinstance(given, Plan):
+        return made(given)
+    if given is None and dot is None:
+        return made(Plan(DASH * DEFAULT_DASH_STEPS))
+    choice = choose(
+        DEFAULT_BUDGET if given is None else given,
+        scheduler,
+        None if dot is None else measured if dot_speed is None else dot_speed,
+        clean_range=models.clean_range,
+        folder=models.helper.folder if plans is None and models.helper is not None else plans,
+    )
+    return made(choice.plan, why=choice.why)
 
 
-def _plan_or_budget(plan: Any) -> Plan | float:
-    """A plan, or a number of LSD."""
+def _plan_or_budget(plan: Any, budget: Any) -> Plan | float | None:
+    """A plan, or a number of LSD; None if nothing is given."""
+    auto = plan is None or (isinstance(plan, str) and plan == AUTO)
+    if budget is not None:
+        if not auto:
+            raise Refused(f"plan={shown(plan)} and budget={shown(budget)}: give one of the two")
+        return checks.number("budget", budget, "a number of LSD, 1 or more")
+    if auto:
+        return DEFAULT_BUDGET if plan == AUTO else None
     if isinstance(plan, (Plan, str)):
         return Plan(plan) if isinstance(plan, str) else plan
     return checks.number("plan", plan, 'a Plan, Morse code such as "-..-..", or a number of LSD')

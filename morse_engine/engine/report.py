@@ -17,6 +17,7 @@ class Report(Ledger):
         backend, why: what the last run used, and why that; the backend asked for before any run.
         not_available: the other backends and what they lack.
         dash_bytes, dot_bytes: of the models' weights.
+        chosen: where the plan comes from, if a budget bought it.
         speed: latencies at `batch_size`; None if they were not measured.
 
     Those of a `Ledger` besides.
@@ -26,6 +27,7 @@ class Report(Ledger):
     why: str
     not_available: list[str]
     plan: Plan
+    chosen: str
     solver: str
     device: str
     dash_bytes: int
@@ -58,6 +60,7 @@ class Report(Ledger):
     def __str__(self) -> str:
         lines = [
             f"plan      {self.plan}   ({self.plan.counts})",
+            *([f"          chosen {self.chosen}"] if self.chosen else []),
             f"solver    {self.solver}",
             f"backend   {self.backend} on {self.device}" + (f" ({self.why})" if self.why else ""),
             *(f"          not {reason}" for reason in self.not_available),

@@ -38,6 +38,7 @@ class Sampler:
         backend: str,
         captures: Captures,
         table: SolverTable | None = None,
+        why: str = "",
     ):
         if plan.num_dot and models.dot is None:
             raise Refused(f"{plan!r} has {plan.num_dot} Dot steps, but there is no dot")
@@ -49,7 +50,7 @@ class Sampler:
         table = SolverTable.for_calls(scheduler, len(plan)) if table is None else table
         known = models.clean_range
         self.table = table if known is None else table.with_range(known)
-        self.backend, self.captures = backend, captures
+        self.backend, self.captures, self.why = backend, captures, why
 
     def with_plan(self, plan: Plan | str, scheduler: Any = None) -> "Sampler":
         """The same models with another plan and, if given, another solver, on the same captures.
@@ -87,7 +88,7 @@ class Sampler:
         check_backend(backend, self.models.device)
         table = self.table if self.scheduler is None else None
         args = (self.models, self.scheduler, self.plan, self.shape, backend, self.captures)
-        return Sampler(*args, table)
+        return Sampler(*args, table, self.why)
 
     def __call__(
         self,
@@ -194,6 +195,7 @@ class Sampler:
             why=why,
             not_available=[f"{name}: {reason}" for name, reason in reasons.items() if reason],
             plan=self.plan,
+            chosen=self.why,
             solver=self.table.name,
             device=str(device or "cpu"),
             dash_bytes=weight_bytes(models.unet),

@@ -1,13 +1,14 @@
 """The quality experiment: Morse against the same sampler with fewer steps, at equal time.
 
 Each point is one plan, sampled from one set of seeds, with its cost (by measured latencies and by
-the clock) and its Frechet distance to real images. Extrapolation and reuse, which need no training,
-are the free rivals: their Dot steps cost nothing, so all of the budget goes into Dash steps. What
-the rows say is told by `verdict`.
+the clock) and its Frechet distance to real images. Morse's plan is what a budget buys, the rival's
+what it buys without a Dot: Dash and free steps. Extrapolation and reuse put a function that needs
+no training in the place of the Dot; their Dot steps cost nothing, so all of the budget goes into
+Dash steps. What the rows say is told by `verdict`.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,18 +19,20 @@ from ..dot.free import extrapolate, reuse
 from ..runtime.models import Models
 from ..runtime.speed import Speed, measure_speed
 from ..sampling import noise
-from ..sampling.budget import plan_of
+from ..sampling.budget import choose
 from ..sampling.loop import sample
 from ..sampling.plan import DASH as DASH_STEP
+from ..sampling.plan import DOT as DOT_STEP
 from ..sampling.plan import Plan
 from ..sampling.solver import SolverTable
 from ..system.errors import Refused
 from ..system.machine import machine, now
 from .frechet import Frechet, rmse_to_full
 from .partial import Partial
-from .verdict import DASH, MORSE, REUSE, RIVAL
+from .verdict import DASH, LINE, MORSE, REUSE, RIVAL
 
 SEEDS_A_SET = 100_000  # set k has the seeds from 100000 k on
+DOTS_OF_A_FUNCTION = 2  # behind each Dash, where a function makes the Dot steps
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,16 @@ class Experiment:
         frechet: the distance to real images.
         solver, model: names for the rows.
         num_images: per point; set k has the seeds `seed + 100000 k`, and counting up.
-        full_steps: Dash steps of the images that `rmse_to_full` of a row compares with; None: no
-            such column.
+        full_steps: Dash steps of the images that `rmse_to_full` and `agreement` of a row compare
+            with; None: no such columns.
+        num_compared: how many images are compared with them; default: all.
+        dot_name: of the Dot, for the rows; those of another one in `partial` are left alone.
         about: of the rows, what their times depend on; default: `machine()`.
         partial: where finished rows are kept and taken from; None: nowhere.
 
     Attributes:
         speed: the latencies that costs follow from, once `measure` has found them.
+        timed_at: the batch size that they are of; by default the one of sampling.
 
     Raises:
         Refused: fewer images than the Frechet distance needs.
@@ -80,6 +86,8 @@ class Experiment:
         batch_size: int = 100,
         seed: int = 0,
         full_steps: int | None = None,
+        num_compared: int | None = None,
+        dot_name: str = "",
         about: dict | None = None,
         partial: Partial | None = None,
     ):
@@ -91,20 +99,28 @@ class Experiment:
         self.models, self.shape, self.device = models, tuple(shape), models.device or "cpu"
         self.scheduler, self.frechet, self.solver, self.model = scheduler, frechet, solver, model
         self.num_images, self.batch_size = num_images, min(batch_size, num_images)
+        self.timed_at = self.batch_size
         self.seed, self.full_steps = seed, full_steps
+        self.num_compared = num_images if num_compared is None else num_compared
         self.about = machine() if about is None else about
         self.partial = partial
         self._full_images: dict[int, Tensor] = {}  # by the set of seeds
+        self.dot_name = dot_name
         found = partial.rows() if partial is not None else []
-        self._finished = {_key(row): row for row in found if row["solver"] == solver}
+        mine = {"solver": solver, "images": num_images}
+        self._finished = {
+            _key(row): row
+            for row in found
+            if mine.items() <= row.items() and row.get("dot", "") in ("", dot_name)
+        }
 
     def measure(self, repeats: int = 20) -> Speed:
-        """Measure a Dash and a Dot step at the batch size in use; the costs follow from it."""
+        """Measure a Dash and a Dot step at the batch size `timed_at`; costs follow from it."""
         self.speed = measure_speed(
             self.models.dash,
             self.models.dot,
             self.shape,
-            batch_size=self.batch_size,
+            batch_size=self.timed_at,
             repeats=repeats,
             device=self.device,
         )
@@ -117,34 +133,46 @@ class Experiment:
         *,
         sets: int = 1,
         rivals: Sequence[str] = (RIVAL,),
-        rivals_up_to: float = float("inf"),
+        rivals_up_to: Mapping[str, float] | None = None,
     ) -> list[Point]:
-        """What is to be done: in each set Dash alone, then Morse, in the first one its rivals too.
+        """What is to be done: in each set Dash alone, then Morse and free steps, then the others.
 
         Args:
             steps: of Dash alone; those of all steps come first, since rows are compared with them.
-            budgets: of Morse, in LSD.
-            rivals: extrapolation, reuse; each makes as many Dot steps for a Dash step as Morse.
-            rivals_up_to: the largest budget of the rivals, in LSD.
+            budgets: of Morse and its rivals, in LSD.
+            rivals: free steps; and extrapolation and reuse, which have the first set alone.
+            rivals_up_to: by rival, its largest budget in LSD, where it has not all of them.
         """
         speed = self.speed.dot_speed
-        assert speed is not None  # there is a Dot
         ordered = sorted(set(steps), key=lambda n: (n != self.full_steps, n))
         alone = [Point(DASH, Plan.spread(n, 0), n, n) for n in ordered]
-        morse = []
-        for budget in sorted(set(budgets)):
-            plan = plan_of(budget, self.scheduler, speed)
-            morse.append(Point(MORSE, plan, budget, plan.lsd(speed)))
-        free = []
+        bought = [self.point(MORSE, budget, speed) for budget in sorted(set(budgets))]
         for variant in rivals:
-            for point in morse:
-                if point.budget_lsd <= rivals_up_to:
-                    num_dash = int(point.budget_lsd)
-                    ratio = point.plan.num_dot / point.plan.num_dash
-                    plan = Plan.spread(num_dash, round(num_dash * ratio))
-                    free.append(replace(point, variant=variant, plan=plan, cost_lsd=num_dash))
-        again = [replace(p, set=k) for k in range(1, sets) for p in alone + morse]
-        return alone + morse + free + again
+            for budget in sorted(set(budgets)):
+                if budget > (rivals_up_to or {}).get(variant, budget):
+                    continue
+                if variant == RIVAL:
+                    bought.append(self.point(RIVAL, budget, None))
+                else:
+                    plan = Plan.spread(budget, budget * DOTS_OF_A_FUNCTION)
+                    bought.append(Point(variant, plan, budget, budget))
+        again = [
+            replace(point, set=k)
+            for k in range(1, sets)
+            for point in alone + bought
+            if point.variant not in (LINE, REUSE)
+        ]
+        return alone + bought + again
+
+    def point(self, variant: str, budget: float, dot_speed: float | None) -> Point:
+        """What a budget buys at N; without a Dot, where N is None."""
+        models = self.models
+        folder = None if models.helper is None else models.helper.folder
+        plan, _ = choose(
+            budget, self.scheduler, dot_speed, clean_range=models.clean_range, folder=folder
+        )
+        cost = plan.num_dash if dot_speed is None else plan.lsd(dot_speed)
+        return Point(variant, plan, budget, cost)
 
     def sample(
         self, point: Point, num_images: int, on_cost: Callable[[float], None] = lambda cost: None
@@ -157,16 +185,17 @@ class Experiment:
         Returns:
             `[num_images, C, H, W]` float32 on the CPU, clamped to [-1, 1]; seconds.
         """
-        dots = {RIVAL: extrapolate, REUSE: reuse}
+        dots = {LINE: extrapolate, REUSE: reuse}
         first = self.seed + SEEDS_A_SET * point.set
         dot_cost = (point.cost_lsd - point.plan.num_dash) / max(1, point.plan.num_dot)
-        costs = [1.0 if symbol == DASH_STEP else dot_cost for symbol in point.plan]
+        costs = [{DASH_STEP: 1.0, DOT_STEP: dot_cost}.get(symbol, 0.0) for symbol in point.plan]
+        table, known = SolverTable.for_calls(self.scheduler, len(costs)), self.models.clean_range
         began = time.perf_counter()
         images = sample_many(
             self.models.dash,
             dots.get(point.variant, self.models.dot),
             point.plan,
-            SolverTable.for_calls(self.scheduler, len(point.plan)),
+            table if known is None else table.with_range(known),
             range(first, first + num_images),
             self.shape,
             self.batch_size,
@@ -176,12 +205,16 @@ class Experiment:
         return images.clamp(-1, 1), time.perf_counter() - began
 
     def row(self, point: Point, on_cost: Callable[[float], None] = lambda cost: None) -> dict:
-        """The row of a point: of an earlier run where there is one, else evaluated and kept."""
+        """The row of a point: of an earlier run where there is one, else evaluated and kept.
+
+        What was measured is the plan's, so points with one plan are sampled once.
+        """
         finished = self._finished.get(_key(vars(point)))
         if finished is not None:
             on_cost(point.cost_lsd * self.num_images)
-            return finished
+            return finished | self._labels(point)
         row, _ = self.evaluate(point, on_cost)
+        self._finished[_key(row)] = row
         if self.partial is not None:
             self.partial.add(row)
         return row
@@ -191,14 +224,9 @@ class Experiment:
     ) -> tuple[dict, Tensor]:
         """The row of a point, as `figures.quality_plot` takes it, and its images `[n, C, H, W]`."""
         images, seconds = self.sample(point, self.num_images, on_cost)
-        row = {
-            "bench": "quality",
-            "model": self.model,
-            "solver": self.solver,
-            "variant": point.variant,
-            "plan": str(point.plan),
-            "budget_lsd": point.budget_lsd,
-            "cost_lsd": point.cost_lsd,
+        row = {"bench": "quality", "model": self.model, "solver": self.solver}
+        row |= self._labels(point)
+        row |= {
             "set": point.set,
             "images": len(images),
             "unit": "Frechet distance",
@@ -206,17 +234,28 @@ class Experiment:
         }
         if self.full_steps is not None:
             full = self._full(point, images, self.full_steps)
-            row["rmse_to_full"] = rmse_to_full(images, full)
-        row |= {
-            "ms_per_image": 1e3 * seconds / len(images),
-            "batch_size": self.batch_size,
+            shown = images[: len(full)]
+            row["rmse_to_full"] = rmse_to_full(shown, full)
+            ours, theirs = self.frechet.classes(shown), self.frechet.classes(full)
+            if ours is not None and theirs is not None:
+                row["agreement"] = float((ours == theirs).float().mean())
+        row |= {"ms_per_image": 1e3 * seconds / len(images), "sampled_in": self.batch_size}
+        row["dot"] = self.dot_name if point.plan.num_dot else ""
+        row |= {**self.about, "date": now()}
+        return row, images
+
+    def _labels(self, point: Point) -> dict:
+        """The part of a row that depends on what the latencies are."""
+        return {
+            "variant": point.variant,
+            "plan": str(point.plan),
+            "budget_lsd": point.budget_lsd,
+            "cost_lsd": point.cost_lsd,
+            "batch_size": self.timed_at,
             "lsd_ms": self.speed.lsd_ms,
             "dot_ms": self.speed.dot_ms,
             "dot_speed": self.speed.dot_speed,
-            **self.about,
-            "date": now(),
         }
-        return row, images
 
     def _full(self, point: Point, images: Tensor, n: int) -> Tensor:
         """The images of n Dash steps from the seeds of a point, whose own images are given."""
@@ -224,7 +263,9 @@ class Experiment:
         full = Point(DASH, Plan.spread(n, 0), n, n, k)
 
         def make() -> Tensor:
-            return images if point == full else self.sample(full, self.num_images)[0]
+            if point == full:
+                return images[: self.num_compared]
+            return self.sample(full, self.num_compared)[0]
 
         if k not in self._full_images:
             name = f"full-{self.solver}-{k}"
@@ -234,8 +275,9 @@ class Experiment:
 
 
 def _key(values: dict) -> tuple:
-    """What a row and its point have in common."""
-    return values["variant"], str(values["plan"]), values["budget_lsd"], values["set"]
+    """What a row and its point have in common, of what their images depend on."""
+    function = values["variant"] if values["variant"] in (LINE, REUSE) else ""
+    return function, str(values["plan"]), values["set"]
 
 
 def sample_many(

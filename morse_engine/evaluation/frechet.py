@@ -39,7 +39,8 @@ class Frechet:
 
     Args:
         extractor: a module with `num_features` whose `features(x)` (or, without that method, whose
-            `forward(x)`) maps images to `[B, num_features]`; it is put into `eval()`. Or
+            `forward(x)`) maps images to `[B, num_features]`; it is put into `eval()`. One that has
+            both classifies: its `forward(x)` gives `[B, classes]`. Or
             "inception" for the usual FID: Inception v3, 2048 features, images rounded to 8 bits.
         real_images: `[n, C, H, W]` float32 in [-1, 1].
         batch_size: images per call of the extractor.
@@ -55,6 +56,7 @@ class Frechet:
         from torchmetrics.image.fid import FrechetInceptionDistance
 
         self.inception = isinstance(extractor, str) and extractor == "inception"
+        self.extractor = extractor
         if self.inception:
             try:
                 metric = FrechetInceptionDistance(feature=2048, reset_real_features=False)
@@ -99,6 +101,17 @@ class Frechet:
         self.metric.reset()  # forgets the images of the last call, keeps the real statistics
         self._update(images, real=False)
         return self.metric.compute().item()
+
+    @torch.no_grad()
+    def classes(self, images: Tensor) -> Tensor | None:
+        """What the extractor takes `[n, C, H, W]` images for, `[n]`; None if it does not classify.
+
+        How often two sets from the same seeds agree says how alike their images are.
+        """
+        if not isinstance(self.extractor, nn.Module) or not hasattr(self.extractor, "features"):
+            return None
+        parts = images.clamp(-1, 1).split(self.batch_size)
+        return torch.cat([self.extractor(x.to(self.device)).argmax(1).cpu() for x in parts])
 
 
 def rmse_to_full(images: Tensor, full_images: Tensor) -> float:

@@ -14,15 +14,18 @@ from .speedup import SpeedUp, speedup_over_sets
 if TYPE_CHECKING:
     from rich.table import Table
 
-DASH, MORSE, RIVAL, REUSE = "dash only", "morse", "extrapolation", "reuse"
-NAMES = {DASH: "Dash only", MORSE: "Morse", RIVAL: "extrapolation", REUSE: "reuse"}
+DASH, MORSE, RIVAL, LINE, REUSE = "dash only", "morse", "free steps", "extrapolation", "reuse"
+NAMES = {DASH: "Dash only", MORSE: "Morse", RIVAL: RIVAL, LINE: LINE, REUSE: REUSE}
+BEST = "best sampler"  # Dash alone, with whichever of the solvers is best at each cost
 
 
-def gain(rows: list[dict], variant: str, cost: str = "cost_lsd") -> SpeedUp:
-    """The speed-up of a variant over Dash alone at equal Frechet distance, over its sets of seeds.
+def gain(rows: list[dict], variant: str, cost: str = "cost_lsd", over: str = DASH) -> SpeedUp:
+    """The speed-up of a variant over another at equal Frechet distance, over its sets of seeds.
 
     Args:
+        rows: of one solver, or with those of Dash alone with others, to compare with the best.
         cost: "cost_lsd", by the latencies measured in turns, or "ms_per_image", by the clock.
+        over: Dash alone, or free steps.
     """
 
     def curve(name: str, k: int) -> list[tuple[float, float]]:
@@ -30,7 +33,7 @@ def gain(rows: list[dict], variant: str, cost: str = "cost_lsd") -> SpeedUp:
         return [(row[cost], row["value"]) for row in mine]
 
     sets = sorted({row["set"] for row in rows if row["variant"] == variant})
-    return speedup_over_sets([curve(DASH, k) for k in sets], [curve(variant, k) for k in sets])
+    return speedup_over_sets([curve(over, k) for k in sets], [curve(variant, k) for k in sets])
 
 
 def budgets(rows: list[dict], variant: str) -> list[float]:
@@ -64,7 +67,7 @@ def verdict(rows: list[dict]) -> str:
             text += f", with no gain at {_listed(lost)} LSD"
     if budgets(rows, RIVAL):
         rival = gain(rows, RIVAL)
-        text += f"; extrapolation, which needs no training, reaches {rival}"
+        text += f"; free steps alone, without a Dot, reach {rival}"
         text += ", more than Morse" if rival.mean > morse.mean else ""
     return text + "."
 
@@ -78,24 +81,54 @@ def by_budget(rows: list[dict], variant: str) -> str:
     return ", ".join(f"{sign}{ratio:.2f}x at {budget:g} LSD" for budget, sign, ratio in each)
 
 
+def at_batch(rows: list[dict], batch_size: int) -> list[dict]:
+    """The rows that tell of one batch size: what Morse costs depends on it, the others do not."""
+    return [r for r in rows if r["variant"] != MORSE or r["batch_size"] == batch_size]
+
+
+def beside_the_best(rows: list[dict], solver: str) -> list[dict]:
+    """The rows of a solver, and those of Dash alone of all; `gain` of them is over the best."""
+    return [row for row in rows if row["solver"] == solver or row["variant"] == DASH]
+
+
 def speedup_rows(rows: list[dict]) -> list[dict]:
-    """The speed-ups of Morse and of its rivals with each solver, as rows beside those of points."""
+    """The speed-ups of Morse and of its rivals, as rows beside those of points.
+
+    One for each solver, batch size, variant and what it is compared with (`over`): Dash alone with
+    the same solver; the best sampler, if there are several solvers; free steps.
+    """
     result = []
-    for solver in dict.fromkeys(row["solver"] for row in rows):
-        mine = [row for row in rows if row["solver"] == solver]
-        for variant in (MORSE, RIVAL, REUSE):
-            same = [row for row in mine if row["variant"] == variant]
-            if not same:
-                continue
-            found, last = gain(mine, variant), same[-1]
-            row = {"bench": "quality speed-up", "model": last["model"], "solver": solver}
-            row |= {"variant": variant, "budgets": budgets(mine, variant)}
-            row |= {"sets": len({r["set"] for r in same}), "images": last["images"], "unit": "x"}
-            row |= {"value": found.mean, **asdict(found)}
-            row["value_by_clock"] = gain(mine, variant, "ms_per_image").mean
-            named = ("dot_speed", "cpu", "gpu", "torch", "commit", "date")
-            result.append(row | {name: last[name] for name in named if name in last})
+    solvers = list(dict.fromkeys(row["solver"] for row in rows))
+    for batch_size in dict.fromkeys(row["batch_size"] for row in rows if row["variant"] == MORSE):
+        for solver in solvers:
+            every = at_batch(rows, batch_size)
+            mine = [row for row in every if row["solver"] == solver]
+            overs = {DASH: mine, RIVAL: mine}
+            if len(solvers) > 1:
+                overs[BEST] = beside_the_best(every, solver)
+            for variant in (MORSE, RIVAL, LINE, REUSE):
+                for over, compared in overs.items():
+                    has = {row["variant"] for row in mine}
+                    if variant not in has or over == variant or over not in {*has, BEST}:
+                        continue
+                    if variant in (LINE, REUSE) and over != DASH:
+                        continue
+                    result.append(_speedup_row(compared, solver, variant, over, batch_size))
     return result
+
+
+def _speedup_row(
+    rows: list[dict], solver: str, variant: str, over: str, batch_size: int
+) -> dict[str, object]:
+    same = [r for r in rows if r["variant"] == variant and r["solver"] == solver]
+    found, last = gain(rows, variant, over=DASH if over == BEST else over), same[-1]
+    row = {"bench": "quality speed-up", "model": last["model"], "solver": solver}
+    row |= {"variant": variant, "over": over, "batch_size": batch_size}
+    row |= {"budgets": budgets(same, variant)}
+    row |= {"sets": len({r["set"] for r in same}), "images": last["images"], "unit": "x"}
+    row |= {"value": found.mean, **asdict(found)}
+    named = ("dot_speed", "cpu", "gpu", "torch", "commit", "date")
+    return row | {name: last[name] for name in named if name in last}
 
 
 # -- the table -----------------------------------------------------------------------------------
@@ -104,7 +137,14 @@ def speedup_rows(rows: list[dict]) -> list[dict]:
 def headings(rows: list[dict]) -> tuple[str, ...]:
     """The columns of `cells`."""
     names = ("method", "budget, LSD", "plan", "ms / image", "Frechet distance")
-    return names + (("rmse to all steps",) if "rmse_to_full" in rows[0] else ())
+    return names + tuple(name for column, name in COMPARED.items() if _all_have(rows, column))
+
+
+COMPARED = {"rmse_to_full": "rmse to all steps", "agreement": "same digit as with all steps"}
+
+
+def _all_have(rows: list[dict], column: str) -> bool:
+    return all(column in row for row in rows)
 
 
 def cells(rows: list[dict]) -> list[tuple[str, ...]]:
@@ -124,7 +164,7 @@ def cells(rows: list[dict]) -> list[tuple[str, ...]]:
             short(plan),
             mean(same, "ms_per_image", 2),
             mean(same, "value", 3) + _deviation([row["value"] for row in same]),
-            *([mean(same, "rmse_to_full", 4)] if "rmse_to_full" in same[0] else []),
+            *(mean(same, column, 4) for column in COMPARED if _all_have(rows, column)),
         )
         for (variant, budget, plan), same in points.items()
     ]

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from ..dot.dot import Dot
 from ..engine import Sampler, compile
 from ..sampling import probe
-from ..sampling.budget import DEFAULT_BUDGET, plan_of
+from ..sampling.budget import DEFAULT_BUDGET, choose
 from ..sampling.plan import DASH, Plan
 from ..system.checks import number, positive, shown
 from ..system.errors import Refused
@@ -119,7 +119,9 @@ def accelerate(
         budget = DEFAULT_BUDGET if budget is None else budget
         measured = dot_speed if dot_speed is not None else lambda: _measured(pipe, sampler)
         speed = None if dot is None else measured
-        plan = plan_of(budget, pipe.scheduler, speed)
+        helper, known = sampler.models.helper, sampler.models.clean_range
+        folder = None if helper is None else helper.folder
+        plan = choose(budget, pipe.scheduler, speed, clean_range=known, folder=folder).plan
     if plan is not None:
         if plan.num_dot and dot is None:
             raise Refused(f"{shown(plan)} has {plan.num_dot} Dot steps, but there is no dot")

@@ -1,53 +1,116 @@
 """From a budget in LSD to a plan: the one place that says how a budget is spent.
 
-The arithmetic is `Plan.from_budget`. What it leaves open is how many Dot steps follow each Dash
-step. That depends on the solver, one of higher order bears fewer in a row, and on the budget: where
-Dash alone is nearly at its best, more of its steps are worth more than many of Dot's. The table was
-chosen on 200 images of the bundled digits at N = 7.5 (benchmarks/results/plan-choice.json).
+A `Ranking` holds plans of one solver with their scores: how far their images are from those of the
+full run. What a plan costs follows from N. A budget buys the plan of the best score within it; all
+Dash and free steps are among the plans, so by the score it is never worse than they are.
+
+There are two rankings. One comes from a search with the user's own models, `evaluation/search.py`,
+and lies in a folder, by default that of the Dot. The other ships with the package: `plans.json`,
+which benchmarks/plans.py makes from rows on the bundled digits.
 """
 
+import json
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..system.errors import Refused
+from ..system.files import whole
+from . import schedulers
 from .plan import DASH, Plan
 
 DEFAULT_BUDGET = 10.0  # LSD, with a Dot
 DEFAULT_DASH_STEPS = 50  # without one
 
-#: Dot steps for each Dash step: by the scheduler's class, from a budget in LSD on.
-DOTS_PER_DASH = {
-    "DDIMScheduler": {1: 2.5, 6: 4.0, 8: 7.5, 10: 1.5, 20: 0.75},
-    "DPMSolverMultistepScheduler": {1: 1.0},
+AUTO = "auto"  # the plan that a budget buys, in the place of Morse code
+FILE, FORMAT_VERSION = "plans.json", 1
+LIKE = 1.25  # a search at N holds for speeds between N / LIKE and N LIKE
+
+#: Solvers that were not ranked, and the ranked one that they are nearest to: Euler is DDIM in other
+#: coordinates, the others are of second order.
+NEAREST = {
+    **{"euler": "ddim", "flow": "ddim"},
+    **dict.fromkeys(("dpm-single", "unipc", "deis", "heun", "pndm"), "dpm"),
 }
-OTHERS = {1: 2.0}  # schedulers that nothing was measured for
 
 
-def plan_of(lsd: float, scheduler: Any, dot_speed: float | Callable[[], float] | None) -> Plan:
+@dataclass(frozen=True)
+class Ranking:
+    """Plans of one solver and their scores.
+
+    Attributes:
+        scores: by plan; how far its images are from the full run's, so lower is better.
+        budgets: the least and the most LSD that plans were looked for.
+        speeds: the least and the most N; None if there was no Dot.
+    """
+
+    scores: dict[Plan, float]
+    budgets: tuple[float, float]
+    speeds: tuple[float, float] | None
+
+    def covers(self, lsd: float, dot_speed: float | None) -> bool:
+        """Whether plans of such a budget, at such an N, are among those that were looked for."""
+        if not self.budgets[0] <= lsd < self.budgets[1] + 1:
+            return False
+        if dot_speed is None or self.speeds is None:
+            return dot_speed is None
+        return self.speeds[0] / LIKE <= dot_speed <= self.speeds[1] * LIKE
+
+    def best_first(self) -> list[Plan]:
+        """By score; of equal ones that with fewer Dot, then free steps."""
+        return sorted(self.scores, key=lambda p: (self.scores[p], p.num_dot, p.num_free))
+
+
+class Choice(NamedTuple):
+    """A plan, and why it is this one."""
+
+    plan: Plan
+    why: str
+
+
+def choose(
+    lsd: float,
+    scheduler: Any,
+    dot_speed: float | Callable[[], float] | None,
+    *,
+    clean_range: Any = None,
+    folder: str | Path | None = None,
+) -> Choice:
     """The plan that a budget of `lsd` latencies of a Dash step buys with a scheduler.
-
-    Where a Dot is slow, the ratio of the table is cut to `dot_speed`: at least half of the time is
-    Dash's.
 
     Args:
         lsd: the budget, 1 or more.
         scheduler: the diffusers scheduler of the run.
         dot_speed: N, how many Dot steps take as long as one Dash step; or a function that measures
-            it; None if there is no Dot: as many Dash steps as fit.
+            it, called only if it matters; None if there is no Dot for this solver.
+        clean_range: of the images, if it is known. Where neither this nor the scheduler knows it,
+            there are no free steps: without bounds they can be worse than none.
+        folder: where a search may have left its `plans.json`. What is not there is bought by the
+            table of the package.
 
     Raises:
-        Refused: the budget is below 1 or not finite, or N is not a positive finite number.
+        Refused: the budget is below 1 or not finite, N is not a positive finite number, or the
+            folder holds a damaged plans.json.
     """
     check(lsd)
-    if dot_speed is None:
-        return _possible(Plan(DASH * int(lsd)), scheduler)
-    speed = dot_speed() if callable(dot_speed) else dot_speed
-    rows = DOTS_PER_DASH.get(type(scheduler).__name__, OTHERS)
-    ratio = rows[max(start for start in rows if start <= lsd)]
-    # min() keeps a speed that is no number out of the ratio; from_budget refuses it by name.
-    ratio = min(ratio, speed) if speed > 0 else ratio
-    return _possible(Plan.from_budget(lsd, speed, dots_per_dash=ratio), scheduler)
+    name, table = schedulers.name_of(scheduler), _table()
+    own = None if folder is None else read(folder).get(name)
+    shipped = table.get(name) or table.get(NEAREST.get(name, ""))
+    speed = _speed(dot_speed, own, shipped)
+    rankings = {"the table of the package": shipped}
+    if own is not None and own.covers(lsd, speed):
+        rankings = {f"a search in {folder}": own, **rankings}
+    for whose, ranking in rankings.items():
+        for plan in ranking.best_first() if ranking is not None else ():
+            if _fits(plan, lsd, speed) and possible(plan, scheduler, clean_range):
+                why = f"by {whose}, where {plan} has the score {ranking.scores[plan]:.3g}"
+                if len(plan) == plan.num_dash:
+                    plan = alone(lsd, scheduler)  # as many as fit
+                return Choice(plan, why)
+    return Choice(alone(lsd, scheduler), "all Dash, as no plans of this solver were compared")
 
 
 def check(lsd: float) -> None:
@@ -56,20 +119,102 @@ def check(lsd: float) -> None:
         raise Refused(f"budget={lsd}: a finite number, 1 (one Dash step) or more")
 
 
-def _possible(plan: Plan, scheduler: Any) -> Plan:
-    """The plan, or one with a step or two less, if only that many calls can be made.
+def _speed(
+    dot_speed: float | Callable[[], float] | None, *rankings: Ranking | None
+) -> float | None:
+    """N, measured only if some plan has Dot steps."""
+    if callable(dot_speed):
+        plans = [plan for ranking in rankings if ranking is not None for plan in ranking.scores]
+        dot_speed = dot_speed() if any(plan.num_dot for plan in plans) else None
+    if dot_speed is not None and not (math.isfinite(dot_speed) and dot_speed > 0):
+        raise Refused(f"dot_speed={dot_speed}: has to be a positive finite number")
+    return dot_speed
 
-    Heun makes odd numbers of calls alone. Where nothing fits, the plan itself: who reads the
-    scheduler's table says why.
+
+def _fits(plan: Plan, lsd: float, speed: float | None) -> bool:
+    if plan.num_dot and speed is None:
+        return False
+    return (plan.num_dash if speed is None else plan.lsd(speed)) <= lsd
+
+
+def possible(plan: Plan, scheduler: Any, clean_range: Any = None) -> bool:
+    """Whether the solver makes that many calls, and free steps where the plan has them.
+
+    Args:
+        clean_range: as for `choose`.
     """
-    from .probe import steps_for_calls  # torch, which the command line's help does without
+    from .free import NO_RANGE  # torch, which the command line's help does without
+    from .probe import steps_for_calls
+    from .solver import SolverTable
 
-    for fewer in range(min(3, len(plan))):
-        dots = max(0, plan.num_dot - fewer)
-        shorter = Plan.spread(len(plan) - fewer - dots, dots)
-        try:
-            steps_for_calls(scheduler, len(shorter))
-            return shorter if fewer else plan
-        except Refused:
-            pass
-    return plan
+    try:
+        steps_for_calls(scheduler, len(plan))
+        if not plan.num_free:
+            return True
+        table = SolverTable.for_calls(scheduler, len(plan)).for_plan(plan)
+    except Refused:
+        return False
+    return clean_range is not None or table.clean_range != NO_RANGE
+
+
+def alone(lsd: float, scheduler: Any) -> Plan:
+    """As many Dash steps as fit, or one or two less if the solver makes only that many calls.
+
+    Where nothing is possible, as many as fit: who reads the scheduler's table says why.
+    """
+    plans = [Plan(DASH * n) for n in range(int(lsd), max(0, int(lsd) - 3), -1)]
+    return next((plan for plan in plans if possible(plan, scheduler)), plans[0])
+
+
+# -- the file ------------------------------------------------------------------------------------
+
+
+def read(folder: str | Path) -> dict[str, Ranking]:
+    """The rankings in a folder's plans.json, by the solver's name; none if there is no such file.
+
+    Raises:
+        Refused: the file is damaged, or of a newer version.
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        version, solvers = content["format_version"], content["solvers"]
+        if version != FORMAT_VERSION:
+            raise Refused(f"{path} has format version {version}, this release reads 1: search anew")
+        return {
+            name: Ranking(
+                {Plan(morse): float(score) for morse, score in found["plans"].items()},
+                tuple(found["budgets"]),
+                None if found["dot_speeds"] is None else tuple(found["dot_speeds"]),
+            )
+            for name, found in solvers.items()
+        }
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise Refused(f"{path} is damaged ({error}): delete it, and search anew") from error
+
+
+def write(folder: str | Path, rankings: dict[str, Ranking]) -> Path:
+    """Write rankings into a folder's plans.json, beside those of other solvers that are there."""
+    solvers = {
+        name: {
+            "budgets": list(found.budgets),
+            "dot_speeds": None if found.speeds is None else list(found.speeds),
+            "plans": {str(plan): found.scores[plan] for plan in found.best_first()},
+        }
+        for name, found in sorted((read(folder) | rankings).items())
+    }
+    path = Path(folder) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as new:
+        new.write_text(
+            json.dumps({"format_version": FORMAT_VERSION, "solvers": solvers}, indent=1) + "\n"
+        )
+    return path
+
+
+@cache
+def _table() -> dict[str, Ranking]:
+    """The rankings that ship with the package."""
+    return read(Path(__file__).parent)

@@ -68,6 +68,19 @@ def title(name: str) -> str:
     return SOLVERS[name].title if name in SOLVERS else name
 
 
+def name_of(scheduler: Any) -> str:
+    """The name of a diffusers scheduler in `SOLVERS`, whatever its noise schedule and spacing.
+
+    That of its class if it is none of these, so that it is equal to no name of the table.
+    """
+    kind, config = type(scheduler).__name__, scheduler.config
+    for name, solver in SOLVERS.items():
+        wanted = {k: v for k, v in solver.options.items() if k != "timestep_spacing"}
+        if kind == f"{solver.kind}Scheduler" and wanted.items() <= dict(config).items():
+            return name
+    return kind
+
+
 def _noise(config: Mapping) -> str | None:
     """The class whose own kind of noise this config describes; None for betas."""
     if "beta_start" in config:
