@@ -34,7 +34,7 @@ from morse_engine.system.machine import commit, machine, now
 
 OUT = Path("benchmarks/results/plans.json")
 QUALITY = Path("benchmarks/results/quality.json")
-TABLE = Path(budget.__file__).parent
+
 ALONE = (10, 12, 15, 20)  # Dash steps, for budgets beyond the candidates'
 
 
@@ -71,7 +71,7 @@ def rows_of(bench: Bench, solver: str, args: argparse.Namespace, partial: Partia
         row |= {"by_pyramid": scores["pyramid"], "dot": bench.dot}
         row |= {"budgets": args.budgets, "dot_speeds": args.speeds}
         keys = ("cpu", "gpu", "torch")
-        row |= {key: about[key] for key in keys} | {"commit": commit(TABLE), "date": now()}
+        row |= {key: about[key] for key in keys} | {"commit": commit(budget.TABLE), "date": now()}
         found.append(row)
     return found
 
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None, bench: Bench | None = None) -> list
     parser.add_argument("--speeds", type=float, nargs="*", default=[2, 3.5, 7], help="N")
     parser.add_argument("--solvers", nargs="*", choices=list(FULL_STEPS), default=list(FULL_STEPS))
     parser.add_argument("--out", type=Path, default=OUT, help=f"the .json file of the rows ({OUT})")
-    parser.add_argument("--table", type=Path, default=TABLE, help="the folder of the table")
+    parser.add_argument("--table", type=Path, default=budget.TABLE, help="the folder of the table")
     args = parser.parse_args(arguments)
 
     partial = Partial(args.out.with_suffix(".partial"))

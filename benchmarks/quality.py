@@ -31,6 +31,7 @@ from morse_engine.evaluation.partial import Partial
 from morse_engine.evaluation.verdict import DASH, LINE, MORSE, REUSE, RIVAL
 from morse_engine.runtime.models import Models
 from morse_engine.runtime.speed import Speed
+from morse_engine.sampling import schedulers
 from morse_engine.sampling.solver import SolverTable
 from morse_engine.system.files import write_rows
 from morse_engine.system.machine import commit, machine
@@ -60,8 +61,6 @@ class Bench:
 
 def digits_bench() -> Bench:
     """The bundled digit models, on the GPU if there is one; both in channels-last."""
-    from diffusers import ScoreSdeVpScheduler
-
     from morse_engine import zoo
     from morse_engine.zoo import digits
 
@@ -72,11 +71,12 @@ def digits_bench() -> Bench:
     real, _ = digits.images("train")
     named = [name for name in (*FULL_STEPS, *OTHERS) if name != "vp-sde"]
     # The VP SDE's noise is in continuous time what the digits' betas are in 1,000 steps.
-    schedulers = {name: zoo.digits_scheduler(name) for name in named}
+    made = {name: zoo.digits_scheduler(name) for name in named}
+    made["vp-sde"] = schedulers.make("vp-sde", {"beta_min": 0.1, "beta_max": 20.0})
     return Bench(
         model="handwritten digits 32 x 32",
         models=Models(unet, dot, clean_range=(-1, 1)),
-        schedulers=schedulers | {"vp-sde": ScoreSdeVpScheduler(beta_min=0.1, beta_max=20)},
+        schedulers=made,
         frechet=Frechet(classifier, real),
         shape=tuple(real.shape[1:]),
         dash=f"{fingerprint(unet)[:12]}-{fingerprint(classifier)[:12]}",

@@ -17,7 +17,7 @@ def main(path: str = "out/digits.png") -> None:
     # N depends on the batch size, so it is measured at the one in use.
     speed = morse_engine.compile(unet, dot, plan="-").measure(batch_size=16)
     with_dot = morse_engine.compile(unet, dot, plan=5, dot_speed=speed.dot_speed)
-    alone = morse_engine.compile(unet, plan=5)
+    alone = morse_engine.compile(unet, plan="-----")
     full = morse_engine.compile(unet, plan=50)
 
     columns = {

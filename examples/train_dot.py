@@ -40,7 +40,7 @@ def main(num_steps: int = 500) -> None:
     speed = morse_engine.compile(unet, dot, plan="-").measure(batch_size=64)
     full = morse_engine.compile(unet, plan=100)(seed=seeds)
     for name, sampler in {
-        "Dash alone": morse_engine.compile(unet, plan=5),
+        "Dash alone": morse_engine.compile(unet, plan="-----"),
         "with Dot": morse_engine.compile(unet, dot, plan=5, dot_speed=speed.dot_speed),
     }.items():
         error = rmse_to_full(sampler(seed=seeds), full)

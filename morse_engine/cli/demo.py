@@ -49,7 +49,7 @@ def run_demo(
         out: a folder, made if it is not there.
         seed: of the first image; the others count up.
         images: per point of the curves; 65 or more.
-        budgets: of Morse and of extrapolation, in LSD.
+        budgets: of Morse and of free steps, in LSD.
         steps: of Dash alone, its curve.
         full_steps: Dash steps of the reference pictures.
         pictured: how many images of each method are shown, at most `images`.

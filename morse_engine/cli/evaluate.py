@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..sampling.budget import AUTO
+from ..sampling.plan import Plan
 from ..system.files import output_folder
 from .options import (
     MOST_IMAGES,
@@ -47,6 +49,12 @@ def evaluate(
     ] = "digits",
     solver: Solver = "ddim",
     budgets: Annotated[str, listed("of Morse", "LSD,LSD,...")] = "4,5,6,8,10",
+    plan: Annotated[
+        str,
+        typer.Option(
+            metavar="CODE", help="of Morse: auto, the best known within each budget, or Morse code"
+        ),
+    ] = AUTO,
     steps: Annotated[str, listed("of Dash alone")] = "2,3,4,5,6,8,10,15,20,30,50",
     num_images: Annotated[int, count("per point", most=MOST_IMAGES)] = 1000,
     seed: Seed = 0,
@@ -64,6 +72,7 @@ def evaluate(
     """Measure quality against cost of Morse and of Dash alone."""
     folders(unet=unet, dot=dot, data=None if data == "digits" else data)
     costs = numbers("--steps", steps), numbers("--budgets", budgets)
+    given = None if plan.strip() == AUTO else Plan(plan.strip())
 
     from rich.console import Console
 
@@ -92,7 +101,7 @@ def evaluate(
             model="handwritten digits 32 x 32" if unet is None else Path(unet).name,
             partial=None if folder is None else Partial(folder / PARTIAL), **how,
         )  # fmt: skip
-        rows = _measure(bench, *costs, wanted, console)
+        rows = _measure(bench, *costs, given, wanted, console)
         _tell(rows, folder, console)
 
 
@@ -118,16 +127,18 @@ def _measure(
     bench: "Experiment",
     steps: list[int],
     budgets: list[int],
+    plan: Plan | None,
     wanted: dict,
     console: "Console",
 ) -> list[dict]:
-    """A row for each point, with a bar in LSD x images.
+    """A row for each point, with a bar in LSD x images; a plan takes the place of the budgets.
 
     A run that continues takes the latencies of the first one, so that its plans are the same.
     """
     from rich.progress import Progress
 
-    from ..evaluation.verdict import NAMES
+    from ..evaluation.experiment import Point
+    from ..evaluation.verdict import MORSE, NAMES, RIVAL
     from ..runtime.speed import Speed
     from ..sampling.probe import steps_for_calls
 
@@ -138,7 +149,12 @@ def _measure(
     else:
         found = bench.partial.settings(wanted, lambda: asdict(bench.measure()))
         bench.speed = Speed(**{field.name: found[field.name] for field in fields(Speed)})
-    points = bench.points(steps, budgets)
+    points = bench.points(steps, budgets if plan is None else [])
+    if plan is not None:
+        speed = bench.speed.dot_speed
+        assert speed is not None  # there is a Dot
+        cost = plan.lsd(speed)
+        points += [Point(MORSE, plan, round(cost, 2), cost), bench.point(RIVAL, cost, None)]
     rows: list[dict] = []
     with Progress(console=console) as bar:
         total = bench.num_images * sum(point.cost_lsd for point in points)

@@ -35,13 +35,19 @@ IN_GRID = 100  # images in grid.png at most
 
 
 PlanCode = Annotated[
-    str | None, typer.Option(metavar="CODE", help="the steps in Morse code, e.g. -..-..-..")
+    str | None,
+    typer.Option(
+        metavar="CODE",
+        help="the steps in Morse code, e.g. -.:.:-.:.:, or auto: the best plan that is known "
+        "within the budget",
+    ),
 ]
 Budget = Annotated[
     float | None,
     typer.Option(
         metavar="LSD",
-        help="the time to spend, in Dash steps; the plan follows from the measured speed of Dot  "
+        help="the time to spend, in Dash steps; the plan follows from it, and from the measured "
+        "speed of Dot if there is one  "
         f"[default with a Dot: {budgets.DEFAULT_BUDGET:g}]",
     ),
 ]
@@ -84,14 +90,15 @@ def sample(
     folders(unet=unet, dot=dot)
     if seed + num_images - 1 > MOST_SEED:
         raise Refused(f"--seed {seed}: the last of {num_images:,} seeds is above {MOST_SEED}")
-    wanted = settle(plan, budget, steps, has_dot=dot is not None or unet is None)
+    has_dot = dot is not None or unet is None
+    wanted = settle(plan, budget, steps, has_dot=has_dot)
 
     from ..engine import compile
     from ..sampling.solver import SolverTable
     from . import models, sets
 
     process, folder = sets.join(device), output_folder(out)
-    with_dot = not isinstance(wanted, Plan) or wanted.num_dot > 0
+    with_dot = wanted.num_dot > 0 if isinstance(wanted, Plan) else has_dot
     dash, helper, scheduler = models.load(unet, dot, solver, process.device, with_dot)
     files = sets.FORMS[form](folder)
     files.check(channels=models.shape(dash)[1])
@@ -104,10 +111,12 @@ def sample(
             SolverTable.for_calls(scheduler, len(wanted))  # refused before a file is written
             return wanted
         # N depends on the batch size, so it is measured at the one in use.
-        sampler = compile(dash, helper, scheduler=scheduler, plan="-")
-        speed = sampler.measure(min(batch_size, num_images)).dot_speed
-        assert speed is not None  # what has a budget has a Dot
-        return _buy(wanted, scheduler, speed)
+        bought = compile(
+            *(dash, helper), scheduler=scheduler, budget=wanted,
+            batch_size=min(batch_size, num_images),
+        )  # fmt: skip
+        print(f"budget  {bought.plan} {bought.why}")
+        return bought.plan
 
     agreed = sets.agree(files, settings, process, new_plan)
     sampler = compile(dash, helper, scheduler=scheduler, plan=agreed)
@@ -126,11 +135,14 @@ def settle(
     Raises:
         Refused: more than one of the three, or no plan.
     """
+    plan = None if plan is None else plan.strip()
+    if plan == budgets.AUTO:
+        plan, budget = None, budgets.DEFAULT_BUDGET if budget is None else budget
     words = {"--plan": plan, "--budget": budget, "--steps": steps}
     if len(given := [word for word, value in words.items() if value is not None]) > 1:
         raise Refused(f"{' and '.join(given)} exclude each other: give one of them")
     if plan is not None:
-        return Plan(plan.strip())
+        return Plan(plan)
     if steps is not None:
         return Plan.spread(steps, 0)
     if budget is not None:
@@ -154,12 +166,6 @@ def _settings(
         "unet": fingerprint(dash),
         "dot": None if helper is None else fingerprint(helper),
     }
-
-
-def _buy(budget: float, scheduler: Any, speed: float) -> Plan:
-    plan = budgets.plan_of(budget, scheduler, speed)
-    print(f"budget  {plan.lsd(speed):.2f} of {budget:g} LSD, by the measured N = {speed:.1f}")
-    return plan
 
 
 def _fill(

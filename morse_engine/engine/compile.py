@@ -108,6 +108,25 @@ def compile(
     captures = Captures(models, graph_memory)
     made = partial(Sampler, models, scheduler, shape=shape, backend=backend, captures=captures)
 
+    if isinstance(given, Plan):
+        return made(given)
+    if given is None and dot is None:
+        return made(Plan(DASH * DEFAULT_DASH_STEPS))
+    budget = DEFAULT_BUDGET if given is None else given
+    return _bought(made, models, scheduler, budget, dot_speed, batch_size, plans)
+
+
+def _bought(
+    made: Callable[..., Sampler],
+    models: Models,
+    scheduler: Any,
+    budget: float,
+    dot_speed: float | None,
+    batch_size: int,
+    plans: Path | None,
+) -> Sampler:
+    """The sampler of the plan that a budget buys."""
+
     def measured() -> float:
         try:
             speed = made(Plan("-.-")).measure(batch_size).dot_speed
@@ -119,16 +138,13 @@ def compile(
         assert speed is not None  # of a plan with Dot steps
         return speed
 
-    if isinstance(given, Plan):
-        return made(given)
-    if given is None and dot is None:
-        return made(Plan(DASH * DEFAULT_DASH_STEPS))
+    helper = models.helper
     choice = choose(
-        DEFAULT_BUDGET if given is None else given,
+        budget,
         scheduler,
-        None if dot is None else measured if dot_speed is None else dot_speed,
+        None if helper is None else measured if dot_speed is None else dot_speed,
         clean_range=models.clean_range,
-        folder=models.helper.folder if plans is None and models.helper is not None else plans,
+        folder=helper.folder if plans is None and helper is not None else plans,
     )
     return made(choice.plan, why=choice.why)
 

@@ -89,7 +89,7 @@ def search(
         full_steps: Dash steps of the full run.
         features: `[B, C, H, W]` -> `[B, F]`, what images are compared by; default: `Pyramid`.
         guidance_scale, cond: as for a call of the sampler with `batch_size` images.
-        on_plan: called with each plan, its score, and the part of the work that is done, 0 to 1.
+        on_plan: called with each plan, its score, and the part of all plans that is done, 0 to 1.
 
     Returns:
         the ranking that was written.
@@ -114,38 +114,41 @@ def search(
     elif speeds == [None]:
         speeds = [sampler.with_plan("-.-").measure(batch_size, **options).dot_speed]
     partial = Partial(Path(folder) / f"plans-{name}.partial")
-    settings = {
-        "dash": fingerprint(models.unet) if isinstance(models.unet, nn.Module) else None,
-        "dot": None if models.helper is None else fingerprint(models.helper),
-        "scheduler": {k: v for k, v in scheduler.config.items() if not k.startswith("_")},
-        **{"num_images": num_images, "full_steps": full_steps, "guidance_scale": guidance_scale},
-        "features": "pyramid" if features is None else "given",
-    }
-    partial.settings(json.loads(json.dumps(settings, default=str)), dict)
+    same = {"num_images": num_images, "full_steps": full_steps, "guidance_scale": guidance_scale}
+    same |= {"features": "pyramid" if features is None else "given"}
+    partial.settings(_about(sampler) | same, dict)
     see = Pyramid(sampler.shape[0]).to(models.device or "cpu") if features is None else features
 
     def describe(plan: Plan) -> Tensor:
-        made = sampler.with_plan(plan)
-        seen = []
+        made, seen = sampler.with_plan(plan), []
         for first in range(SEED, SEED + num_images, batch_size):
             x = made(batch_size=batch_size, seed=first, **options)
             with torch.no_grad():
                 seen.append(see(x.clamp(*bounds(made.table.clean_range, x))).cpu())
         return torch.cat(seen)
 
-    known = models.clean_range
     every = (plan for lsd in budgets for n in speeds for plan in candidates(lsd, n))
+    known, full = models.clean_range, budgets_of.alone(full_steps, scheduler)
     plans = [p for p in dict.fromkeys(every) if budgets_of.possible(p, scheduler, known)]
-    full = budgets_of.alone(full_steps, scheduler)
     reference = partial.images("full", lambda: describe(full))
     scores = {Plan(row["plan"]): row["score"] for row in partial.rows()} | {full: 0.0}
-    costs = [p.num_dash if speeds[0] is None else p.lsd(speeds[0]) for p in plans]
-    for i, plan in enumerate(plans):
+    for i, plan in enumerate(plans, 1):
         if plan not in scores:
             scores[plan] = float(f"{score(describe(plan), reference):.4g}")
             partial.add({"plan": str(plan), "score": scores[plan]})
-        on_plan(plan, scores[plan], sum(costs[: i + 1]) / sum(costs))
-    found = None if speeds[0] is None else (min(speeds), max(speeds))
+        on_plan(plan, scores[plan], i / len(plans))
+    found = None if speeds == [None] else (min(speeds), max(speeds))
     ranking = Ranking(scores, (min(budgets), max(budgets)), found)
     budgets_of.write(folder, {name: ranking})
     return ranking
+
+
+def _about(sampler: Any) -> dict:
+    """What scores depend on: the models and the solver, as JSON has them."""
+    models, config = sampler.models, sampler.scheduler.config
+    named = {
+        "dash": fingerprint(models.unet) if isinstance(models.unet, nn.Module) else None,
+        "dot": None if models.helper is None else fingerprint(models.helper),
+        "scheduler": {k: v for k, v in config.items() if not k.startswith("_")},
+    }
+    return json.loads(json.dumps(named, default=str))

@@ -27,6 +27,7 @@ DEFAULT_DASH_STEPS = 50  # without one
 
 AUTO = "auto"  # the plan that a budget buys, in the place of Morse code
 FILE, FORMAT_VERSION = "plans.json", 1
+TABLE = Path(__file__).parent  # the folder of the table that ships with the package
 LIKE = 1.25  # a search at N holds for speeds between N / LIKE and N LIKE
 
 #: Solvers that were not ranked, and the ranked one that they are nearest to: Euler is DDIM in other
@@ -103,14 +104,15 @@ def choose(
     rankings = {"the table of the package": shipped}
     if own is not None and own.covers(lsd, speed):
         rankings = {f"a search in {folder}": own, **rankings}
+    at = f"{lsd:g} LSD" if speed is None else f"{lsd:g} LSD at N = {speed:.2g}"
     for whose, ranking in rankings.items():
         for plan in ranking.best_first() if ranking is not None else ():
             if _fits(plan, lsd, speed) and possible(plan, scheduler, clean_range):
-                why = f"by {whose}, where {plan} has the score {ranking.scores[plan]:.3g}"
+                why = f"for {at} by {whose}, score {ranking.scores[plan]:.3g}"
                 if len(plan) == plan.num_dash:
                     plan = alone(lsd, scheduler)  # as many as fit
                 return Choice(plan, why)
-    return Choice(alone(lsd, scheduler), "all Dash, as no plans of this solver were compared")
+    return Choice(alone(lsd, scheduler), f"for {at}: no plans were compared")
 
 
 def check(lsd: float) -> None:
@@ -180,19 +182,17 @@ def read(folder: str | Path) -> dict[str, Ranking]:
         return {}
     try:
         content = json.loads(path.read_text("utf-8"))
-        version, solvers = content["format_version"], content["solvers"]
-        if version != FORMAT_VERSION:
-            raise Refused(f"{path} has format version {version}, this release reads 1: search anew")
-        return {
-            name: Ranking(
-                {Plan(morse): float(score) for morse, score in found["plans"].items()},
-                tuple(found["budgets"]),
-                None if found["dot_speeds"] is None else tuple(found["dot_speeds"]),
-            )
-            for name, found in solvers.items()
-        }
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        if (version := content["format_version"]) == FORMAT_VERSION:
+            return {name: _ranking(found) for name, found in content["solvers"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise Refused(f"{path} is damaged ({error}): delete it, and search anew") from error
+    raise Refused(f"{path} has version {version}, this release reads {FORMAT_VERSION}: search anew")
+
+
+def _ranking(found: dict) -> Ranking:
+    scores = {Plan(morse): float(score) for morse, score in found["plans"].items()}
+    speeds = found["dot_speeds"]
+    return Ranking(scores, tuple(found["budgets"]), None if speeds is None else tuple(speeds))
 
 
 def write(folder: str | Path, rankings: dict[str, Ranking]) -> Path:
@@ -217,4 +217,4 @@ def write(folder: str | Path, rankings: dict[str, Ranking]) -> Path:
 @cache
 def _table() -> dict[str, Ranking]:
     """The rankings that ship with the package."""
-    return read(Path(__file__).parent)
+    return read(TABLE)

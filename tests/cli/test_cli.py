@@ -386,10 +386,10 @@ def test_evaluate(tmp_path, capsys):
     assert run("evaluate", *words, "--out", tmp_path) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"rows.json", "quality.png"}
     rows = json.loads((tmp_path / "rows.json").read_text())
-    variants = ["dash only"] * 2 + ["morse", "extrapolation"] + ["morse", "extrapolation"]
+    variants = ["dash only"] * 2 + ["morse", "free steps"] + ["morse"] * 2 + ["free steps"]
     assert [row["variant"] for row in rows] == variants
     text = " ".join(capsys.readouterr().out.split())
-    assert "which needs no training" in text
+    assert "free steps alone, without a Dot" in text
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_rows(result):
     found = {(row["variant"], row["budget_lsd"]) for row in points}
     # 3, the budget that is pictured, was added to the steps
     assert found == {("dash only", n) for n in (2, 3, 4)} | {
-        (variant, budget) for variant in ("morse", "extrapolation") for budget in (2, 3)
+        (variant, budget) for variant in ("morse", "free steps") for budget in (2, 3)
     }
     for row in points:
         plan = Plan(row["plan"])
@@ -75,7 +75,8 @@ def test_rows(result):
         else:
             assert plan.num_dash == row["budget_lsd"]
     speedups = rows(out, "quality speed-up")
-    assert [row["variant"] for row in speedups] == ["morse", "extrapolation"]
+    pairs = [("morse", "dash only"), ("morse", "free steps"), ("free steps", "dash only")]
+    assert [(row["variant"], row["over"]) for row in speedups] == pairs
     assert speedups[0]["value"] == pytest.approx(verdict.gain(points, "morse").mean)
 
 
@@ -108,7 +109,7 @@ def test_printed(result):
     flat = " ".join(text.split())
     assert verdict.verdict(rows(out, "quality")) in flat
     assert "Frechet distance" in flat
-    assert "extrapolation" in flat
+    assert "free steps alone" in flat
     assert "100%" in flat
 
 

@@ -7,7 +7,9 @@ from diffusers import DDIMScheduler, HeunDiscreteScheduler, UNet2DConditionModel
 import morse_engine
 from models import randomised, tiny_unet
 from morse_engine import Dot, Plan, SolverTable
-from morse_engine.sampling import noise
+from morse_engine.runtime.speed import Speed
+from morse_engine.sampling import budget, noise
+from morse_engine.sampling.budget import Ranking, choose
 from morse_engine.sampling.loop import sample
 from tolerances import assert_close
 
@@ -24,7 +26,7 @@ def test_compile_with_nothing_but_the_models(models):
     unet, dot = models
     assert morse_engine.compile(unet).plan == Plan("-" * 50)
     sampler = morse_engine.compile(unet, dot)
-    assert sampler.plan.num_dot
+    assert sampler.plan.num_dash <= 10
     assert sampler(batch_size=1).shape == (1, *SHAPE)
 
 
@@ -46,8 +48,45 @@ def test_plan_in_all_its_forms(models):
     unet, dot = models
     assert str(morse_engine.compile(unet, dot, plan="-.-").plan) == "-.-"
     assert str(morse_engine.compile(unet, dot, plan=Plan("-.-")).plan) == "-.-"
-    assert morse_engine.compile(unet, dot, plan=4, dot_speed=6.0).plan == Plan.from_budget(4, 6.0)
-    assert str(morse_engine.compile(unet, plan=4).plan) == "----"
+    assert len(morse_engine.compile(unet).plan) == 50
+
+
+def test_a_budget_buys_the_best_plan_that_is_known(models, tmp_path):
+    """In all its forms; by the table of the package, or a search that lies in a folder."""
+    unet, dot = models
+    scheduler = DDIMScheduler(timestep_spacing="trailing")
+    options = {"scheduler": scheduler, "dot_speed": 6.0}
+    forms = ({"plan": 4}, {"plan": "auto", "budget": 4}, {"budget": 4.0})
+    bought = [morse_engine.compile(unet, dot, **form, **options) for form in forms]
+    assert {sampler.plan for sampler in bought} == {choose(4, scheduler, 6.0).plan}
+    assert "chosen for 4 LSD at N = 6 by the table of the package" in str(bought[0].report())
+    assert "chosen" not in str(morse_engine.compile(unet, plan="--").report())
+    default = morse_engine.compile(unet, dot, **options)
+    assert default.plan == morse_engine.compile(unet, dot, plan="auto", **options).plan
+    assert default.plan == choose(10, scheduler, 6.0).plan
+    assert morse_engine.compile(unet, plan=4, scheduler=scheduler).plan.num_dot == 0
+
+    found = Ranking({Plan("-.:-.:"): 0.1, Plan("----"): 0.2}, (4, 4), (6.0, 6.0))
+    budget.write(tmp_path, {"ddim": found})
+    sampler = morse_engine.compile(unet, dot, plan=4, plans=tmp_path, **options)
+    assert str(sampler.plan) == "-.:-.:"
+    assert f"by a search in {tmp_path}" in str(sampler.report())
+    dot.save_pretrained(tmp_path)  # where a loaded Dot looks by itself
+    loaded = morse_engine.Dot.from_pretrained(tmp_path, unet)
+    assert str(morse_engine.compile(unet, loaded, plan=4, **options).plan) == "-.:-.:"
+    with pytest.raises(ValueError, match=r"plan='-\.' and budget=4: give one"):
+        morse_engine.compile(unet, dot, plan="-.", budget=4)
+
+
+def test_n_is_measured_at_the_batch_in_use(models, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        morse_engine.engine.Sampler,
+        "measure",
+        lambda self, batch_size: asked.append(batch_size) or Speed(6.0, 2.0, 3.0),
+    )
+    morse_engine.compile(*models, plan=4, batch_size=8)
+    assert asked == [8]
 
 
 def test_solvers_with_more_calls_than_steps(models):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,26 @@ from morse_engine.evaluation.frechet import Frechet
 from morse_engine.evaluation.partial import Partial
 from morse_engine.runtime.models import Models
 from morse_engine.runtime.speed import Speed
+from morse_engine.sampling.budget import choose, read
 from morse_engine.sampling.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 QUALITY_KEYS = (
-    *("bench", "model", "solver", "variant", "plan", "budget_lsd", "cost_lsd", "set", "images"),
-    *("unit", "value", "rmse_to_full", "ms_per_image", "batch_size", "lsd_ms", "dot_ms"),
-    *("dot_speed", "cpu", "threads", "gpu", "driver", "os", "python", "torch", "triton"),
+    *("bench", "model", "solver", "variant", "plan", "budget_lsd", "cost_lsd", "batch_size"),
+    *("lsd_ms", "dot_ms", "dot_speed", "set", "images", "unit", "value", "rmse_to_full"),
+    *(
+        "ms_per_image",
+        "sampled_in",
+        "dot",
+        "cpu",
+        "threads",
+        "gpu",
+        "driver",
+        "os",
+        "python",
+        "torch",
+        "triton",
+    ),
     *("diffusers", "morse_engine", "commit", "date"),
 )
 
@@ -71,28 +85,32 @@ def make():
 
 
 def test_points(make):
-    points = make().points([4, 2, 2], [6, 4])
+    made = make()
+    points = made.points([4, 2, 2], [6, 4])
     assert [(p.variant, p.budget_lsd) for p in points] == [
         *(("dash only", 2), ("dash only", 4), ("morse", 4), ("morse", 6)),
-        *(("extrapolation", 4), ("extrapolation", 6)),
+        *(("free steps", 4), ("free steps", 6)),
     ]
     assert {p.set for p in points} == {0}
     for morse, rival in zip(points[2:4], points[4:], strict=True):
+        assert morse.plan == choose(morse.budget_lsd, made.scheduler, 4.0).plan
         assert morse.cost_lsd == morse.plan.lsd(4.0) <= morse.budget_lsd
-        assert rival.cost_lsd == rival.plan.num_dash == morse.budget_lsd  # its Dot steps are free
-        theirs = morse.plan.num_dot / morse.plan.num_dash
-        assert rival.plan.num_dot / rival.plan.num_dash == pytest.approx(theirs, abs=0.2)
+        assert rival.plan == choose(rival.budget_lsd, made.scheduler, None).plan
+        assert rival.plan.num_free > 0  # this scheduler clips, so the range is known
+        assert rival.cost_lsd == rival.plan.num_dash == morse.budget_lsd
 
 
-def test_rivals_have_one_set_and_small_budgets(make):
-    options = {"sets": 3, "rivals": ("extrapolation", "reuse"), "rivals_up_to": 4}
-    points = make(full_steps=8).points([2, 8], [4, 6], **options)
+def test_functions_have_one_set_and_small_budgets(make):
+    options = {"sets": 3, "rivals": ("free steps", "extrapolation", "reuse")}
+    limits = {"extrapolation": 4, "reuse": 4}
+    points = make(full_steps=8).points([2, 8], [4, 6], **options, rivals_up_to=limits)
     assert [p.plan.num_dash for p in points[:2]] == [8, 2]  # all steps first: rows need them
     for k in range(3):
         mine = [p for p in points if p.set == k]
-        free = [p for p in mine if p.variant in ("extrapolation", "reuse")]
-        assert len(mine) - len(free) == 4
-        assert [p.budget_lsd for p in free] == ([4, 4] if k == 0 else [])
+        functions = [p for p in mine if p.variant in ("extrapolation", "reuse")]
+        assert len(mine) - len(functions) == 6
+        assert [p.budget_lsd for p in functions] == ([4, 4] if k == 0 else [])
+        assert all(str(p.plan) == "-..-..-..-.." for p in functions)
 
 
 def test_sets_have_their_own_seeds_and_costs_add_up(make, monkeypatch):
@@ -126,12 +144,57 @@ def test_a_row_is_kept_and_taken_again(make, tmp_path):
     assert other.row(point)["solver"] == "dpm"
 
 
-def test_rmse_to_full_is_of_the_images_as_shown(make):
-    experiment = make(full_steps=6)
+def test_a_plan_is_sampled_once(make, tmp_path, monkeypatch):
+    """Whatever budget buys it, at whatever batch size: what differs is what it costs."""
+    made, plan = make(partial=Partial(tmp_path)), Plan("-.-.")
+    first = made.row(Point("morse", plan, 3, 2.5))
+    monkeypatch.setattr(made, "sample", None)
+    made.timed_at, made.speed = 100, Speed(8.0, 1.0, 8.0)
+    again = made.row(Point("morse", plan, 4, plan.lsd(8.0)))
+    assert again["value"] == first["value"]
+    names = ("batch_size", "dot_speed", "budget_lsd", "cost_lsd")
+    assert [first[name] for name in names] == [4, 4.0, 3, 2.5]
+    assert [again[name] for name in names] == [100, 8.0, 4, 2.25]
+    assert first["sampled_in"] == again["sampled_in"] == 4
+
+
+def test_rows_of_another_dot_are_left_alone(make, tmp_path):
+    """When a Dot is trained anew, those of Dash alone stay."""
+    dash, morse = Point("dash only", Plan("---"), 3, 3), Point("morse", Plan("-."), 2, 1.25)
+    first = make(partial=Partial(tmp_path), dot_name="one")
+    rows = first.row(dash), first.row(morse)
+    assert [row["dot"] for row in rows] == ["", "one"]
+    other = make(partial=Partial(tmp_path), dot_name="two")
+    assert other.row(dash) == rows[0]
+    assert other.row(morse)["dot"] == "two"
+
+
+def test_what_is_compared_with_the_full_run_is_as_shown(make):
+    experiment = make(full_steps=6, num_compared=5)
     full = Point("dash only", Plan("-" * 6), 6, 6)
     row, images = experiment.evaluate(Point("dash only", Plan("--"), 2, 2))
-    assert row["rmse_to_full"] == evaluation.rmse_to_full(images, experiment.sample(full, 9)[0])
+    others = experiment.sample(full, 5)[0]
+    assert row["rmse_to_full"] == evaluation.rmse_to_full(images[:5], others)
+    assert "agreement" not in row  # pixels do not classify
     assert experiment.evaluate(full)[0]["rmse_to_full"] == 0
+
+
+def test_agreement_is_of_what_the_extractor_says(make):
+    class Signs(Pixels):
+        """Of the first pixel."""
+
+        def features(self, x):
+            return x.flatten(1)
+
+        def forward(self, x):
+            return torch.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], 1)
+
+    experiment = make(full_steps=6)
+    experiment.frechet = Frechet(Signs(), 0.3 * torch.randn(40, 1, 2, 2))
+    full = experiment.sample(Point("dash only", Plan("-" * 6), 6, 6), 9)[0]
+    row, images = experiment.evaluate(Point("dash only", Plan("--"), 2, 2))
+    same = (images[:, 0, 0, 0] < 0) == (full[:, 0, 0, 0] < 0)
+    assert row["agreement"] == pytest.approx(same.double().mean().item())
 
 
 def test_too_few_images(make):
@@ -162,7 +225,8 @@ def bench(quality):
         schedulers={"ddim": scheduler(), "dpm": scheduler()},
         frechet=Frechet(Pixels(), 0.3 * torch.randn(40, 1, 2, 2)),
         shape=(1, 2, 2),
-        fingerprint="0",
+        dash="0",
+        dot="dot",
     )
 
 
@@ -170,8 +234,7 @@ def bench(quality):
 def test_quality_goes_on_where_it_was(quality, bench, tmp_path, monkeypatch, capsys):
     out = tmp_path / "quality.json"
     arguments = f"--images 12 --sets 3 --budgets 2 4 --batch-size 8 --out {out}".split()
-    arguments += ["--solvers", "ddim"]
-    num_jobs = 3 * (5 + 2) + 2 * 2  # the free rivals have one set
+    arguments += ["--solvers", "ddim", "--batches", "1", "8", "--functions"]
     sampled = []
     sample = Experiment.sample
 
@@ -186,31 +249,88 @@ def test_quality_goes_on_where_it_was(quality, bench, tmp_path, monkeypatch, cap
         quality.main(arguments, bench)
     with open(out.with_suffix(".partial") / "rows.jsonl", "a") as file:
         file.write('{"bench": "qual')  # killed in the middle of a line
-    first_part, before = list(sampled), (tmp_path / "quality.partial" / "settings.json").read_text()
+    first_part = list(sampled)
+    speeds = out.with_suffix(".partial") / "batch-8" / "settings.json"
+    before = speeds.read_text()
     sampled.clear()
     monkeypatch.setattr(Experiment, "sample", lambda *a: sampled.append(a[1]) or sample(*a))
     rows = quality.main(arguments, bench)
     assert len(first_part) == 7
-    assert len(sampled) == num_jobs - 7
-    assert not set(first_part) & set(sampled)
-    assert before == (tmp_path / "quality.partial" / "settings.json").read_text()
+    done = {(point.plan, point.set, point.variant == "reuse") for point in first_part}
+    assert not done & {(point.plan, point.set, point.variant == "reuse") for point in sampled}
+    assert before == speeds.read_text()
 
     sampled.clear()
     assert quality.main(arguments, bench) == rows
     assert sampled == []
     written = json.loads(out.read_text())
     assert [r for r in written if r["bench"] == "quality"] == rows
-    assert len(rows) == num_jobs
+    count = Counter((row["variant"], row["batch_size"]) for row in rows)
+    assert count == {
+        ("dash only", 1): 3 * 5,  # 2, 3, 5 and all 8 steps, and as many as the budget of 4
+        ("free steps", 1): 3 * 2,
+        **{("morse", batch): 3 * 2 for batch in (1, 8)},
+        **{(function, 1): 2 for function in ("extrapolation", "reuse")},  # in one set
+    }
     assert [r["rmse_to_full"] for r in rows if r["plan"] == "-" * 8] == [0.0] * 3
     assert {r["cost_lsd"] for r in rows if r["variant"] == "reuse"} == {2, 4}
     gains = [r for r in written if r["bench"] == "quality speed-up"]
-    assert [g["variant"] for g in gains] == ["morse", "extrapolation", "reuse"]
+    assert {(g["variant"], g["over"]) for g in gains} == {
+        *(("morse", "dash only"), ("morse", "free steps"), ("free steps", "dash only")),
+        *(("extrapolation", "dash only"), ("reuse", "dash only")),
+    }
     assert gains[0]["low"] <= gains[0]["mean"] <= gains[0]["high"]
     for suffix in (".png", ".svg"):
         assert out.with_suffix(suffix).stat().st_size > 1000
     assert tuple(rows[0]) == QUALITY_KEYS
-    assert "Speed-up over Dash alone" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Speed-up over Dash alone" in printed
+    assert "over the best sampler alone" in printed
 
-    bench.fingerprint = "1"
+    # Another solver later, whose rows are beside those that are there.
+    both = quality.main([*arguments[:-5], "dpm", "--batches", "1"], bench)
+    assert [r for r in both if r["solver"] == "ddim"] == rows
+    assert {r["solver"] for r in both} == {"ddim", "dpm"}
+
+    bench.dash = "1"
     with pytest.raises(ValueError, match="models=0"):
         quality.main(arguments, bench)
+
+
+@pytest.mark.slow
+def test_the_table_of_plans(quality, tmp_path, monkeypatch):
+    """benchmarks/plans.py: rows, and a table of them, which a later run with more plans extends."""
+    spec = importlib.util.spec_from_file_location("plans", ROOT / "benchmarks" / "plans.py")
+    plans = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plans)
+
+    class Means(Pixels):
+        def features(self, x):
+            return x.flatten(1)
+
+    bench = quality.Bench(
+        model="a line",
+        models=line(),
+        schedulers={"ddim": scheduler()},
+        frechet=Frechet(Means(), 0.3 * torch.randn(40, 1, 2, 2)),
+        shape=(1, 2, 2),
+        dash="0",
+        dot="dot",
+    )
+    monkeypatch.setattr(plans, "ALONE", (5,))
+    arguments = f"--images 8 --budgets 3 --solvers ddim --out {tmp_path / 'plans.json'}".split()
+    arguments += ["--table", str(tmp_path / "table")]
+    rows = plans.main([*arguments, "--speeds"], bench)
+    expected = {*(f"-{':' * k}" * 3 for k in (0, 1, 2)), "-----", "--------"}
+    assert {row["plan"] for row in rows} == expected
+    found = read(tmp_path / "table")["ddim"]
+    assert found.speeds is None
+    assert found.scores[Plan("-" * 8)] == 0
+    more = plans.main([*arguments, "--speeds", "2"], bench)
+    assert {row["plan"] for row in rows} < {row["plan"] for row in more}
+    assert [row["value"] for row in more if row["plan"] == "---"] == [
+        row["value"] for row in rows if row["plan"] == "---"
+    ]
+    found = read(tmp_path / "table")["ddim"]
+    assert (found.budgets, found.speeds) == ((3, 3), (2, 2))
+    assert plans.main([*arguments[:4], *arguments[6:], "--solvers"], None) == more  # the table

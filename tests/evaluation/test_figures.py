@@ -82,7 +82,7 @@ def test_no_text_lies_on_another(solvers, tmp_path, monkeypatch):
     about |= {"cpu": "a processor whose maker gave it a very long name, 128 cores"}
     rows = [
         row(variant, cost, 20 / cost + k / 9, solver=name, set=k, **about)
-        for variant in ("dash only", "morse", "extrapolation")
+        for variant in ("dash only", "morse", "free steps")
         for cost in (2, 4, 9)
         for k in (0, 1, 2)
         for name in solvers

@@ -26,7 +26,7 @@ import morse_engine
 from models import randomised, tiny_text_unet
 from morse_engine import Dot, Refused, SolverTable, Unavailable
 from morse_engine.sampling import probe
-from morse_engine.sampling.budget import plan_of
+from morse_engine.sampling.budget import choose
 from pipelines import LATENT, SIZE, assert_same, generator, half_mask, one_thread, picture
 from pipelines import shallow as pipeline
 from tolerances import assert_close
@@ -172,7 +172,7 @@ def test_budgets(pipe):
     assert str(morse_engine.accelerate(pipe, budget=4.7).plan) == "----"
     morse_engine.restore(pipe)
     plan = morse_engine.accelerate(pipe, dot, budget=4.0, dot_speed=6.0).plan
-    assert plan == plan_of(4.0, pipe.scheduler, 6.0)
+    assert plan == choose(4.0, pipe.scheduler, 6.0).plan
     morse_engine.restore(pipe)
     assert morse_engine.accelerate(pipe, dot, dot_speed=6.0).plan.lsd(6.0) <= 10
 

@@ -1,65 +1,165 @@
 """The policy by which a budget becomes a plan."""
 
+import json
+
 import pytest
 from diffusers import (
     DDIMScheduler,
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    LCMScheduler,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
 from morse_engine import Plan, Refused, SolverTable
-from morse_engine.sampling.budget import plan_of
+from morse_engine.sampling import budget, schedulers
+from morse_engine.sampling.budget import Ranking, choose
 
 SCHEDULERS = [DDIMScheduler(), DPMSolverMultistepScheduler(), EulerDiscreteScheduler()]
+RANGE = (-1, 1)
+OWN = Ranking(
+    {
+        Plan("-:.:-:.:"): 0.1,
+        Plan("----"): 0.2,
+        Plan("-.-."): 0.2,
+        Plan("-:-:-:-:"): 0.15,
+        Plan("---"): 0.4,
+    },
+    (3, 4),
+    (2.0, 2.0),
+)
 
 
-@given(st.floats(1, 40), st.floats(0.1, 40), st.sampled_from(SCHEDULERS))
-def test_a_budget_is_never_exceeded_and_half_of_it_is_dashs(lsd, speed, scheduler):
-    plan = plan_of(lsd, scheduler, speed)
-    assert plan.lsd(speed) <= lsd
-    # Whole steps come as near to the ratio as they can: one Dash step off at the most.
-    assert plan.num_dot / speed <= plan.num_dash + 1
+def test_the_table_of_the_package_is_there():
+    """Whoever made it, for these solvers at least, with what nothing may be worse than."""
+    table = budget.read(budget.TABLE)
+    assert {"ddim", "dpm"} <= set(table)
+    for ranking in table.values():
+        for n in range(3, 9):
+            assert Plan("-" * n) in ranking.scores
 
 
-def test_the_plans_of_the_published_rows():
-    """Those of benchmarks/results/quality.json, measured at N = 7.54."""
-    ddim, dpm = SCHEDULERS[:2]
-    assert str(plan_of(4, ddim, 7.54)) == "-...-..-.."
-    assert str(plan_of(8, ddim, 7.54)) == "-........-.......-........-......."
-    assert plan_of(6, dpm, 7.54) == Plan.from_budget(6, 7.54, dots_per_dash=1)
+@given(st.floats(1, 40), st.none() | st.floats(0.1, 40), st.sampled_from(SCHEDULERS))
+def test_a_budget_is_never_exceeded(lsd, speed, scheduler):
+    plan, _ = choose(lsd, scheduler, speed)
+    cost = plan.num_dash if speed is None else plan.lsd(speed)
+    assert cost <= lsd
+    assert speed is not None or not plan.num_dot
 
 
-def test_speed_is_measured_only_where_it_is_needed():
+@given(st.floats(1, 12), st.none() | st.floats(0.5, 12), st.sampled_from(["ddim", "dpm"]))
+def test_never_worse_than_dash_or_free_steps(lsd, speed, name):
+    """By the score, of all plans of the table within the budget."""
+    scheduler = schedulers.make(name, schedulers.LINEAR_BETAS)
+    scores = budget.read(budget.TABLE)[name].scores
+    plan, _ = choose(lsd, scheduler, speed)
+    free = {p: s for p, s in scores.items() if not p.num_dot and p.num_dash <= lsd}
+    if plan in scores:  # else there are more Dash steps than any plan of the table has
+        assert scores[plan] <= min(free.values(), default=scores[plan])
+
+
+def test_the_best_score_within_the_budget(tmp_path):
+    budget.write(tmp_path, {"ddim": OWN})
+    ddim, options = SCHEDULERS[0], {"clean_range": RANGE, "folder": tmp_path}
+    plan, why = choose(3, ddim, 2.0, **options)
+    assert str(plan) == "-:.:-:.:"
+    assert str(tmp_path) in why
+    assert "N = 2" in why
+    assert str(choose(4, ddim, 2.0, **options).plan) == "-:.:-:.:"  # the best, if not the dearest
+    plans = dict(OWN.scores)
+    del plans[Plan("-:.:-:.:")]
+    budget.write(tmp_path, {"ddim": Ranking(plans, (3, 4), (2.0, 2.0))})
+    assert str(choose(4, ddim, 2.0, **options).plan) == "-:-:-:-:"
+    # Free steps need a range: DDIM clips, and so knows one, but not with clip_sample=False.
+    unknown = DDIMScheduler(clip_sample=False)
+    assert str(choose(4, unknown, 2.0, folder=tmp_path).plan) == "----"  # ties to fewer helpers
+    assert str(choose(4, unknown, 2.0, **options).plan) == "-:-:-:-:"
+    # All Dash are as many as fit: more than the ranking has.
+    assert str(choose(4.9, unknown, 2.0, folder=tmp_path).plan) == "----"
+
+
+@pytest.mark.parametrize(("lsd", "speed"), [(2.9, 2.0), (5, 2.0), (3, 2.6), (3, 1.5)])
+def test_a_search_decides_for_what_it_was_made_for(tmp_path, lsd, speed):
+    budget.write(tmp_path, {"ddim": OWN})
+    options = {"clean_range": RANGE, "folder": tmp_path}
+    _, why = choose(lsd, SCHEDULERS[0], speed, **options)
+    assert str(tmp_path) not in why
+    assert "the table of the package" in why
+    assert str(choose(3, SCHEDULERS[0], None, **options).plan) == "---"  # it has what needs no Dot
+
+
+def test_solvers_that_were_not_ranked(tmp_path):
+    assert choose(4, EulerDiscreteScheduler(), None, clean_range=RANGE).plan == (
+        choose(4, SCHEDULERS[0], None, clean_range=RANGE).plan
+    )
+    plan, why = choose(4, LCMScheduler(), 6.0, clean_range=RANGE)
+    assert str(plan) == "----"
+    assert "no plans were compared" in why
+
+
+def test_names_of_schedulers():
+    for name in schedulers.SOLVERS:
+        config = {} if name in ("flow", "vp-sde", "ve-sde") else schedulers.LINEAR_BETAS
+        kind = {"flow": {"shift": 1.0}, "vp-sde": {"beta_min": 0.1}, "ve-sde": {"snr": 0.1}}
+        made = schedulers.make(name, config or kind[name])
+        assert schedulers.name_of(made) == name
+    assert schedulers.name_of(DDPMScheduler()) == "ddpm"
+    odd = DPMSolverMultistepScheduler(solver_order=3)
+    assert schedulers.name_of(odd) == "DPMSolverMultistepScheduler"
+
+
+def test_speed_is_measured_only_where_it_is_needed(tmp_path):
     asked = []
 
     def measure() -> float:
         asked.append(1)
-        return 6.0
+        return 2.0
 
-    assert plan_of(4, SCHEDULERS[2], measure) == Plan.from_budget(4, 6.0)
+    budget.write(tmp_path, {"ddim": OWN})
+    assert choose(3, SCHEDULERS[0], measure, clean_range=RANGE, folder=tmp_path).plan.num_dot
     assert asked == [1]
-    assert str(plan_of(4.7, SCHEDULERS[0], None)) == "----"
+    choose(3, LCMScheduler(), measure)  # nothing to spend it on
+    assert asked == [1]
+    assert not choose(4.7, SCHEDULERS[0], None).plan.num_dot
 
 
 @pytest.mark.parametrize("lsd", [0.5, 0, -1, float("nan"), float("inf")])
 @pytest.mark.parametrize("speed", [None, 6.0])
 def test_impossible_budgets_are_refused(lsd, speed):
     with pytest.raises(Refused, match="budget="):
-        plan_of(lsd, SCHEDULERS[0], speed)
+        choose(lsd, SCHEDULERS[0], speed)
 
 
 @pytest.mark.parametrize("speed", [0.0, -1.0, float("nan"), float("inf")])
 def test_impossible_speeds_are_refused(speed):
     with pytest.raises(Refused, match="dot_speed="):
-        plan_of(4, SCHEDULERS[0], speed)
+        choose(4, SCHEDULERS[0], speed)
 
 
 @pytest.mark.parametrize("speed", [None, 7.5])
 @pytest.mark.parametrize("lsd", [3, 4, 6, 6.5, 10])
 def test_a_budget_buys_a_number_of_calls_that_the_solver_can_make(lsd, speed):
-    plan = plan_of(lsd, HeunDiscreteScheduler(), speed)  # odd numbers alone
+    plan, _ = choose(lsd, HeunDiscreteScheduler(), speed)  # odd numbers alone
     assert len(SolverTable.for_calls(HeunDiscreteScheduler(), len(plan))) == len(plan)
     assert plan.lsd(speed or 1.0) <= lsd
+
+
+def test_the_file(tmp_path):
+    assert budget.read(tmp_path) == {}
+    alone = Ranking({Plan("--"): 0.5}, (2, 2), None)
+    budget.write(tmp_path / "new", {"dpm": alone})
+    path = budget.write(tmp_path / "new", {"ddim": OWN})  # beside what is there
+    assert budget.read(path.parent) == {"ddim": OWN, "dpm": alone}
+    for wrong, said in [
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ('{"format_version": 1}', "damaged"),
+        (json.dumps({"format_version": 2, "solvers": {}}), "version 2"),
+        (path.read_text().replace('"-.-."', '"x"'), "damaged"),
+    ]:
+        path.write_text(wrong)
+        with pytest.raises(Refused, match=said):
+            budget.read(path.parent)

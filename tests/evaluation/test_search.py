@@ -1,0 +1,171 @@
+"""The search of plans: its candidates, what it scores them by, and that it goes on where it was."""
+
+import json
+from statistics import fmean
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, HeunDiscreteScheduler
+
+import morse_engine
+from morse_engine import Plan, evaluation
+from morse_engine.evaluation.score import Pyramid, score
+from morse_engine.evaluation.search import candidates, search
+from morse_engine.sampling import budget
+
+# -- candidates ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("speed", [None, 0.4, 1.7, 2, 7.5])
+@pytest.mark.parametrize("lsd", [1, 2, 3, 4.5, 8])
+def test_candidates_are_within_the_budget(lsd, speed):
+    plans = candidates(lsd, speed)
+    assert len(plans) == len(set(plans))
+    most = int(lsd)
+    for free in ("", ":", "::"):  # what nothing may be worse than
+        assert Plan(f"-{free}" * most) in plans
+    for plan in plans:
+        cost = plan.num_dash if speed is None else plan.lsd(speed)
+        assert lsd - 1 < cost <= lsd
+        assert plan.num_dot <= 6 * plan.num_dash
+        assert speed is not None or not plan.num_dot
+        assert plan.num_free in (0, plan.num_dash + plan.num_dot, 2 * (len(plan) - plan.num_free))
+
+
+def test_candidates_have_the_plans_of_the_trial():
+    assert {Plan("-:.:.:-:.:.:"), Plan("-..-..")} <= set(candidates(4, 2))
+    assert Plan("-:.:.:.:.:-:.:.:.:.:") in candidates(3, 8)
+
+
+# -- the score -------------------------------------------------------------------------------------
+
+
+def test_score_is_the_diagonal_frechet_distance():
+    generator = torch.Generator().manual_seed(0)
+    full = torch.randn(500, 3, generator=generator)
+    assert score(full, full) == 0
+    moved = full * torch.tensor([1.0, 1.0, 2.0]) + torch.tensor([0.0, 3.0, 0.0])
+    mean, spread = full.double().mean(0)[2], full.double().std(0)[2]
+    assert score(moved, full) == pytest.approx(float(9 + mean**2 + spread**2), rel=1e-5)
+
+
+def blurred(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(x, 3, 1, 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 16, 16), (4, 5, 3)])
+def test_pyramid(shape):
+    """Any shape, the same numbers each time; what is worse is farther, blur too."""
+    x = torch.rand(64, *shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    see, again = Pyramid(shape[0]), Pyramid(shape[0])
+    assert torch.equal(see(x), again(x))
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    little, much = (score(see(x + sigma * noise), see(x)) for sigma in (0.1, 0.3))
+    assert 0 < little < much
+    assert score(see(blurred(x)), see(x)) > little
+
+
+# -- the search ------------------------------------------------------------------------------------
+
+
+def model(x, timestep, **cond):
+    """The noise estimate of a data set of two points, +-0.5."""
+    alpha = (1 - float(timestep) / 1000) ** 2 * 0.998 + 0.001
+    mean = 0.5 * torch.tanh(0.5 * alpha**0.5 * x / (1 - alpha))
+    return (x - alpha**0.5 * mean) / (1 - alpha) ** 0.5
+
+
+OPTIONS = {"num_images": 32, "batch_size": 16, "full_steps": 40, "dot_speed": 2.0}
+
+
+def sampler(scheduler=None, dot=evaluation.extrapolate):
+    scheduler = scheduler or DDIMScheduler(timestep_spacing="trailing", clip_sample=True)
+    return morse_engine.compile(model, dot, plan="-", shape=(1, 8, 8), scheduler=scheduler)
+
+
+def test_search_writes_what_compile_reads(tmp_path):
+    seen = []
+    made = sampler()
+    ranking = search(made, [3, 4], folder=tmp_path, on_plan=lambda *a: seen.append(a), **OPTIONS)
+    plans = {*candidates(3, 2.0), *candidates(4, 2.0)}
+    assert set(ranking.scores) == plans | {Plan("-" * 40)}
+    assert {plan for plan, *_ in seen} == plans
+    assert seen[-1][2] == 1
+    assert budget.read(tmp_path) == {"ddim": ranking}
+    assert (ranking.budgets, ranking.speeds) == ((3, 4), (2.0, 2.0))
+    # More steps are better: the scores say so, and so is what is chosen.
+    assert ranking.scores[Plan("----")] < ranking.scores[Plan("---")]
+    options = {"scheduler": made.scheduler, "shape": (1, 8, 8), "dot_speed": 2.0}
+    bought = morse_engine.compile(
+        model, evaluation.extrapolate, plan="auto", budget=4, plans=tmp_path, **options
+    )
+    within = {plan: s for plan, s in ranking.scores.items() if plan.lsd(2.0) <= 4}
+    assert ranking.scores[bought.plan] == min(within.values())
+    assert f"a search in {tmp_path}" in bought.report().chosen
+
+
+def test_search_goes_on_where_it_was(tmp_path, monkeypatch):
+    calls = []
+    made = sampler()
+    call = type(made).__call__
+    monkeypatch.setattr(type(made), "__call__", lambda s, **a: calls.append(s.plan) or call(s, **a))
+
+    def stopped(plan, found, part):
+        if len(calls) > 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(made, [3], folder=tmp_path, on_plan=stopped, **OPTIONS)
+    assert budget.read(tmp_path) == {}
+    first = set(calls)
+    calls.clear()
+    found = search(made, [3], folder=tmp_path, **OPTIONS)
+    assert not first & set(calls)
+    calls.clear()
+    assert search(made, [3], folder=tmp_path, **OPTIONS) == found
+    assert calls == []
+    with pytest.raises(ValueError, match="num_images=32, this run has 16"):
+        search(made, [3], folder=tmp_path, **OPTIONS | {"num_images": 16})
+    other = search(sampler(HeunDiscreteScheduler()), [3], folder=tmp_path, **OPTIONS)
+    assert set(budget.read(tmp_path)) == {"ddim", "heun"}
+    assert all(len(plan) % 2 for plan in other.scores)  # it makes odd numbers of calls alone
+
+
+def test_search_without_a_dot_and_without_a_range(tmp_path):
+    options = {k: v for k, v in OPTIONS.items() if k != "dot_speed"}
+    made = sampler(DDIMScheduler(timestep_spacing="trailing", clip_sample=False), dot=None)
+    ranking = search(made, [3], folder=tmp_path, **options)
+    assert set(ranking.scores) == {Plan("---"), Plan("-" * 40)}
+    assert ranking.speeds is None
+    made = sampler(dot=None)
+    ranking = search(made, [3], folder=tmp_path / "clipped", **options)
+    assert Plan("-:-:-:") in ranking.scores
+    assert (
+        json.loads((tmp_path / "plans.json").read_text())["solvers"]["ddim"]["dot_speeds"] is None
+    )
+
+
+def test_scores_of_more_images_agree(tmp_path):
+    """A ranking by 32 images is nearly that by 128: the order of Dash alone is the same."""
+    few = search(sampler(), [2, 3, 4, 5], folder=tmp_path / "few", **OPTIONS)
+    many = OPTIONS | {"num_images": 128}
+    many = search(sampler(), [2, 3, 4, 5], folder=tmp_path / "many", **many)
+    alone = [Plan("-" * n) for n in (5, 4, 3, 2)]
+    for ranking in (few, many):
+        values = [ranking.scores[plan] for plan in alone]
+        assert values == sorted(values)
+    assert fmean(few.scores.values()) == pytest.approx(fmean(many.scores.values()), rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "options", "said"),
+    [
+        ([], {}, "give a budget"),
+        ([0.5], {}, "budget=0.5"),
+        ([3], {"batch_size": 5}, "whole batches"),
+    ],
+)
+def test_wrong_searches(budgets, options, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        search(sampler(), budgets, folder=tmp_path, **OPTIONS | options)
+    assert not list(tmp_path.iterdir())
