@@ -274,18 +274,18 @@ class MorseScheduler(SchedulerMixin):
         self._planned()
         if self._next is not None:
             return self._next
-        if timestep is not None:  # only now: a number on a GPU is waited for
-            timestep = checks.number("timestep", timestep, "a number, or a tensor []")
         begin = self._begin
         if begin is None:
             if timestep is None:
                 raise Refused(
                     "which Dash step is the first? Give its timestep, or call set_begin_index"
                 )
-            found = (self.timesteps == timestep).nonzero()
+            # Only now: a number on a GPU is waited for.
+            t = checks.number("timestep", timestep, "a number, or a tensor []")
+            found = (self.timesteps == t).nonzero()
             if not len(found):
                 raise Refused(
-                    f"timestep {float(timestep):g} is not a Dash step of this run: "
+                    f"timestep {t:g} is not a Dash step of this run: "
                     f"{[round(float(t), 3) for t in self.timesteps]}"
                 )
             begin = int(found[0])

@@ -87,7 +87,8 @@ class Line(NamedTuple):
 
     def at(self, f: float, low: Tensor | float, high: Tensor | float) -> Tensor:
         """The clean image that lies f times the way from b to a beyond a."""
-        return (self.a + f * (self.a - self.b)).clamp(low, high)
+        # torch takes two numbers or two tensors, which its types do not say of one call.
+        return (self.a + f * (self.a - self.b)).clamp(low, high)  # type: ignore[arg-type]
 
 
 Range = tuple[tuple[float, ...], tuple[float, ...]]  # the least and the most, of all or per channel

@@ -81,7 +81,8 @@ class Request(NamedTuple):
 def _seeds(noise: Tensor | None, batch_size: Any, seed: Any) -> list[int]:
     """One seed for each image, from the first seed or a list of them."""
     given = seed if checks.is_list(seed) else None
-    if given is None and isinstance(seed, Iterable) and getattr(seed, "ndim", 1):
+    is_scalar = getattr(seed, "ndim", None) == 0  # a tensor of one seed
+    if given is None and isinstance(seed, Iterable) and not is_scalar:
         raise Refused(f"seed={shown(seed)}: has to be an integer, or a list of one for each image")
     counts = {
         "noise": None if noise is None else len(noise),
