@@ -34,6 +34,20 @@ if TYPE_CHECKING:
 
 
 PARTIAL = "partial"  # folder in --out for what is finished of a run
+Out = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="for rows.json and quality.png; a run that was stopped continues there  "
+        "[default: print only]",
+    ),
+]
+OfMorse = Annotated[
+    str,
+    typer.Option(
+        metavar="CODE", help="of Morse: auto, the best known within each budget, or Morse code"
+    ),
+]
 
 
 def evaluate(
@@ -49,25 +63,13 @@ def evaluate(
     ] = "digits",
     solver: Solver = "ddim",
     budgets: Annotated[str, listed("of Morse", "LSD,LSD,...")] = "4,5,6,8,10",
-    plan: Annotated[
-        str,
-        typer.Option(
-            metavar="CODE", help="of Morse: auto, the best known within each budget, or Morse code"
-        ),
-    ] = AUTO,
+    plan: OfMorse = AUTO,
     steps: Annotated[str, listed("of Dash alone")] = "2,3,4,5,6,8,10,15,20,30,50",
     num_images: Annotated[int, count("per point", most=MOST_IMAGES)] = 1000,
     seed: Seed = 0,
     batch_size: BatchSize = 100,
     device: Device = "auto",
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="for rows.json and quality.png; a run that was stopped continues there  "
-            "[default: print only]",
-        ),
-    ] = None,
+    out: Out = None,
 ) -> None:
     """Measure quality against cost of Morse and of Dash alone."""
     folders(unet=unet, dot=dot, data=None if data == "digits" else data)
