@@ -50,7 +50,7 @@ from .blocks import Down, Residual, Up
 from .family import Family, Given, has_adapters, without_adapters
 from .helper import Helper, for_dot, seen
 from .levels import NoiseLevels
-from .options import Options
+from .options import Options, check_dtype
 from .unet import UNet
 from .when import Moments, When
 
@@ -107,6 +107,7 @@ class Dot(Helper):
     ):
         super().__init__()
         family = family_of(unet)
+        check_dtype(unet)
         options = Options.checked(widths, lora_rank, cut, guided)
         self.widths, self.lora_rank, cut, self.guided = options
         config: Any = unet.config  # of diffusers; nn.Module knows of none

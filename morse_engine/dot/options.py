@@ -2,11 +2,27 @@
 
 from typing import Any, NamedTuple
 
+import torch
+from torch import nn
+
 from ..system import checks
 from ..system.checks import shown
 from ..system.errors import Refused
 
 MOST_WIDTHS, MOST_WIDTH, MOST_RANK = 8, 2048, 1024
+
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_dtype(unet: nn.Module) -> None:
+    """Refuse a Dash in a type that no Dot computes in."""
+    for parameter in unet.parameters():
+        if parameter.is_floating_point() and parameter.dtype not in DTYPES:
+            raise Refused(
+                f"this Dash is in {parameter.dtype}: a Dot computes in float32, float16 or "
+                "bfloat16, so call unet.float() first"
+            )
 
 
 class Options(NamedTuple):

@@ -36,7 +36,9 @@ class Moments(NamedTuple):
         trail = torch.cat([waves(value) for value in (t_s, t_s - t, t_p - t_s)], dim=1)
         r = ((t_s - t) / t_s.clamp(min=1e-3)).float()[:, None]
         x_0, miss = (nn.functional.pad(c, (0, 1)) for c in levels.coordinates(t, t_s))
-        x, _, z_s, z_p = torch.eye(4, device=t.device).expand(len(t), 4, 4).unbind(1)
+        x, _, z_s, z_p = (
+            torch.eye(4, dtype=torch.float32, device=t.device).expand(len(t), 4, 4).unbind(1)
+        )
         trend = slope(t, t_s, t_p, difference, TREND).float()[:, None] * (z_s - z_p)
         gained = torch.stack((torch.zeros_like(x), r * x, r * x_0, r * z_s, miss, trend), dim=1)
         of_h = nn.functional.pad(r, (0, 5))  # the first gain is that of h

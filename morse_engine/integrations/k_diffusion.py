@@ -118,9 +118,12 @@ class _Sampler:
 
         levels = _levels(sigmas, self.solver)
         checks.tensor("x", x, "[B, C, H, W]")
-        checks.function("model", model, "a function of x and sigma", 2)
         if extra_args is not None and not isinstance(extra_args, Mapping):
             raise Refused(f"extra_args={shown(extra_args)}: a dict of keywords of the model")
+        keywords = list(extra_args or {})
+        if wrong := [key for key in keywords if not isinstance(key, str)]:
+            raise Refused(f"extra_args has the key {shown(wrong[0])}: names of keywords")
+        checks.function("model", model, "a function of x, sigma and extra_args", 2, keywords)
         if callback is not None:
             checks.function("callback", callback, "a function of a dict", 1)
         disable = None if disable is None else checks.flag("disable", disable)

@@ -4,7 +4,7 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from operator import index
 from pathlib import Path
@@ -117,18 +117,22 @@ def sizes(name: str, value: Any, form: str, at_most: int | None = None) -> tuple
     return tuple(integer(f"a size in {name}", size, 1, at_most) for size in value)
 
 
-def function(name: str, value: Any, what: str, positional: int | None = None) -> Callable:
+def function(
+    name: str, value: Any, what: str, positional: int | None = None, keywords: Iterable[str] = ()
+) -> Callable:
     """Something that can be called and is no class.
 
     Args:
         positional: how many positional arguments it is called with; None: not looked at.
+        keywords: the names of the others.
     """
     if not callable(value) or isinstance(value, type):
         raise Refused(f"{name} is {kind(value)}: pass {what}")
     if positional is not None:
         try:
             # A module says what it takes in forward().
-            inspect.signature(getattr(value, "forward", value)).bind(*[None] * positional)
+            signature = inspect.signature(getattr(value, "forward", value))
+            signature.bind(*[None] * positional, **dict.fromkeys(keywords))
         except ValueError:  # it does not say what it takes
             pass
         except TypeError as error:

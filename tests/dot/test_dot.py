@@ -151,6 +151,24 @@ def test_widths_that_fit_are_named(levels, message):
         Dot(unet, widths=(16,))
 
 
+def test_a_type_that_no_dot_computes_in():
+    with pytest.raises(Refused, match=r"in torch\.float64: .*unet\.float\(\) first"):
+        Dot(tiny_unet().double())
+
+
+def test_the_default_dtype_has_no_say():
+    unet = tiny_unet()
+    dot = randomised(Dot(unet))
+    expected = dot(*trajectory(unet))
+    torch.set_default_dtype(torch.float64)
+    try:
+        x, *rest = (v.float() if v.is_floating_point() else v for v in trajectory(unet))
+        found = dot(x, *rest)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == expected.dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
