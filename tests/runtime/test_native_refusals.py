@@ -122,6 +122,8 @@ def test_arguments(fake):
         loop.set_plan("----")
     with pytest.raises(ValueError, match="'x' at step 1 of the plan"):
         loop.set_plan("-x.")
+    with pytest.raises(ValueError, match="the plan begins with a free step"):
+        loop.set_plan(":-.")
     loop.set_plan("-.")
     with pytest.raises(ValueError, match="until is -2"):
         loop.launch(until=-2)
