@@ -23,6 +23,7 @@ class Helper(nn.Module):
         fused: whether it makes a step together with the solver, as `Dot.update` does.
         levels: the `NoiseLevels` that its times belong to; None for a function, which takes the
             times of whoever calls it.
+        solvers: names of those it was trained with, of `schedulers.name_of`; none if not known.
         clean_range: (lowest, highest) of the images that it was trained on, see `as_range`; None if
             that is not known.
         folder: where it was loaded from; a search of plans leaves its `plans.json` there.
@@ -31,6 +32,7 @@ class Helper(nn.Module):
     guided: bool
     fused: bool
     levels: NoiseLevels | None
+    solvers: tuple[str, ...] = ()
     clean_range: Any = None
     folder: Path | None = None
 

@@ -138,14 +138,9 @@ def _bought(
         assert speed is not None  # of a plan with Dot steps
         return speed
 
-    helper = models.helper
-    choice = choose(
-        budget,
-        scheduler,
-        None if helper is None else measured if dot_speed is None else dot_speed,
-        clean_range=models.clean_range,
-        folder=helper.folder if plans is None and helper is not None else plans,
-    )
+    speed = None if models.helper is None else measured if dot_speed is None else dot_speed
+    known = models.known if plans is None else models.known | {"folder": plans}
+    choice = choose(budget, scheduler, speed, **known)
     return made(choice.plan, why=choice.why)
 
 

@@ -166,11 +166,7 @@ class Experiment:
 
     def point(self, variant: str, budget: float, dot_speed: float | None) -> Point:
         """What a budget buys at N; without a Dot, where N is None."""
-        models = self.models
-        folder = None if models.helper is None else models.helper.folder
-        plan, _ = choose(
-            budget, self.scheduler, dot_speed, clean_range=models.clean_range, folder=folder
-        )
+        plan, _ = choose(budget, self.scheduler, dot_speed, **self.models.known)
         cost = plan.num_dash if dot_speed is None else plan.lsd(dot_speed)
         return Point(variant, plan, budget, cost)
 

@@ -119,9 +119,7 @@ def accelerate(
         budget = DEFAULT_BUDGET if budget is None else budget
         measured = dot_speed if dot_speed is not None else lambda: _measured(pipe, sampler)
         speed = None if dot is None else measured
-        helper, known = sampler.models.helper, sampler.models.clean_range
-        folder = None if helper is None else helper.folder
-        plan = choose(budget, pipe.scheduler, speed, clean_range=known, folder=folder).plan
+        plan = choose(budget, pipe.scheduler, speed, **sampler.models.known).plan
     if plan is not None:
         if plan.num_dot and dot is None:
             raise Refused(f"{shown(plan)} has {plan.num_dot} Dot steps, but there is no dot")

@@ -76,6 +76,14 @@ class Models:
             return None
         return (config.in_channels, *((size, size) if isinstance(size, int) else size))
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """What `sampling.budget.choose` is told of them."""
+        told: dict[str, Any] = {"clean_range": self.clean_range}
+        if self.helper is None:
+            return told
+        return told | {"folder": self.helper.folder, "trained": self.helper.solvers}
+
     def check(self) -> None:
         """Refuse a Dash that has been moved or cast away from its Dot, or draws random numbers."""
         for name, model in (("unet", self.unet), ("dot", self.helper)):

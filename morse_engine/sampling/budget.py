@@ -11,7 +11,7 @@ which benchmarks/plans.py makes from rows on the bundled digits.
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ DEFAULT_DASH_STEPS = 50  # without one
 AUTO = "auto"  # the plan that a budget buys, in the place of Morse code
 FILE, FORMAT_VERSION = "plans.json", 1
 TABLE = Path(__file__).parent  # the folder of the table that ships with the package
+SHIPPED = "the table of the package"
 LIKE = 1.25  # a search at N holds for speeds between N / LIKE and N LIKE
 
 #: Solvers that were not ranked, and the ranked one that they are nearest to: Euler is DDIM in other
@@ -36,6 +37,9 @@ NEAREST = {
     **{"euler": "ddim", "flow": "ddim"},
     **dict.fromkeys(("dpm-single", "unipc", "deis", "heun", "pndm"), "dpm"),
 }
+
+#: Solvers that add noise: a Dot that was not trained with one of them makes broken images there.
+NOISY = {"ddpm", "dpm-sde", "euler-ancestral", "lcm", "vp-sde", "ve-sde"}
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def choose(
     *,
     clean_range: Any = None,
     folder: str | Path | None = None,
+    trained: Collection[str] = (),
 ) -> Choice:
     """The plan that a budget of `lsd` latencies of a Dash step buys with a scheduler.
 
@@ -89,6 +94,8 @@ def choose(
             it, called only if it matters; None if there is no Dot for this solver.
         clean_range: of the images, if it is known. Where neither this nor the scheduler knows it,
             there are no free steps: without bounds they can be worse than none.
+        trained: names of the solvers that the Dot was trained with. With one that adds noise, the
+            table of the package offers Dot steps only if it is among them.
         folder: where a search may have left its `plans.json`. What is not there is bought by the
             table of the package.
 
@@ -101,12 +108,14 @@ def choose(
     own = None if folder is None else read(folder).get(name)
     shipped = table.get(name) or table.get(NEAREST.get(name, ""))
     speed = _speed(dot_speed, own, shipped)
-    rankings = {"the table of the package": shipped}
+    rankings = {SHIPPED: shipped}
     if own is not None and own.covers(lsd, speed):
         rankings = {f"a search in {folder}": own, **rankings}
     at = f"{lsd:g} LSD" if speed is None else f"{lsd:g} LSD at N = {speed:.2g}"
     for whose, ranking in rankings.items():
         for plan in ranking.best_first() if ranking is not None else ():
+            if whose == SHIPPED and plan.num_dot and name in NOISY - set(trained):
+                continue
             if _fits(plan, lsd, speed) and possible(plan, scheduler, clean_range):
                 why = f"for {at} by {whose}, score {ranking.scores[plan]:.3g}"
                 if len(plan) == plan.num_dash:

@@ -69,16 +69,13 @@ def title(name: str) -> str:
 
 
 def name_of(scheduler: Any) -> str:
-    """The name of a diffusers scheduler in `SOLVERS`, whatever its noise schedule and spacing.
-
-    That of its class if it is none of these, so that it is equal to no name of the table.
-    """
-    kind, config = type(scheduler).__name__, scheduler.config
+    """The name in `SOLVERS` of a scheduler, however its steps are spaced; without one its class."""
+    kind, config = type(scheduler).__name__.removesuffix("Scheduler"), scheduler.config
     for name, solver in SOLVERS.items():
-        wanted = {k: v for k, v in solver.options.items() if k != "timestep_spacing"}
-        if kind == f"{solver.kind}Scheduler" and wanted.items() <= dict(config).items():
+        arithmetic = set(solver.options) - set(_TRAILING)
+        if solver.kind == kind and all(config.get(o) == solver.options[o] for o in arithmetic):
             return name
-    return kind
+    return type(scheduler).__name__
 
 
 def _noise(config: Mapping) -> str | None:

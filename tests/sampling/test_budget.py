@@ -163,3 +163,14 @@ def test_the_file(tmp_path):
         path.write_text(wrong)
         with pytest.raises(Refused, match=said):
             budget.read(path.parent)
+
+
+def test_dots_of_solvers_that_add_noise(tmp_path, monkeypatch):
+    """Only of a Dot that was trained with them, or that a search has found to be good there."""
+    plans = {Plan("-:.:"): 0.1, Plan("-:-:"): 0.2, Plan("--"): 0.3}
+    monkeypatch.setattr(budget, "_table", lambda: {"ddpm": Ranking(plans, (2, 2), (2.0, 2.0))})
+    options = {"clean_range": RANGE, "folder": tmp_path}
+    assert str(choose(2, DDPMScheduler(), 2.0, **options).plan) == "-:-:"
+    assert str(choose(2, DDPMScheduler(), 2.0, trained=["ddpm"], **options).plan) == "-:.:"
+    budget.write(tmp_path, budget._table())
+    assert str(choose(2, DDPMScheduler(), 2.0, **options).plan) == "-:.:"
