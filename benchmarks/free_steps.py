@@ -20,7 +20,7 @@ from morse_engine.sampling import noise
 from morse_engine.system.machine import commit, machine, now
 from morse_engine.system.timing import Spread
 
-FREE, ROUNDS, UNTIMED = 16, 21, 3
+FREE, ROUNDS, UNTIMED = 16, 11, 2
 RESULTS = Path(__file__).parent / "results" / "free-steps.json"
 
 

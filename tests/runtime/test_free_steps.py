@@ -75,10 +75,15 @@ def test_bits_of_the_specification(solver, backend, request):
 @pytest.mark.parametrize("guided", [False, True])
 def test_bits_of_the_digits(guided):
     unet = zoo.digits_dash()
-    given = {"guidance_scale": 2.0} if guided else {}
+
+    def with_shift(x, t, *, shift):
+        return unet(x, t).sample + shift[:, None, None, None] * x
+
+    model = with_shift if guided else unet
+    given = {"guidance_scale": 2.0, "shift": torch.tensor([0.0, 0.1])} if guided else {}
     for solver in SOLVERS:
-        of = {"scheduler": zoo.digits_scheduler(solver), "plan": "-:-::-:-:"}
-        eager, host = (morse_engine.compile(unet, backend=b, **of) for b in ("eager", "host"))
+        of = {"scheduler": zoo.digits_scheduler(solver), "plan": "-:-::-:-:", "shape": (1, 32, 32)}
+        eager, host = (morse_engine.compile(model, backend=b, **of) for b in ("eager", "host"))
         assert torch.equal(host(seed=3, **given), eager(seed=3, **given))
 
 
