@@ -137,14 +137,15 @@ def _speedup_row(
 def headings(rows: list[dict]) -> tuple[str, ...]:
     """The columns of `cells`."""
     names = ("method", "budget, LSD", "plan", "ms / image", "Frechet distance")
-    return names + tuple(name for column, name in COMPARED.items() if _all_have(rows, column))
+    return names + tuple(COMPARED[column] for column in _compared(rows))
 
 
 COMPARED = {"rmse_to_full": "rmse to all steps", "agreement": "same digit as with all steps"}
 
 
-def _all_have(rows: list[dict], column: str) -> bool:
-    return all(column in row for row in rows)
+def _compared(rows: list[dict]) -> list[str]:
+    """The columns of `COMPARED` that some row has."""
+    return [column for column in COMPARED if any(column in row for row in rows)]
 
 
 def cells(rows: list[dict]) -> list[tuple[str, ...]]:
@@ -155,7 +156,8 @@ def cells(rows: list[dict]) -> list[tuple[str, ...]]:
         points.setdefault((row["variant"], row["budget_lsd"], row["plan"]), []).append(row)
 
     def mean(same: list[dict], column: str, digits: int) -> str:
-        return f"{statistics.fmean(row[column] for row in same):.{digits}f}"
+        values = [row[column] for row in same if column in row]
+        return f"{statistics.fmean(values):.{digits}f}" if values else ""
 
     return [
         (
@@ -164,7 +166,7 @@ def cells(rows: list[dict]) -> list[tuple[str, ...]]:
             short(plan),
             mean(same, "ms_per_image", 2),
             mean(same, "value", 3) + _deviation([row["value"] for row in same]),
-            *(mean(same, column, 4) for column in COMPARED if _all_have(rows, column)),
+            *(mean(same, column, 4) for column in _compared(rows)),
         )
         for (variant, budget, plan), same in points.items()
     ]
@@ -182,7 +184,8 @@ def short(plan: str, limit: int = 40) -> str:
 
 def caption(rows: list[dict]) -> str:
     """Under which conditions the rows were measured."""
-    row, factor, num_sets = rows[0], unsteady(rows), len({row["set"] for row in rows})
+    row = next((row for row in rows if row["variant"] == MORSE), rows[0])
+    factor, num_sets = unsteady(rows), len({row["set"] for row in rows})
     busy = (
         f". This machine was busy with other work: by the clock, equal work differs "
         f"{factor:.1f}-fold; the latencies behind LSD are measured in turns and suffer less"
