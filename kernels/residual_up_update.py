@@ -303,13 +303,7 @@ def residual_up_update(
     with on_device(x):
         pixels = block(clean is not None)
         _residual_up_update_kernel[(triton.cdiv(height // 2 * (width // 2), pixels) * batch,)](
-            features,
-            weight,
-            bias,
-            mix,
-            x_s,
-            z_s,
-            z_p,
+            *(features, weight, bias, mix, x_s, z_s, z_p),
             *state.pointers(),
             x.numel(),
             batch,

@@ -19,10 +19,8 @@ BLOCK = 512
 
 def time_silu_ref(h: Tensor, bias: Tensor, scale_shift: Tensor) -> Tensor:
     """The op in plain PyTorch."""
-    scale, shift = scale_shift.float().chunk(2, dim=1)
-    scale = 1 + scale
-    shift = shift + scale * bias.float()
-    u = torch.addcmul(shift[:, :, None, None], h.float(), scale[:, :, None, None])
+    scale, shift = scale_shift.float()[:, :, None, None].chunk(2, dim=1)
+    u = torch.addcmul(shift, h.float() + bias.float()[:, None, None], 1 + scale)
     return nn.functional.silu(u).to(h.dtype)
 
 

@@ -42,8 +42,8 @@ def trajectory_down_ref(
     """The op in plain PyTorch."""
     # Large terms cancel in these sums, so no matrix product, which autocast or TF32 would round.
     trajectory = torch.stack([t.float() for t in (x, x_s, z_s, z_p)], dim=1)
-    mix = mix.float()[:, :, :, None, None, None]
-    f = torch.cat([(mix[:, j] * trajectory).sum(1) for j in range(4)], dim=1).to(weight.dtype)
+    f = (mix.float()[:, :, :, None, None, None] * trajectory[:, None]).sum(2)
+    f = f.flatten(1, 2).to(weight.dtype)
     h = nn.functional.conv2d(f, weight, bias, stride=2, padding=1)
     scale, shift = scale_shift.float()[:, :, None, None].chunk(2, dim=1)
     return nn.functional.silu(torch.addcmul(shift, h.float(), 1 + scale)).to(weight.dtype)

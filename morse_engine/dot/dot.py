@@ -15,13 +15,12 @@
 - up: m blocks of two 3 x 3 convolutions and a pixel shuffle, the down blocks as skip connections,
   and a residual block in the first;
 - x0 and miss are linear in (x, x_s, z_s) with coefficients that depend on the times alone. Blocks
-  could hardly form them, and they are what the residual is about: it is zero as long as Dash's
-  clean image stays the same; `miss` is zero on a deterministic way there, the fresh noise on a
-  stochastic one;
-- trend is the free part: it needs no training, and Dot learns what it misses;
+  could hardly form them, and the residual is miss as long as Dash's clean image stays the same:
+  next to zero on a deterministic way there, the fresh noise on a stochastic one;
+- trend needs no training, and Dot learns what it misses;
 - conditions (text, classes, SDXL's added ones) reach the trunk as they reach Dash;
-- g, a, b, c, d, e: six numbers per image from the time embedding, zero at the start: an untrained
-  Dot returns 0, which is the reuse of z_s. r makes the residual vanish with the gap.
+- g, a, b, c, d, e: six numbers per image from the time embedding, at first zero but for d = 1: an
+  untrained Dot holds Dash's clean image. r makes the residual vanish with the gap.
 
 With classifier-free guidance there are two kinds. A Dot works on both branches, each with its own
 z_s: two passes, and the residuals are guided. A guided Dot corrects the guided estimate itself: one
@@ -154,9 +153,7 @@ class Dot(Helper):
             nn.init.zeros_(self.guidance_embedding.weight)
         self.gains = nn.Linear(emb_dim, 6)
         nn.init.zeros_(self.gains.weight)
-        nn.init.zeros_(self.gains.bias)
-
-    # -- the model -----------------------------------------------------------------------------
+        self.gains.bias = nn.Parameter(torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 0.0]))
 
     def forward(
         self,
@@ -239,7 +236,8 @@ class Dot(Helper):
         trail = self.trajectory_embedding(moments.trail.to(dtype))
         if given.guidance is not None:
             trail = trail + given.guidance
-        emb = nn.functional.silu(self.inner.embedding(waves, trail, Given()))
+        inner = self.inner.embedding(waves, trail, Given())
+        emb = nn.functional.silu(inner)
         # In the order in which `features` uses them.
         acts = [*(down.act for down in self.down), self.refine.act]
         for up in self.up:
@@ -250,7 +248,7 @@ class Dot(Helper):
         scale_shifts = [act.linear(emb) for act in acts]
         if self.conditional:
             return When(trail, waves, scale_shifts, moments.look, mix)
-        return When(emb, waves[:, :0], scale_shifts, moments.look, mix)
+        return When(self.inner.told(inner), waves[:, :0], scale_shifts, moments.look, mix)
 
     def features(
         self, x: Tensor, x_s: Tensor, z_s: Tensor, z_p: Tensor, when: When, given: Given
@@ -270,8 +268,10 @@ class Dot(Helper):
             h = down(h, next(scale_shifts))
             skips.append(h)
         skips[-1] = h = self.refine(h, next(scale_shifts))
-        emb = self.inner.embedding(when.waves, when.emb, given) if self.conditional else when.emb
-        h = self.inner.run(self.enter(h), emb, given)
+        told = when.emb
+        if self.conditional:
+            told = self.inner.told(self.inner.embedding(when.waves, told, given))
+        h = self.inner.run(self.enter(h), told, given)
         for up in self.up[:-1]:
             h = up.shuffle(up.features(h, skips.pop(), scale_shifts))
         return self.up[-1].features(h, skips.pop(), scale_shifts)
@@ -303,6 +303,7 @@ class Dot(Helper):
             if isinstance(module, BaseTunerLayer):
                 module.merge()
         without_adapters(dot.trunk)
+        dot.inner.prepare()
         return dot
 
     def compiled(self, **options: Any) -> "Dot":

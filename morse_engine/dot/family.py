@@ -30,7 +30,7 @@ class Given(NamedTuple):
 
 
 class Family(Protocol):
-    """The inner layers of one Dash, as Dot runs them: six functions and what there is to know.
+    """The inner layers of one Dash, as Dot runs them: eight functions and what there is to know.
 
     Dot halves the resolution m times, calls `run` on the features, and doubles it again. A model
     that works on tokens makes them of the features, one of each pixel, and features of the tokens.
@@ -101,11 +101,19 @@ class Family(Protocol):
         """
         ...
 
-    def run(self, h: Tensor, emb: Tensor, of: Given) -> Tensor:
-        """The inner layers: `[B, C_in, H', W']` to `[B, C_out, H', W']`; emb `[1 or B, E]`.
+    def prepare(self) -> None:
+        """Make the trunk, a private copy without adapters, ready for inference alone."""
+        ...
 
-        emb is that of `embedding`; without conditions it has been through SiLU.
+    def told(self, emb: Tensor) -> Tensor:
+        """What the layers make of `embedding` before they see an image, `[R or B, any]`.
+
+        Without conditions it is the same in all runs of the same times, and computed beforehand.
         """
+        ...
+
+    def run(self, h: Tensor, told: Tensor, of: Given) -> Tensor:
+        """The inner layers: `[B, C_in, H', W']` to `[B, C_out, H', W']`; told of 1 or B rows."""
         ...
 
 

@@ -17,7 +17,8 @@ from ..system.errors import Refused, Unavailable
 from ..system.files import whole
 from .levels import NoiseLevels
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3  # 2 and 1 looked at another `miss`
+KEYS = {"dash_fingerprint", "noise", "widths", "lora_rank", "cut", "guided", "solvers"}
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 OWNER_AND_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
 
@@ -36,6 +37,7 @@ class Stored(Protocol):
     guided: bool
     conditional: bool
     folder: Path | None
+    solvers: tuple[str, ...]
 
     def __init__(
         self,
@@ -108,6 +110,7 @@ def save(dot: Stored, folder: str | Path) -> None:
         "lora_rank": dot.lora_rank,
         "cut": dot.cut,
         "guided": dot.guided,
+        "solvers": list(dot.solvers),
     }
     folder = checks.path("folder", folder)
     tensors = {n: p.detach().cpu().contiguous() for n, p in dot.trained_parameters().items()}
@@ -146,6 +149,7 @@ def load(cls: type[AnyDot], folder: str | Path, unet: nn.Module) -> AnyDot:
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
     dot.folder = folder
+    dot.solvers = tuple(map(str, config["solvers"]))
     return dot.eval()
 
 
@@ -173,12 +177,12 @@ def _read(folder: Path, name_of_class: str) -> tuple[dict, dict[str, Tensor]]:
     if not isinstance(config, dict) or config.get("class") != name_of_class:
         raise Refused(f"{folder / CONFIG} does not describe a Dot")
     version = config.get("format_version")
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise Refused(
-            f"{folder} has format version {shown(version)}, this release reads 1 to "
-            f"{FORMAT_VERSION}: update morse-engine, or train the Dot again"
+            f"{folder} has format version {shown(version)}, this release reads {FORMAT_VERSION}: "
+            "update morse-engine for a later one, train the Dot again for an earlier one"
         )
-    missing = {"dash_fingerprint", "noise", "widths", "lora_rank"} - config.keys()
+    missing = KEYS - config.keys()
     if missing:
         raise Refused(f"{folder / CONFIG} lacks {', '.join(sorted(missing))}: copy it again")
     if not isinstance(config["dash_fingerprint"], str):
@@ -201,17 +205,17 @@ def _options(config: dict, tensors: dict[str, Tensor]) -> dict[str, Any]:
         stored = tensors.get(f"down.{i}.conv.weight", torch.empty(0)).shape[0]
         if checks.integer("a width", width, 1) != stored:
             raise Refused(f"{misfit} widths={shown(widths)}, but down block {i} has {stored}")
+    if not isinstance(config["solvers"], list):
+        raise Refused(f"solvers={shown(config['solvers'])}: has to be a list of names")
     rank = checks.integer("lora_rank", config["lora_rank"], 0)
     ranks = {len(t) if t.ndim else 0 for name, t in tensors.items() if ".lora_A." in name} or {0}
     if ranks != {rank}:
         raise Refused(f"{misfit} lora_rank={rank}, but ranks {sorted(ranks)}")
-    # Version 1 knew neither of these two.
-    cut, guided = config.get("cut"), config.get("guided", False)
     return {
         "widths": tuple(widths),
         "lora_rank": rank,
-        "cut": None if cut is None else checks.integer("cut", cut, 0),
-        "guided": checks.flag("guided", guided),
+        "cut": checks.integer("cut", config["cut"], 0),
+        "guided": checks.flag("guided", config["guided"]),
     }
 
 
@@ -293,6 +297,7 @@ def card(dot: Stored, base_model: str | None = None, facts: dict[str, str] | Non
         "levels of Dash left out (cut)": str(dot.cut),
         "LoRA rank": str(dot.lora_rank),
         **({"guidance": kind} if dot.conditional else {}),
+        **({"trained with": ", ".join(dot.solvers)} if dot.solvers else {}),
         **(facts or {}),
     }
     return f"{ModelCard.from_template(data, template_str=CARD, rows=rows)}\n"

@@ -184,9 +184,14 @@ class NoiseLevels(nn.Module):
     def coordinates(self, t: Tensor, t_s: Tensor) -> tuple[Tensor, Tensor]:
         """What a Dot looks at, (x_0 of the last Dash step, miss), as sums over (x, x_s, z_s).
 
-        With z(x, x_0, t) the output that stands for x_0 at (x, t), `miss = z(x, x_0, t) - z_s`.
-        Both are multiplied by `alpha_s / sqrt(alpha_s^2 + (sigma_s / 10)^2)`: they keep unit
-        variance where dividing by a small alpha_s would only blow up Dash's error.
+        With z(x, x_0, t) the output that stands for x_0 at (x, t), and
+        `w = alpha_s / sqrt(alpha_s^2 + (sigma_s / 10)^2)`, which is 1 but at high noise:
+
+            x_0   w x_0: of unit variance where dividing by a small alpha_s would blow up the error
+            miss  z(x, w^2 x_0, t) - z_s: the image shrinks to what is known of it, by that error;
+                  of v and of sample, where nothing is divided, z(x, x_0, t) - z_s
+
+        `z_s + miss` holds the clean image: whatever noise a solver has added since is in it.
 
         Args:
             t, t_s: `[B]`, now and at the last Dash step.
@@ -203,12 +208,18 @@ class NoiseLevels(nn.Module):
         else:
             of_x_0 = (none, alpha_s, -sigma_s)
         x_0, x = torch.stack(of_x_0, dim=1), torch.stack((one, none, none), dim=1)
-        alpha, sigma = alpha[:, None], sigma[:, None]
-        eps = (x - alpha * x_0) / sigma
-        z = {"sample": x_0, "epsilon": eps, "v_prediction": alpha * eps - sigma * x_0}
-        miss = z[self.prediction_type] - torch.stack((none, none, one), dim=1)
         weight = (alpha_s / (alpha_s**2 + sigma_s**2 / 100).sqrt())[:, None]
-        return weight * x_0, weight * miss
+        alpha, sigma = alpha[:, None], sigma[:, None]
+        held = weight**2 * x_0 if self.prediction_type == "epsilon" else x_0
+        eps = (x - alpha * held) / sigma
+        z = {"sample": held, "epsilon": eps, "v_prediction": alpha * eps - sigma * held}
+        miss = z[self.prediction_type] - torch.stack((none, none, one), dim=1)
+        return weight * x_0, miss
+
+    def miss(self, x: Tensor, x_s: Tensor, z_s: Tensor, t: Tensor, t_s: Tensor) -> Tensor:
+        """`miss` of `coordinates` for images `[B, C, H, W]` at times `[B]`."""
+        of_x, of_x_s, of_z_s = self.coordinates(t, t_s)[1][:, :, None, None, None].unbind(1)
+        return of_x * x + of_x_s * x_s + of_z_s * z_s
 
 
 def _continuous(config: Any) -> Tensor:

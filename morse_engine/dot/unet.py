@@ -86,6 +86,7 @@ class UNet:
         trunk.up_blocks[-1].upsamplers = None
         for name in ("conv_in", "conv_norm_out", "conv_out"):
             delattr(trunk, name)
+        trunk.projections = None  # of time, in all residual blocks at once: see `prepare`
         self.channels = widths[max(0, cut - 1)], widths[cut]
         self.waves_dim = trunk.time_embedding.linear_1.in_features
         self.emb_dim = trunk.time_embedding.linear_2.out_features
@@ -134,10 +135,16 @@ class UNet:
         emb = self.trunk.time_embedding(waves, of.timestep_cond) + trail
         return emb if of.emb is None else emb + of.emb
 
-    def run(self, h: Tensor, emb: Tensor, of: Given) -> Tensor:
+    def prepare(self) -> None:
+        self.trunk.projections = _projections(self.trunk)
+
+    def told(self, emb: Tensor) -> Tensor:
+        act = self.trunk.time_embed_act if self.attends else None
+        emb = emb if act is None else act(emb)
+        return emb if self.trunk.projections is None else self.trunk.projections(emb)
+
+    def run(self, h: Tensor, told: Tensor, of: Given) -> Tensor:
         trunk = self.trunk
-        if self.attends and trunk.time_embed_act is not None:
-            emb = trunk.time_embed_act(emb)
         attend = {
             "encoder_hidden_states": of.text,
             "cross_attention_kwargs": of.cross_attention_kwargs,
@@ -149,17 +156,55 @@ class UNet:
 
         skips = [h]
         for block in trunk.down_blocks:
-            h, states = block(hidden_states=h, temb=emb, **more(block))
+            h, states = block(hidden_states=h, temb=told, **more(block))
             skips.extend(states)
         if trunk.mid_block is not None:
-            h = trunk.mid_block(h, emb, **more(trunk.mid_block))
+            h = trunk.mid_block(h, told, **more(trunk.mid_block))
         for block in trunk.up_blocks:
             count = len(block.resnets)
             h = block(
                 hidden_states=h,
                 res_hidden_states_tuple=tuple(skips[-count:]),
-                temb=emb,
+                temb=told,
                 **more(block),
             )
             del skips[-count:]
         return h
+
+
+class _Columns(nn.Module):
+    """In the place of a residual block's projection of the time: its part of what is there."""
+
+    def __init__(self, part: slice):
+        super().__init__()
+        self.part = part
+
+    def forward(self, told: Tensor) -> Tensor:
+        return told[:, self.part]
+
+
+def _projections(trunk: nn.Module) -> nn.Module | None:
+    """The activation and the time projections of a trunk's residual blocks, as one layer.
+
+    The blocks get their parts of its output in the place of the embedding. None, and the trunk as
+    it is, where a block makes something else of the embedding.
+    """
+    from diffusers.models.resnet import ResnetBlock2D, ResnetBlockCondNorm2D
+
+    blocks = [m for m in trunk.modules() if isinstance(m, ResnetBlock2D) and m.time_emb_proj]
+    others = any(isinstance(m, ResnetBlockCondNorm2D) for m in trunk.modules())
+    kinds = {(type(m.nonlinearity), m.skip_time_act) for m in blocks}
+    if others or len(kinds) != 1:
+        return None
+    layers = [block.time_emb_proj for block in blocks]
+    with torch.no_grad():
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+    joined = nn.utils.skip_init(nn.Linear, weight.shape[1], len(weight))
+    joined.weight, joined.bias = (nn.Parameter(p, requires_grad=False) for p in (weight, bias))
+    act = nn.Identity() if blocks[0].skip_time_act else blocks[0].nonlinearity
+    first = 0
+    for block, layer in zip(blocks, layers, strict=True):
+        block.time_emb_proj = _Columns(slice(first, first := first + layer.out_features))
+        block.skip_time_act = True
+    return nn.Sequential(act, joined)

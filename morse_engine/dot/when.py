@@ -33,7 +33,7 @@ class Moments(NamedTuple):
 
         The formula is in `dot.py`.
         """
-        trail = torch.cat([waves(value) for value in (t_s, t_s - t, t_p - t_s)], dim=1)
+        of_t, *trail = waves(torch.cat((t, t_s, t_s - t, t_p - t_s))).chunk(4)
         r = ((t_s - t) / t_s.clamp(min=1e-3)).float()[:, None]
         x_0, miss = (nn.functional.pad(c, (0, 1)) for c in levels.coordinates(t, t_s))
         x, _, z_s, z_p = (
@@ -43,7 +43,7 @@ class Moments(NamedTuple):
         gained = torch.stack((torch.zeros_like(x), r * x, r * x_0, r * z_s, miss, trend), dim=1)
         of_h = nn.functional.pad(r, (0, 5))  # the first gain is that of h
         basis = torch.cat((of_h[:, :, None], gained), dim=2)
-        return cls(waves(t), trail, torch.stack((x, x_0, z_s, trend), dim=1), basis)
+        return cls(of_t, torch.cat(trail, 1), torch.stack((x, x_0, z_s, trend), dim=1), basis)
 
 
 class When(NamedTuple):
@@ -52,7 +52,9 @@ class When(NamedTuple):
     A run knows its times beforehand, so it computes the rows of all its Dot steps at once.
     """
 
-    emb: Tensor  # [R, E], for the trunk; of the trajectory alone if there are conditions
+    emb: (
+        Tensor  # [R, any], what the trunk is told; [R, E] of the trajectory if there are conditions
+    )
     waves: Tensor  # [R, F], sinusoids of t; [R, 0] if there are no conditions
     scale_shifts: list[Tensor]  # [R, 2 C] for each `TimeSiLU`, in the order of their use
     look: Tensor  # float32 [R, 4, 4]: what Dot looks at, as sums over (x, x_s, z_s, z_p)

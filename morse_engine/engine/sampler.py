@@ -13,6 +13,7 @@ from ..runtime.run import EagerRun, Run
 from ..runtime.speed import Speed
 from ..sampling.plan import Plan
 from ..sampling.request import Request
+from ..sampling.schedulers import name_of
 from ..sampling.solver import SolverTable
 from ..system import checks
 from ..system.checks import shown
@@ -48,6 +49,9 @@ class Sampler:
             check_shape(models, shape, with_dot=bool(plan.num_dot))
         self.models, self.scheduler, self.plan, self.shape = models, scheduler, plan, shape
         table = SolverTable.for_calls(scheduler, len(plan)) if table is None else table
+        helper = models.helper if plan.num_dot and table.uses_noise else None
+        if helper is not None and scheduler is not None:
+            helper.check_solver(name_of(scheduler))
         known = models.clean_range
         self.table = table if known is None else table.with_range(known)
         self.backend, self.captures, self.why = backend, captures, why

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..dot.dot import Dot
 from ..dot.levels import NoiseLevels
 from ..sampling.loop import Trajectory
+from ..sampling.schedulers import name_of
 from .batches import noisy_batch
 from .captioned import Captioned
 from .checks import check_training
@@ -121,11 +122,12 @@ def train_dot(
 
 
 class DotTraining:
-    """The training of one Dot by regression, each point relative to the error of a zero residual.
+    """The training of one Dot by regression, each point relative to the error of having no Dot.
 
-    `|| z_s + eta(x, t; ...) - theta(x, t) ||^2 / (|| z_s - theta(x, t) ||^2 + FLOOR)`, with means
-    over the pixels as norms. With conditions theta is Dash's estimate under one; of a guided Dot
-    it is the guided estimate `theta_u + w (theta_c - theta_u)`, and so are z_s and z_p.
+    `|| z_s + eta(x, t; ...) - theta(x, t) ||^2 / (e + FLOOR)`, with means over the pixels as norms;
+    e is the lesser error of z_s and of `z_s + miss`: where the solver has added noise, the first
+    says nothing of how hard the point is. With conditions theta is Dash's estimate under one; of a
+    guided Dot it is the guided estimate `theta_u + w (theta_c - theta_u)`, and so are z_s and z_p.
 
     Two kinds of points (x, t) in each batch. On data: x_p is a noised image, x_s the solver's jump
     from it, and x that from x_s; each jump goes to a time of at least a fifth. On the way of the
@@ -168,6 +170,7 @@ class DotTraining:
         self.noise_scheduler, self.schedulers = noise_scheduler, schedulers
         self.prompts = prompts(images)
         check_training(dot, unet, images, noise_scheduler, schedulers, held_out)
+        dot.solvers = tuple(dict.fromkeys((*dot.solvers, *map(name_of, schedulers))))
         self.unseen = None if held_out is None else prompts(held_out)
         self.judge = Judge(self.unseen or self.prompts, schedulers, recipe.run_steps[1])
         self.visits = Visits(recipe.num_visits)
@@ -222,11 +225,15 @@ class DotTraining:
 
     def errors(
         self, model: nn.Module, batch: dict[str, Tensor], asked: Asked
-    ) -> tuple[Tensor, Tensor]:
-        """Squared errors of Dot and of a zero residual, `[B]` each."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Squared errors of Dot, of a zero residual, and of the held clean image, `[B]` each."""
+
+        def error(eta: Tensor | float) -> Tensor:
+            return (batch["z_s"] + eta - batch["z"]).square().mean(dim=(1, 2, 3))
+
         eta = model(*(batch[name] for name in Visits.NAMES[:-1]), **asked.dot)
-        ours = (batch["z_s"] + eta - batch["z"]).square().mean(dim=(1, 2, 3))
-        return ours, (batch["z_s"] - batch["z"]).square().mean(dim=(1, 2, 3))
+        held = self.levels.miss(*(batch[name] for name in ("x", "x_s", "z_s", "t", "t_s")))
+        return error(eta), error(0.0), error(held)
 
     def loss(self, model: nn.Module, generator: torch.Generator) -> Tensor:
         """The mean over a batch of both kinds of points."""
@@ -236,8 +243,8 @@ class DotTraining:
         if num_data:
             data = self.data_batch(num_data, generator, self.prompts)
             batch = {k: torch.cat([v, data[k].to(v)]) for k, v in batch.items()}
-        ours, zero = self.errors(model, batch, self.prompts.asked(batch))
-        return (ours / (zero + FLOOR)).mean()
+        ours, zero, held = self.errors(model, batch, self.prompts.asked(batch))
+        return (ours / (torch.minimum(zero, held) + FLOOR)).mean()
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict:
@@ -250,13 +257,13 @@ class DotTraining:
         # Latents of large models do not fit at once.
         size = self.recipe.batch_size if self.unseen.captioned else count
         times: list[Tensor] = []  # of each batch t_s and the gap
-        errors: list[Tensor] = []  # and both errors, [2, B]
+        errors: list[Tensor] = []  # and the three errors, [3, B]
         for first in range(0, count, size):
             batch = self.data_batch(min(size, count - first), generator, self.unseen)
             times.append(torch.stack([batch["t_s"], batch["t_s"] - batch["t"]]))
             errors.append(torch.stack(self.errors(model, batch, self.unseen.asked(batch))))
         t_s, gap = torch.cat(times, dim=1)
-        ours, zero = torch.cat(errors, dim=1)
+        ours, zero, _ = torch.cat(errors, dim=1)
         return {
             "held_out_loss": float(ours.mean()),
             "zero_residual": float(zero.mean()),

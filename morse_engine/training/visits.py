@@ -51,7 +51,9 @@ class Visits:
 def random_run(
     schedulers: Sequence, run_steps: tuple[int, int], generator: torch.Generator
 ) -> tuple[Plan, SolverTable]:
-    """A plan of `run_steps` (least, most) steps, 1 to 6 Dot steps for each Dash step; a solver.
+    """A plan of `run_steps` (least, most) steps and a solver, both drawn.
+
+    Behind each Dash step are 1 to 6 Dot steps, behind each of both no, one or two free steps.
 
     Returns:
         `(plan, table)`, the table that of one of the diffusers schedulers.
@@ -61,10 +63,12 @@ def random_run(
         return choices[int(torch.randint(len(choices), (), generator=generator))]
 
     num_steps = pick(range(run_steps[0], run_steps[1] + 1))
-    dots_per_dash = pick((1, 2, 3, 4, 6))
-    num_dash = max(1, round(num_steps / (1 + dots_per_dash)))
-    plan = Plan.spread(num_dash, num_steps - num_dash)
-    return plan, SolverTable.from_scheduler(pick(schedulers), num_steps)
+    dots_per_dash, free_each = pick((1, 2, 3, 4, 6)), pick((0, 1, 2))
+    free_each = min(free_each, num_steps // 2 - 1)  # two calls at least
+    num_calls = num_steps // (1 + free_each)
+    num_dash = max(1, round(num_calls / (1 + dots_per_dash)))
+    plan = Plan.spread(num_dash, num_calls - num_dash).with_free(free_each)
+    return plan, SolverTable.from_scheduler(pick(schedulers), len(plan))
 
 
 def visit(

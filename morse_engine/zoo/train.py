@@ -7,7 +7,7 @@ Interrupt it at any time; the same command continues. The finished models are wr
 import argparse
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -18,7 +18,31 @@ if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
 DASH_STEPS = 4200
-DOT_STAGES = (3000, 3e-3), (1700, 1.5e-3)  # (steps, peak rate): a cosine each
+DATA_SHARE = 1 / 16  # of Dot's points; the others are those of walks
+
+
+class Stage(NamedTuple):
+    """One cosine of Dot's training.
+
+    Attributes:
+        num_steps, lr: its length and highest rate.
+        own_way_from: the part after which Dot leads the walks; until then Dash leads them, where
+            Dot does not know the solvers yet.
+        solvers: whose ways are walked, the more often the more often they are named.
+    """
+
+    num_steps: int
+    lr: float
+    own_way_from: float
+    solvers: tuple[str, ...]
+
+
+DOT_STAGES = (
+    Stage(3000, 3e-3, 0.08, ("ddim", "dpm")),
+    Stage(1700, 1.5e-3, 0.0, ("ddim", "dpm")),
+    Stage(2600, 1.5e-3, 0.1, ("ddim", "dpm", "ddpm", "dpm-sde", "euler-ancestral")),
+    Stage(1300, 1e-3, 0.0, ("ddim", "dpm", "ddim", "dpm", "ddpm", "dpm-sde", "euler-ancestral")),
+)
 
 
 def new_dash() -> "UNet2DModel":
@@ -69,20 +93,22 @@ def train(out: Path) -> Path:
         )
         unet.save_pretrained(weights / "dash")
     unet = UNet2DModel.from_pretrained(weights / "dash", low_cpu_mem_usage=False).eval()
+    unet.to(memory_format=torch.channels_last)
     torch.manual_seed(0)
     dot = Dot(unet)
-    for stage, (num_steps, lr) in enumerate(DOT_STAGES):
+    for number, stage in enumerate(DOT_STAGES):
         dot = train_dot(
             dot,
             unet,
             images,
             noise_scheduler,
-            out / f"dot-{stage}",
-            schedulers=[digits_scheduler("ddim"), digits_scheduler("dpm")],
-            num_steps=num_steps,
-            lr=lr,
-            own_way_from=0.0 if stage else 0.08,  # only a new Dot has to be led
-            seed=stage,
+            out / f"dot-{number}",
+            schedulers=[digits_scheduler(name) for name in stage.solvers],
+            num_steps=stage.num_steps,
+            lr=stage.lr,
+            own_way_from=stage.own_way_from,
+            data_share=DATA_SHARE,
+            seed=number,
             checkpoint_every=200,
             held_out=held_out,
         )

@@ -178,7 +178,7 @@ def test_a_guided_dot_is_measured_by_every_backend():
 
 @pytest.mark.slow
 def test_guided_dot_corrects_the_guided_estimate():
-    """An untrained Dot is zero: the guided estimate of the last Dash step is used again."""
+    """An untrained Dot holds the clean image, of each branch or of the guided estimate."""
     unet = tiny_text_unet()
     call = {"batch_size": 2, "seed": 3, "guidance_scale": 3.0, **text_cond(4)}
     runs = [

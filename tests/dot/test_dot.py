@@ -13,9 +13,11 @@ def storages(module):
     return {p.data_ptr() for p in module.parameters()}
 
 
-def test_untrained_dot_is_the_reuse_of_z_s():
+def test_an_untrained_dot_holds_the_clean_image():
     unet = tiny_unet()
-    assert not Dot(unet)(*trajectory(unet)).any()
+    dot, (x, t, x_s, z_s, t_s, *of_p) = Dot(unet), trajectory(unet)
+    held = dot.levels.miss(x, x_s, z_s, t.repeat(2), t_s.repeat(2))
+    assert_close("levels", dot(x, t, x_s, z_s, t_s, *of_p), held)
 
 
 def test_trunk_shares_storage_with_dash_and_is_frozen():
@@ -68,6 +70,18 @@ def test_first_dash_step_and_two_at_one_time_have_no_trend():
     assert torch.equal(dot(x, t, x_s, z_s, t_s, z_p, t_s), none)
 
 
+def test_the_trend_is_continued_to_twice_the_way_between_two_estimates():
+    dot = Dot(tiny_unet())
+
+    def slope(t):
+        """Of the last thing that Dot looks at, the weights of z_s and of z_p."""
+        x, x_s, z_s, z_p = dot.moments(t, 500, 600).look[0, 3].tolist()
+        assert (x, x_s, z_p) == (0, 0, -z_s)
+        return z_s
+
+    assert [slope(t) for t in (500, 450, 300, 299, 0)] == [0, 0.5, 2, 2, 2]
+
+
 def test_attention_and_more_levels_and_channels():
     unet = tiny_unet(
         in_channels=3,
@@ -92,6 +106,35 @@ def test_merged_is_the_same_function_with_fewer_layers():
     assert not merged.trained_parameters()
     assert not any("lora" in name for name, _ in merged.named_modules())
     assert not storages(merged) & storages(unet), "merging must not write into Dash's weights"
+
+
+def test_a_merged_dot_computes_what_depends_on_time_alone_before_its_steps():
+    unet = tiny_unet()
+    dot = randomised(Dot(unet)).merged()
+    x, t, x_s, z_s, t_s, z_p, t_p = trajectory(unet)
+    given = dot.given({})
+    when = dot.when(dot.moments(t, t_s, t_p), given)
+
+    def forbidden(layer, *_):
+        raise AssertionError(f"{layer} in a step")
+
+    linear = [m for m in dot.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(linear) > 5
+    hooks = [layer.register_forward_hook(forbidden) for layer in linear]
+    h = dot.features(x, x_s, z_s, z_p, when, given)
+    for hook in hooks:
+        hook.remove()
+    assert h.isfinite().all()
+    linear[0].register_forward_hook(forbidden)
+    with pytest.raises(AssertionError):  # of what does compute it
+        dot.when(dot.moments(t, t_s, t_p), given)
+
+
+def test_merged_with_a_scale_and_shift_by_time_in_dash():
+    unet = tiny_unet(resnet_time_scale_shift="scale_shift")
+    dot = randomised(Dot(unet))
+    assert dot.merged().trunk.projections is not None
+    assert_close("lora_merge", dot.merged()(*trajectory(unet)), dot(*trajectory(unet)))
 
 
 @pytest.mark.slow

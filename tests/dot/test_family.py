@@ -86,6 +86,12 @@ class Tokens:
         emb = self.trunk.time(waves) + trail
         return emb if of.emb is None else emb + of.emb
 
+    def prepare(self):
+        pass
+
+    def told(self, emb):
+        return emb
+
     def run(self, h, emb, of):
         tokens = h.flatten(2).transpose(1, 2)
         for block in self.trunk.blocks:
@@ -113,7 +119,7 @@ def inputs(rows=2):
 def test_the_first_family_has_what_the_protocol_says():
     members = {name for name in (*vars(Family), *Family.__annotations__) if name[0] != "_"}
     family = UNet(tiny_unet(), 2, None)
-    assert len(members) == 14
+    assert len(members) == 16
     assert all(hasattr(family, name) for name in members)
 
 
@@ -124,7 +130,9 @@ def test_no_family_takes_it():
 
 def test_a_family_of_tokens(dash, tmp_path):
     dot = Dot(dash, DDPMScheduler(**V), widths=(4, 8), lora_rank=2)
-    assert not dot(*inputs(), **prompts(2)).any(), "untrained it is the reuse of z_s"
+    x, t, x_s, z_s, t_s, *_ = inputs()
+    held = dot.levels.miss(x, x_s, z_s, t.repeat(2), t_s.repeat(2))
+    assert_close("levels", dot(*inputs(), **prompts(2)), held)
     trained = dot.trained_parameters()
     lora = {f"trunk.blocks.{i}.mix.lora_{ab}.default.weight" for i in (0, 1) for ab in "AB"}
     assert {name for name in trained if name.startswith("trunk.")} == lora

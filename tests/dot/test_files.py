@@ -12,7 +12,7 @@ from models import SDXL, randomised, tiny_text_unet, tiny_unet, trajectory
 from morse_engine import Dot, Refused, zoo
 from morse_engine.dot import files
 
-KEYS_1 = [
+KEYS = [
     "format_version",
     "class",
     "dash_class",
@@ -20,6 +20,9 @@ KEYS_1 = [
     "noise",
     "widths",
     "lora_rank",
+    "cut",
+    "guided",
+    "solvers",
 ]
 
 
@@ -133,6 +136,7 @@ NOISE = {
         ({"cut": -1}, "cut=-1"),
         ({"cut": 10**12}, "cut=1000000000000 for a UNet of 3 levels"),
         ({"guided": "no"}, "guided='no': has to be True or False"),
+        ({"solvers": "ddim"}, "solvers='ddim': has to be a list"),
         ({"dash_fingerprint": 5}, "dash_fingerprint"),
         ({"format_version": True}, "format version True"),
         ({"format_version": "2"}, "format version '2'"),
@@ -234,13 +238,13 @@ def test_a_merged_dot_cannot_be_saved(saved, tmp_path):
 # -- the format ----------------------------------------------------------------------------------
 
 
-def test_the_bundled_dot_is_of_format_1_and_loads():
+def test_the_bundled_dot_knows_what_it_was_trained_with():
     folder = zoo.WEIGHTS / "dot"
-    assert list(json.loads((folder / "config.json").read_text())) == KEYS_1
-    unet = zoo.digits_dash()
-    dot = Dot.from_pretrained(folder, unet)
-    # cut and guided are later than format 1: as they were then.
-    assert (dot.widths, dot.lora_rank, dot.cut, dot.guided) == ((16, 32), 1, 2, False)
+    config = json.loads((folder / "config.json").read_text())
+    assert list(config) == KEYS
+    assert (config["format_version"], config["widths"], config["cut"]) == (3, [16, 32], 2)
+    dot = Dot.from_pretrained(folder, zoo.digits_dash())
+    assert dot.solvers == ("ddim", "dpm", "ddpm", "dpm-sde", "euler-ancestral")
     stored = load_file(folder / "model.safetensors")
     assert all(torch.equal(p, stored[n]) for n, p in dot.trained_parameters().items())
 
@@ -253,8 +257,16 @@ def test_a_dot_saved_now_has_the_tensors_and_keys_of_before(tmp_path):
     assert {n: t.shape for n, t in new.items()} == {n: t.shape for n, t in old.items()}
     assert all(torch.equal(new[n], t) for n, t in old.items())
     old, new = (json.loads((folder / names[1]).read_text()) for folder in (before, tmp_path))
-    assert list(new) == [*KEYS_1, "cut", "guided"]
-    assert new == old | {"format_version": 2, "cut": 2, "guided": False}
+    assert new == old
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_earlier_format_is_refused(saved, version):
+    folder, unet, _ = saved
+    config = json.loads((folder / "config.json").read_text()) | {"format_version": version}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Refused, match=r"reads 3: .* train the Dot again for an earlier one"):
+        Dot.from_pretrained(folder, unet)
 
 
 def test_names_of_a_dot_with_conditions_are_those_of_before():

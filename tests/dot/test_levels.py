@@ -47,7 +47,11 @@ def test_miss_is_what_z_has_to_change_by(case):
     }[levels.prediction_type]
     alpha, sigma = levels.at(T_S)
     weight = alpha / (alpha**2 + sigma**2 / 100).sqrt()
-    assert_close("levels/miss", miss, weight * (target - z_s))
+    if levels.prediction_type == "epsilon":  # the image shrinks to what is known of it
+        alpha, sigma = levels.at(T)
+        target = target + alpha / sigma * (1 - weight**2) * x_0
+    assert_close("levels/miss", miss, target - z_s)
+    assert torch.equal(miss, levels.miss(x, x_s, z_s, T, T_S))
     assert_close("levels", seen, weight * x_0)
 
 

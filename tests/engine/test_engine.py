@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from morse_engine.runtime.speed import Speed
 from morse_engine.sampling import budget, noise
 from morse_engine.sampling.budget import Ranking, choose
 from morse_engine.sampling.loop import sample
+from morse_engine.zoo import digits_scheduler
 from tolerances import assert_close
 
 SHAPE = (1, 16, 16)
@@ -42,6 +44,19 @@ def test_sampler_is_the_specification(models):
     assert torch.equal(sampler(noise=x, seed=[7, 8]), expected)
     merged = morse_engine.compile(unet, dot, plan="-..-..")(batch_size=2, seed=7)
     assert_close("run_merge", merged, expected)
+
+
+def test_a_solver_that_adds_noise_and_that_the_dot_never_saw(models, recwarn):
+    unet, dot = models
+    trained = copy.copy(dot)
+    trained.solvers = ("ddim", "ddpm")
+    for solver in ("unipc", "ddpm"):  # the first adds none
+        morse_engine.compile(unet, trained, plan="-.", scheduler=digits_scheduler(solver))
+    morse_engine.compile(unet, dot, plan="-.", scheduler=digits_scheduler("dpm-sde"))  # not known
+    morse_engine.compile(unet, trained, plan="--", scheduler=digits_scheduler("dpm-sde"))
+    assert not [w for w in recwarn if "adds noise" in str(w.message)]
+    with pytest.warns(UserWarning, match=r"dpm-sde adds noise, .* trained with ddim, ddpm alone"):
+        morse_engine.compile(unet, trained, plan="-.", scheduler=digits_scheduler("dpm-sde"))
 
 
 def test_plan_in_all_its_forms(models):

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from morse_engine import Plan, zoo
 from morse_engine.sampling import probe
 from morse_engine.sampling.loop import sample
-from morse_engine.sampling.schedulers import LINEAR_BETAS, SOLVERS, make, title
+from morse_engine.sampling.schedulers import LINEAR_BETAS, SOLVERS, make, name_of, title
 from morse_engine.sampling.solver import SolverTable
 from tolerances import assert_close
 
@@ -106,3 +106,8 @@ def test_refused():
             make(name, DDPMScheduler().config)
         with pytest.raises(ValueError, match=f"'ddim' is not for the noise .* choose {name}$"):
             make("ddim", own(name))
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_scheduler_is_known_by_its_name(name):
+    assert name_of(make(name, own(name))) == name

@@ -12,8 +12,10 @@ from diffusers import DDPMScheduler
 from models import tiny_unet, trajectory
 from morse_engine import Dot, train_dash, train_dot, zoo
 from morse_engine.training.batches import stratified
+from morse_engine.training.dot import DotRecipe, DotTraining
 from morse_engine.training.fit import Fit, step_generator
-from morse_engine.training.visits import Visits
+from morse_engine.training.prompts import Asked
+from morse_engine.training.visits import Visits, random_run
 from morse_engine.zoo import digits, digits_scheduler
 
 HERE = Path(__file__).parent
@@ -177,3 +179,34 @@ def test_trained_dot_is_usable(tmp_path):
     dot = dot_run(tmp_path)
     assert not dot.training
     assert torch.isfinite(dot(*trajectory(tiny_unet()))).all()
+
+
+def test_plans_of_walks_are_of_the_asked_length_and_have_free_steps():
+    schedulers, generator = [digits_scheduler("ddim")], torch.Generator().manual_seed(0)
+    for least, most in ((2, 2), (4, 8), (4, 32)):
+        plans = [random_run(schedulers, (least, most), generator)[0] for _ in range(60)]
+        assert all(least - 2 <= len(plan) <= most and plan.num_dot for plan in plans)
+        each = {plan.num_free / (plan.num_dash + plan.num_dot) for plan in plans}
+        assert each == ({0} if most == 2 else {0, 1, 2})
+
+
+def test_a_point_with_fresh_noise_is_measured_by_the_held_image(tmp_path):
+    """Where a solver has added noise, reusing z_s is so wrong that any Dot would look good."""
+    unet = tiny_unet()
+    training = DotTraining(
+        Dot(unet), unet, IMAGES, DDPMScheduler(), [digits_scheduler("ddpm")], DotRecipe()
+    )
+    generator = torch.Generator().manual_seed(0)
+    x, x_s, z_s, z_p = torch.randn(4, 4, 1, 16, 16, generator=generator)
+    times = {name: torch.full((4,), float(t)) for name, t in (("t", 300), ("t_s", 500))}
+    batch = {"x": x, "x_s": x_s, "z_s": z_s, "z_p": z_p, "t_p": times["t_s"], **times}
+    batch["z"] = z_s + training.levels.miss(x, x_s, z_s, times["t"], times["t_s"])
+    ours, zero, held = training.errors(training.dot, batch, Asked())
+    assert held.max() < 1e-8 < 0.1 < zero.min(), "here Dash says what the held image does"
+    assert torch.equal(ours, held) or (ours - held).abs().max() < 1e-8, "an untrained Dot holds it"
+
+
+def test_a_dot_knows_its_solvers(tmp_path):
+    dot = dot_run(tmp_path, num_steps=1, schedulers=[digits_scheduler("ddpm")])
+    assert dot.solvers == ("ddpm",)
+    assert Dot.from_pretrained(tmp_path / "dot", tiny_unet()).solvers == ("ddpm",)
