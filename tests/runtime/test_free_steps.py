@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 import fake_capture
 import morse_engine
-from models import randomised, tiny_unet
+from models import randomised, tiny_text_unet
 from morse_engine import Dot, zoo
 from morse_engine.runtime import backends
 from tolerances import assert_close
@@ -91,9 +91,11 @@ def test_bits_of_the_digits(guided):
 @pytest.mark.parametrize("guided", [None, False, True])
 def test_a_dot_whose_last_block_makes_them(fake, guided):
     """Its rows of times are computed at once, those of the specification one by one."""
-    unet = tiny_unet(in_channels=3, out_channels=3, sample_size=8)
+    unet = tiny_text_unet()
     helper = randomised(Dot(unet, guided=bool(guided)))
-    given = {"batch_size": 2, "seed": 5} | ({} if guided is None else {"guidance_scale": 2.0})
+    given = {"batch_size": 2, "seed": 5, "encoder_hidden_states": torch.randn(2, 5, 8)}
+    if guided is not None:
+        given |= {"guidance_scale": 2.0, "encoder_hidden_states": torch.randn(4, 5, 8)}
     of = {"plan": PLAN, "scheduler": DPMSolverMultistepScheduler(), "clean_range": (-1, 1)}
     eager, host, device = (
         morse_engine.compile(unet, helper, backend=b, **of) for b in ("eager", *BACKENDS)
