@@ -150,6 +150,9 @@ def _calls(it: SimpleNamespace, folder: Path) -> dict:
                 "dot": it.dot,
                 "scheduler": DDIMScheduler(),
                 "plan": "-.",
+                "budget": None,
+                "plans": None,
+                "batch_size": 1,
                 "backend": "eager",
                 "dot_speed": 2.0,
                 "shape": (1, 16, 16),
@@ -158,6 +161,10 @@ def _calls(it: SimpleNamespace, folder: Path) -> dict:
                 "inductor": False,
                 "graph_memory": 0,
             },
+        ),
+        "compile within a budget": (
+            partial(morse_engine.compile, it.unet, it.dot),
+            {"plan": "auto", "budget": 4, "plans": None, "batch_size": 2, "dot_speed": 2.0},
         ),
         "Sampler.__call__": (it.sampler, {**call, "on_step": None}),
         "Sampler.__call__ with text": (
