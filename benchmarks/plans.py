@@ -60,7 +60,7 @@ def rows_of(bench: Bench, solver: str, args: argparse.Namespace, partial: Partia
 
     every = [p for lsd in args.budgets for n in (None, *args.speeds) for p in candidates(lsd, n)]
     if args.dots is not None:
-        every = [p for p in every if not p.num_dot] + [Plan(morse) for morse in args.dots]
+        every = [p for p in every if not p.num_dot] + [Plan(morse) for morse in args.dots.split(",")]
     every += [Plan(DASH * n) for n in ALONE] + [full]
     plans = [p for p in dict.fromkeys(every) if budget.possible(p, scheduler, (-1, 1))]
     reference, about, found = described(full), machine(), []
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None, bench: Bench | None = None) -> list
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--budgets", type=int, nargs="+", default=[2, 3, 4, 5, 6, 7, 8])
     parser.add_argument("--speeds", type=float, nargs="*", default=[2, 3.5, 7], help="N")
-    parser.add_argument("--dots", nargs="+", help="of the plans with Dot steps these alone")
+    parser.add_argument("--dots", help="of the plans with Dot steps these alone, -.-.,-..-..")
     parser.add_argument("--solvers", nargs="*", choices=list(FULL_STEPS), default=list(FULL_STEPS))
     parser.add_argument("--out", type=Path, default=OUT, help=f"the .json file of the rows ({OUT})")
     parser.add_argument("--table", type=Path, default=budget.TABLE, help="the folder of the table")

@@ -60,13 +60,13 @@ class Bench:
 
 
 def digits_bench() -> Bench:
-    """The bundled digit models, on the GPU if there is one; both in channels-last."""
+    """The bundled digit models, on the GPU if there is one."""
     from morse_engine import zoo
     from morse_engine.zoo import digits
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    unet = zoo.digits_dash().to(device, memory_format=torch.channels_last)
-    dot = zoo.digits_dot(unet).to(memory_format=torch.channels_last).merged()
+    unet = zoo.digits_dash().to(device)
+    dot = zoo.digits_dot(unet)
     classifier = zoo.digits_classifier().to(device)
     real, _ = digits.images("train")
     named = [name for name in (*FULL_STEPS, *OTHERS) if name != "vp-sde"]
