@@ -34,7 +34,8 @@ def digits_dash() -> "UNet2DModel":
 
 def digits_dot(unet: nn.Module) -> Dot:
     """The Dot of `digits_dash()`."""
-    return Dot.from_pretrained(WEIGHTS / "dot", unet).to(memory_format=torch.channels_last)
+    dot = Dot.from_pretrained(WEIGHTS / "dot", unet)
+    return dot.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it is one
 
 
 def digits_classifier() -> "DigitClassifier":
