@@ -60,7 +60,9 @@ def rows_of(bench: Bench, solver: str, args: argparse.Namespace, partial: Partia
 
     every = [p for lsd in args.budgets for n in (None, *args.speeds) for p in candidates(lsd, n)]
     if args.dots is not None:
-        every = [p for p in every if not p.num_dot] + [Plan(morse) for morse in args.dots.split(",")]
+        every = [p for p in every if not p.num_dot] + [
+            Plan(morse) for morse in args.dots.split(",")
+        ]
     every += [Plan(DASH * n) for n in ALONE] + [full]
     plans = [p for p in dict.fromkeys(every) if budget.possible(p, scheduler, (-1, 1))]
     reference, about, found = described(full), machine(), []

@@ -17,6 +17,7 @@ from .doctor import doctor
 from .evaluate import evaluate
 from .options import Device, Seed, count
 from .sample import sample
+from .search import search
 from .train import train_dash, train_dot
 
 EXTRAS = {"torchmetrics", "sklearn", "matplotlib"}  # what `morse-engine[demo]` adds
@@ -148,5 +149,10 @@ _add(
     evaluate,
     "evaluate --budgets 4,6,10 --num-images 1000 --out out/evaluate",
     "the points measured so far are kept in --out, the same command continues",
+)
+_add(
+    search,
+    "search --dot runs/photos-dot/dot --unet runs/photos/unet --budgets 4,6",
+    "the plans scored so far are kept in --out, the same command continues",
 )
 _add(doctor, "doctor", "the checks are not complete")

@@ -136,19 +136,20 @@ def settle(
         Refused: more than one of the three, or no plan.
     """
     plan = None if plan is None else plan.strip()
-    if plan == budgets.AUTO:
-        plan, budget = None, budgets.DEFAULT_BUDGET if budget is None else budget
-    words = {"--plan": plan, "--budget": budget, "--steps": steps}
+    auto = plan == budgets.AUTO
+    words = {"--plan": plan, "--budget": None if auto else budget, "--steps": steps}
     if len(given := [word for word, value in words.items() if value is not None]) > 1:
         raise Refused(f"{' and '.join(given)} exclude each other: give one of them")
-    if plan is not None:
+    if plan is not None and not auto:
         return Plan(plan)
     if steps is not None:
         return Plan.spread(steps, 0)
     if budget is not None:
         budgets.check(budget)
         return budget
-    return budgets.DEFAULT_BUDGET if has_dot else Plan.spread(budgets.DEFAULT_DASH_STEPS, 0)
+    if auto or has_dot:
+        return budgets.DEFAULT_BUDGET
+    return Plan.spread(budgets.DEFAULT_DASH_STEPS, 0)
 
 
 def _settings(

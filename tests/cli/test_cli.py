@@ -15,9 +15,11 @@ from morse_engine import Dot, train_dash, train_dot, zoo
 from morse_engine.cli import app as cli
 from morse_engine.cli import doctor as checks
 from morse_engine.cli import models, options, sample, train
+from morse_engine.sampling import budget
+from morse_engine.sampling.plan import Plan
 from morse_engine.system import machine
 
-COMMANDS = ("demo", "sample", "train-dash", "train-dot", "evaluate", "doctor")
+COMMANDS = ("demo", "sample", "train-dash", "train-dot", "evaluate", "search", "doctor")
 
 
 def run(*argv) -> int:
@@ -152,6 +154,7 @@ def test_wrong_arguments(words, said, capsys):
         (["--budget", "nan"], "budget=nan: a finite number, 1 "),
         (["--plan", "-.", "--steps", "3"], "--plan and --steps exclude each other: give one"),
         (["--plan", "-.", "--budget", "3"], "--plan and --budget exclude each other: give one"),
+        (["--plan", "auto", "--steps", "3"], "--plan and --steps exclude each other: give one"),
         (["--plan", ""], "a plan has at least one step"),
         (["--solver", "dmp"], "solver='dmp': choose one of ddim, ddpm, dpm,"),
         (["--solver", "flow"], "solver='flow' is not for the noise"),
@@ -203,7 +206,9 @@ def test_defaults_are_those_of_the_library():
     assert default(train.train_dot, "lora_rank") == default(Dot, "lora_rank")
 
 
-@pytest.mark.parametrize("name", ["demo", "sample", "train-dash", "train-dot", "evaluate"])
+@pytest.mark.parametrize(
+    "name", ["demo", "sample", "train-dash", "train-dot", "evaluate", "search"]
+)
 def test_out_is_a_file(name, fails, tmp_path):
     (tmp_path / "file").write_text("mine")
     assert "file: choose a folder" in fails(name, "--out", tmp_path / "file")
@@ -211,7 +216,7 @@ def test_out_is_a_file(name, fails, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without CUDA")
-@pytest.mark.parametrize("name", ["demo", "sample", "evaluate"])
+@pytest.mark.parametrize("name", ["demo", "sample", "evaluate", "search"])
 def test_no_cuda(name, fails, tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "digits_dash", lambda: pytest.fail("work before the check"))
     message = fails(name, "--device", "cuda", "--out", tmp_path)
@@ -236,8 +241,7 @@ def test_unet_folder(fails, tmp_path):
 
 def test_dot_is_needed(fails, tmp_path):
     words = ["--unet", zoo.WEIGHTS / "dash", "--out", tmp_path]
-    for how in (["--budget", 5], ["--plan", "-.-."]):
-        assert "needs a Dot" in fails("sample", *words, *how)
+    assert "needs a Dot" in fails("sample", *words, "--plan", "-.-.")
     assert "needs a Dot" in fails("evaluate", *words)
 
 
@@ -314,8 +318,22 @@ def test_sample_with_a_plan(tmp_path, capsys):
 def test_sample_within_a_budget(tmp_path, capsys):
     assert run("sample", "--budget", 2, "--num-images", 2, "--out", tmp_path) == 0
     out = capsys.readouterr().out
-    cost = float(out.split("budget  ")[1].split(" of 2 LSD, by the measured N")[0])
-    assert 1 <= cost <= 2
+    bought, why = out.split("budget  ")[1].split("\n")[0].split(" ", 1)
+    assert Plan(bought).num_dash <= 2
+    assert why.startswith("for 2 LSD at N = ")
+    assert f"plan    {bought}  " in out
+
+
+def test_a_budget_without_a_dot(tmp_path, capsys):
+    """Dash and free steps; `auto` is a budget, 10 LSD if none is given."""
+    words = ["sample", "--unet", zoo.WEIGHTS / "dash", "--num-images", 1]
+    assert run(*words, "--budget", 3, "--out", tmp_path / "a") == 0
+    bought = capsys.readouterr().out.split("plan    ")[1].split(" ")[0]
+    assert (Plan(bought).num_dash, Plan(bought).num_dot) == (3, 0)
+    assert run(*words, "--plan", "auto", "--budget", 3, "--out", tmp_path / "b") == 0
+    assert f"plan    {bought}  " in capsys.readouterr().out
+    assert sample.settle("auto", None, None, has_dot=True) == budget.DEFAULT_BUDGET
+    assert sample.settle(" auto ", 4.5, None, has_dot=True) == 4.5
 
 
 def test_sample_with_dash_alone(tmp_path, capsys):
@@ -396,6 +414,23 @@ def test_evaluate(tmp_path, capsys):
 def test_evaluate_needs_enough_images(fails, tmp_path):
     message = fails("evaluate", "--num-images", 64, "--out", tmp_path)
     assert message.startswith("64 images")
+
+
+@pytest.mark.slow
+def test_search(tmp_path, capsys):
+    words = ["--budgets", 2, "--num-images", 4, "--batch-size", 2, "--full-steps", 4]
+    words += ["--device", "cpu"]
+    assert run("search", *words, "--out", tmp_path) == 0
+    out = capsys.readouterr().out
+    assert f"plans.json is in {tmp_path}" in out
+    (ranking,) = budget.read(tmp_path).values()
+    assert str(ranking.best_first()[0]) == "----"  # the full run is nearest to itself
+    assert Plan("--") in ranking.scores
+    assert "0  ----  (4 Dash" in out
+
+
+def test_search_needs_a_folder(fails):
+    assert "name --out, or a Dot with --dot" in fails("search", "--unet", zoo.WEIGHTS / "dash")
 
 
 # -- doctor ------------------------------------------------------------------------------------
