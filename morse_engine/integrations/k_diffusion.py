@@ -281,7 +281,9 @@ def _variance_exploding(
 
 def _timestep(levels: NoiseLevels, sigma: Tensor) -> Tensor:
     """The t, with fractions, at which `levels.at` has sigma; at most the last."""
-    alpha_bar = levels.alphas_cumprod  # falls with t
+    # Falls with t. In float64: near 1 a rounding would be a thousandth of a step, and a Dot's
+    # `miss` divides by the noise that is left there.
+    alpha_bar = levels.alphas_cumprod.double()
     wanted = (1 / (1 + sigma.to(alpha_bar) ** 2)).reshape(1)
     low = (torch.searchsorted(-alpha_bar, -wanted) - 1).clamp(0, len(alpha_bar) - 2)
     share = (alpha_bar[low] - wanted) / (alpha_bar[low] - alpha_bar[low + 1])

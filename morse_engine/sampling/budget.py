@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ..system.errors import Refused
 from ..system.files import whole
 from . import schedulers
-from .plan import DASH, Plan
+from .plan import DASH, MOST_STEPS, Plan
 
 DEFAULT_BUDGET = 10.0  # LSD, with a Dot
 DEFAULT_DASH_STEPS = 50  # without one
@@ -125,9 +125,12 @@ def choose(
 
 
 def check(lsd: float) -> None:
-    """Raise `Refused` for a budget that buys nothing."""
-    if not (math.isfinite(lsd) and lsd >= 1):
-        raise Refused(f"budget={lsd}: a finite number, 1 (one Dash step) or more")
+    """Raise `Refused` for a budget that buys nothing, or more than a plan can have."""
+    if not 1 <= lsd <= MOST_STEPS:
+        raise Refused(
+            f"budget={lsd:g}: a finite number, 1 (one Dash step) or more; a plan has at most "
+            f"{MOST_STEPS} steps"
+        )
 
 
 def _speed(

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from models import tiny_unet
-from morse_engine import training
+from morse_engine import Dot, training
 from morse_engine.cli import app as cli
 from morse_engine.cli import models
 from morse_engine.system import images
@@ -145,7 +145,14 @@ def train_dot(photos, unet, out) -> int:
     return run(*words, "--batch-size", 2, "--device", "cpu", "--out", out)
 
 
-def test_a_dot_worse_than_none_is_not_recommended(photos, unet, tmp_path, capsys):
+def test_a_dot_worse_than_none_is_not_recommended(photos, unet, tmp_path, capsys, monkeypatch):
+    made = Dot._make_blocks
+
+    def wild(self):  # one step of training does not mend it
+        made(self)
+        torch.nn.init.constant_(self.gains.bias, 3.0)
+
+    monkeypatch.setattr(Dot, "_make_blocks", wild)
     assert train_dot(photos, unet, tmp_path / "out") == 0
     said = capsys.readouterr().out
     assert "The Dot is WORSE than" in said

@@ -365,7 +365,7 @@ def test_reading_a_table_steps_nobody_s_scheduler():
     before = state(scheduler)
     found = SolverTable.from_scheduler(scheduler, 4)
     assert not called
-    assert found.equals(expected)
+    assert_close("solver/repeated", found.rows, expected.rows)
     assert state(scheduler) == before
 
 

@@ -70,7 +70,7 @@ def test_a_run_that_is_over(sampler):
     run.segment()
     with pytest.raises(RuntimeError, match="all 7 steps"):
         run.step()
-    with pytest.raises(ValueError, match="segment of 0"):
+    with pytest.raises(ValueError, match="k=0: has to be at least 1"):
         sampler.start().segment(0)
 
 

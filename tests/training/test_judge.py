@@ -27,6 +27,7 @@ def judge(unet, dot, data=IMAGES, most_steps=32) -> Judge:
 def tiny():
     unet = tiny_unet()
     dot = Dot(unet, widths=(8, 8))
+    torch.nn.init.zeros_(dot.gains.bias)  # a new one holds the clean image
     return judge(unet, dot), dot.eval()
 
 
@@ -83,6 +84,7 @@ def test_the_bundled_dot_is_useful(tmp_path):
 def test_with_prompts(guided, tmp_path):
     unet = tiny_text_unet()
     dot = Dot(unet, DDPMScheduler(), widths=(8, 8), guided=guided).eval()
+    torch.nn.init.zeros_(dot.gains.bias)
     data = Captioned(torch.randn(8, 4, 16, 16), text_cond(8), text_cond(1, seed=6))
     one = judge(unet, dot, data, most_steps=6)
     found = one.verdict(dot, tmp_path)
