@@ -87,8 +87,13 @@ def at_batch(rows: list[dict], batch_size: int) -> list[dict]:
 
 
 def beside_the_best(rows: list[dict], solver: str) -> list[dict]:
-    """The rows of a solver, and those of Dash alone of all; `gain` of them is over the best."""
-    return [row for row in rows if row["solver"] == solver or row["variant"] == DASH]
+    """The rows of a solver, and those of Dash alone of all; `gain` of them is over the best.
+
+    Distances of other numbers of images are left out: they are biased otherwise.
+    """
+    images = {row["images"] for row in rows if row["solver"] == solver}
+    alone = [row for row in rows if row["variant"] == DASH and row["images"] in images]
+    return alone + [row for row in rows if row["solver"] == solver and row["variant"] != DASH]
 
 
 def speedup_rows(rows: list[dict]) -> list[dict]:
@@ -104,8 +109,9 @@ def speedup_rows(rows: list[dict]) -> list[dict]:
             every = at_batch(rows, batch_size)
             mine = [row for row in every if row["solver"] == solver]
             overs = {DASH: mine, RIVAL: mine}
-            if len(solvers) > 1:
-                overs[BEST] = beside_the_best(every, solver)
+            best = beside_the_best(every, solver)
+            if len({row["solver"] for row in best}) > 1:
+                overs[BEST] = best
             for variant in (MORSE, RIVAL, LINE, REUSE):
                 for over, compared in overs.items():
                     has = {row["variant"] for row in mine}
