@@ -220,7 +220,7 @@ class Experiment:
     ) -> tuple[dict, Tensor]:
         """The row of a point, as `figures.quality_plot` takes it, and its images `[n, C, H, W]`."""
         images, seconds = self.sample(point, self.num_images, on_cost)
-        row = {"bench": "quality", "model": self.model, "solver": self.solver}
+        row: dict[str, Any] = {"bench": "quality", "model": self.model, "solver": self.solver}
         row |= self._labels(point)
         row |= {
             "set": point.set,

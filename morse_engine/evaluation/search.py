@@ -108,13 +108,17 @@ def search(
     models, scheduler = sampler.models, sampler.scheduler
     name = schedulers.name_of(scheduler)
     options = {"guidance_scale": guidance_scale, **cond}
-    speeds = list(dot_speed) if isinstance(dot_speed, Sequence) else [dot_speed]
+    speeds: list[float | None] = list(dot_speed) if isinstance(dot_speed, Sequence) else [dot_speed]
     if models.dot is None:
         speeds = [None]
     elif speeds == [None]:
         speeds = [sampler.with_plan("-.-").measure(batch_size, **options).dot_speed]
     partial = Partial(Path(folder) / f"plans-{name}.partial")
-    same = {"num_images": num_images, "full_steps": full_steps, "guidance_scale": guidance_scale}
+    same: dict[str, Any] = {
+        "num_images": num_images,
+        "full_steps": full_steps,
+        "guidance_scale": guidance_scale,
+    }
     same |= {"features": "pyramid" if features is None else "given"}
     partial.settings(_about(sampler) | same, dict)
     see = Pyramid(sampler.shape[0]).to(models.device or "cpu") if features is None else features
@@ -137,7 +141,8 @@ def search(
             scores[plan] = float(f"{score(describe(plan), reference):.4g}")
             partial.add({"plan": str(plan), "score": scores[plan]})
         on_plan(plan, scores[plan], i / len(plans))
-    found = None if speeds == [None] else (min(speeds), max(speeds))
+    known_speeds = [speed for speed in speeds if speed is not None]
+    found = (min(known_speeds), max(known_speeds)) if known_speeds else None
     ranking = Ranking(scores, (min(budgets), max(budgets)), found)
     budgets_of.write(folder, {name: ranking})
     return ranking

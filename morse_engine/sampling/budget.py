@@ -108,12 +108,12 @@ def choose(
     own = None if folder is None else read(folder).get(name)
     shipped = table.get(name) or table.get(NEAREST.get(name, ""))
     speed = _speed(dot_speed, own, shipped)
-    rankings = {SHIPPED: shipped}
+    rankings = {} if shipped is None else {SHIPPED: shipped}
     if own is not None and own.covers(lsd, speed):
         rankings = {f"a search in {folder}": own, **rankings}
     at = f"{lsd:g} LSD" if speed is None else f"{lsd:g} LSD at N = {speed:.2g}"
     for whose, ranking in rankings.items():
-        for plan in ranking.best_first() if ranking is not None else ():
+        for plan in ranking.best_first():
             if whose == SHIPPED and plan.num_dot and name in NOISY - set(trained):
                 continue
             if _fits(plan, lsd, speed) and possible(plan, scheduler, clean_range):
