@@ -50,11 +50,16 @@ def unsteady(rows: list[dict]) -> float:
     return max(times) / min(times)
 
 
+def _by_the_clock(rows: list[dict]) -> bool:
+    """Whether the images were sampled at the batch size that the costs are of."""
+    return all(row.get("sampled_in", row["batch_size"]) == row["batch_size"] for row in rows)
+
+
 def verdict(rows: list[dict]) -> str:
     """One sentence: the measured speed-up of Morse, also where it is none, and of its rival."""
     morse, spent = gain(rows, MORSE), budgets(rows, MORSE)
     where = f"on average over budgets of {_listed(spent)} LSD"
-    if unsteady(rows) <= STEADY:
+    if _by_the_clock(rows) and unsteady(rows) <= STEADY:
         where += f", {gain(rows, MORSE, 'ms_per_image')} by the clock"
     lost = [b for b, ratio in zip(spent, morse.per_budget, strict=True) if ratio <= 1]
     if morse.mean <= 1:
@@ -170,7 +175,7 @@ def cells(rows: list[dict]) -> list[tuple[str, ...]]:
             NAMES[variant],
             f"{budget:g}",
             short(plan),
-            mean(same, "ms_per_image", 2),
+            mean(same, "ms_per_image", 2) if _by_the_clock(same) else "",
             mean(same, "value", 3) + _deviation([row["value"] for row in same]),
             *(mean(same, column, 4) for column in _compared(rows)),
         )
@@ -201,7 +206,7 @@ def caption(rows: list[dict]) -> str:
         f"{row['model']}, {row['solver'].upper()}, {row['images']:,} images a point ({sets}), "
         f"batch {row['batch_size']}; 1 LSD = {row['lsd_ms']:.3g} ms a batch, "
         f"a Dot step {row['dot_ms']:.3g} ms: N = {row['dot_speed']:.1f}"
-        f"{busy if factor > STEADY else ''}"
+        f"{busy if factor > STEADY and _by_the_clock(rows) else ''}"
     )
 
 

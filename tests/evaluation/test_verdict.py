@@ -60,6 +60,14 @@ def test_a_busy_machine_is_no_clock():
     assert "busy with other work" in verdict.caption([row | about for row in found])
 
 
+def test_the_clock_is_of_the_batch_that_was_sampled():
+    """Costs at another batch size follow from its latencies alone."""
+    found = [row | {"sampled_in": 25} for row in fake_rows([6.0])]
+    assert "clock" not in verdict.verdict(found)
+    about = {"lsd_ms": 2.0, "dot_ms": 0.5}
+    assert verdict.cells([row | about for row in found])[2][3] == ""
+
+
 def test_gain_by_the_clock():
     found = fake_rows([6.0])
     for row in found:
