@@ -210,6 +210,8 @@ def _show(files: "Pngs | Tensors", chunks: list[Sequence[int]]) -> None:
     covering = [chunk for chunk in chunks if chunk[0] < first + IN_GRID]
     shown, grid = torch.cat([files.read(chunk) for chunk in covering])[:IN_GRID], ""
     if shown.shape[1] in images.MODES:
+        for left in files.folder.glob(".grid.*.partial.png"):  # by a process that was killed
+            left.unlink(missing_ok=True)
         sheet = images.grid(shown)
         images.save_png(sheet, files.folder / "grid.png", scale=max(1, 96 // shown.shape[-1]))
         grid = " and grid.png" + (f" (the first {IN_GRID})" if num_images > IN_GRID else "")

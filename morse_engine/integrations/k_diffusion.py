@@ -287,4 +287,4 @@ def _timestep(levels: NoiseLevels, sigma: Tensor) -> Tensor:
     wanted = (1 / (1 + sigma.to(alpha_bar) ** 2)).reshape(1)
     low = (torch.searchsorted(-alpha_bar, -wanted) - 1).clamp(0, len(alpha_bar) - 2)
     share = (alpha_bar[low] - wanted) / (alpha_bar[low] - alpha_bar[low + 1])
-    return (low + share.clamp(0, 1))[0]
+    return (low + share.clamp(0, 1))[0].to(sigma)

@@ -208,6 +208,9 @@ class MorseScheduler(SchedulerMixin):
         checks.tensor("model_output", model_output, "[B, C, H, W]")
         checks.tensor("sample", sample, "[B, C, H, W]")
         eta, return_dict = checks.number("eta", eta), checks.flag("return_dict", return_dict)
+        drawn = generator if isinstance(generator, list) else [generator]
+        if not all(one is None or isinstance(one, torch.Generator) for one in drawn):
+            raise Refused(f"generator={shown(generator)}: a torch.Generator, or a list of them")
         position = self._find(timestep)
         if position >= len(self.timesteps):
             raise Refused(

@@ -150,7 +150,7 @@ def test_wrong_arguments(words, said, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--budget", "-1"], "budget=-1.0: a finite number, 1 "),
+        (["--budget", "-1"], "budget=-1: a finite number, 1 "),
         (["--budget", "nan"], "budget=nan: a finite number, 1 "),
         (["--plan", "-.", "--steps", "3"], "--plan and --steps exclude each other: give one"),
         (["--plan", "-.", "--budget", "3"], "--plan and --budget exclude each other: give one"),

@@ -9,7 +9,7 @@ from morse_engine.cli import app as cli
 from morse_engine.evaluation.experiment import Experiment
 from morse_engine.system.lock import alone
 
-WORDS = ["evaluate", "--budgets", "2", "--steps", "2,3", "--num-images", "66", "--device", "cpu"]
+WORDS = ["evaluate", "--budgets", "2", "--steps", "2,3,4", "--num-images", "66", "--device", "cpu"]
 
 
 def run(*argv) -> int:

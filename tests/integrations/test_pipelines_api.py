@@ -215,6 +215,9 @@ def test_a_budget_is_measured_on_inputs_like_the_real_ones(kind, options, call):
         lambda module, args, kwargs, out: given.append(args[0].shape), with_kwargs=True
     )
     morse_engine.accelerate(pipe, dot, budget=3.0)
+    if isinstance(pipe.scheduler, LCMScheduler):  # no plans of it were compared
+        assert not given, "nothing to measure"
+        return
     measured = given[0], seen[0]
     morse_engine.restore(pipe)
     morse_engine.accelerate(pipe, dot, plan="-.")

@@ -34,7 +34,7 @@ def nothing(pipe, i, t, tensors):
 
 def with_dot(kind="StableDiffusionPipeline", scheduler=None, *, guided=False, **options):
     pipe = pipeline(kind, scheduler, **options)
-    return pipe, randomised(Dot(pipe.unet, widths=(8, 8), guided=guided))
+    return pipe, randomised(Dot(pipe.unet, pipe.scheduler, widths=(8, 8), guided=guided))
 
 
 def by_hand(pipe, dot, plan, x, dash, cond=None, guidance_scale=None, **step):

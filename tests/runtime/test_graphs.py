@@ -372,7 +372,9 @@ def test_a_layout_without_captures_does_not_make_the_next_one_eager(models, fake
 def test_a_budget_is_spent_with_the_measured_speed(models, fake, monkeypatch):
     measured, measure = [], Sampler.measure
     monkeypatch.setattr(
-        Sampler, "measure", lambda *args: measured.append(measure(*args)) or measured[-1]
+        Sampler,
+        "measure",
+        lambda *args, **options: measured.append(measure(*args, **options)) or measured[-1],
     )
     ours = compiled(models, "host", plan=4.0)
     (speed,) = measured

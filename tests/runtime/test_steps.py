@@ -25,7 +25,9 @@ def _kernels_run():
 @pytest.fixture(scope="module")
 def models():
     unet = tiny_unet(in_channels=3, out_channels=3, sample_size=8).to(DEVICE)
-    return unet, randomised(Dot(unet))
+    dot = randomised(Dot(unet))
+    dot.levels.check = lambda scheduler: None  # any solver's arithmetic, whatever its noise
+    return unet, dot
 
 
 def pair(unet, dot, **options):
@@ -108,10 +110,11 @@ def test_runs_inside_and_outside_inference_mode_share_their_memory(models):
     with torch.inference_mode():
         first = host(batch_size=1, seed=5)
     steps = host.captures._steps
-    addresses = [t.data_ptr() for t in (steps.dot.packed, *steps.state[:-1])]
+    tensors = [steps.dot.packed, *(t for t in steps.state if t is not None)]
+    addresses = [t.data_ptr() for t in tensors]
     assert torch.equal(host(batch_size=1, seed=5), first)
     assert host.captures._steps is steps
-    assert [t.data_ptr() for t in (steps.dot.packed, *steps.state[:-1])] == addresses
+    assert [t.data_ptr() for t in tensors] == addresses
 
 
 @pytest.mark.slow

@@ -136,8 +136,8 @@ def test_dot_beats_the_zero_residual(tmp_path):
     images, held_out = (digits.images(split)[0] for split in ("train", "held-out"))
     train_dot(
         Dot(unet), unet, images, DDPMScheduler(), tmp_path,
-        schedulers=[zoo.digits_scheduler("ddim")], num_steps=60, batch_size=16, refresh_every=20,
-        num_visits=512, checkpoint_every=30, held_out=held_out[:64],
+        schedulers=[zoo.digits_scheduler("ddim")], num_steps=150, batch_size=16, refresh_every=20,
+        num_visits=512, checkpoint_every=75, held_out=held_out[:64],
         ema_decay=0.9, warmup=10, own_way_from=0.5, progress=False,
     )  # fmt: skip
     row = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
