@@ -9,7 +9,7 @@ from morse_engine.cli import app as cli
 from morse_engine.evaluation.experiment import Experiment
 from morse_engine.system.lock import alone
 
-WORDS = ["evaluate", "--budgets", "2", "--steps", "2,3,4", "--num-images", "66", "--device", "cpu"]
+WORDS = ["evaluate", "--budgets", "2", "--steps", "2,3", "--num-images", "66", "--device", "cpu"]
 
 
 def run(*argv) -> int:
@@ -47,7 +47,7 @@ def test_a_stopped_experiment_continues(sampled, tmp_path, monkeypatch, fails, c
     one_row = Experiment.evaluate
 
     def stopped(self, point, *rest):
-        if len(sampled) == 3:
+        if len(sampled) >= 1:
             raise KeyboardInterrupt
         return one_row(self, point, *rest)
 
@@ -71,8 +71,8 @@ def test_a_stopped_experiment_continues(sampled, tmp_path, monkeypatch, fails, c
     monkeypatch.setattr(Experiment, "evaluate", one_row)
     monkeypatch.setattr(Experiment, "measure", lambda self: pytest.fail("measured again"))
     assert run(*WORDS, "--out", tmp_path) == 0
-    assert len(sampled) == 4, "three of the four points were there"
-    assert sampled[:3] == before
+    assert sampled[: len(before)] == before
+    assert len(set(sampled)) == len(sampled) > len(before), "what was there is not sampled again"
     assert {path.name for path in tmp_path.iterdir()} == {"rows.json", "quality.png"}
     rows = [row for row in json.loads((tmp_path / "rows.json").read_text()) if "plan" in row]
     assert [row["plan"] for row in rows] == sampled
