@@ -185,8 +185,8 @@ def report(rows: list[dict], console: Console) -> None:
                 if verdict.budgets(mine, variant):
                     console.print(f"  {verdict.NAMES[variant]}: {verdict.by_budget(mine, variant)}")
             console.print(f"  over free steps: {verdict.gain(mine, MORSE, over=RIVAL)}")
-            best = verdict.gain(verdict.beside_the_best(every, solver), MORSE)
-            console.print(f"  over the best sampler alone: {best}")
+            if best := verdict.beside_the_best(every, solver):
+                console.print(f"  over the best sampler alone: {verdict.gain(best, MORSE)}")
 
 
 def main(arguments: list[str] | None = None, bench: Bench | None = None) -> list[dict]:
@@ -213,10 +213,12 @@ def main(arguments: list[str] | None = None, bench: Bench | None = None) -> list
     rows = run(made, speeds(made[0], bench, args, console), args)
     before = json.loads(args.out.read_text()) if args.out.exists() else []
     kept = [r for r in before if r["bench"] == "quality" and r["solver"] not in args.solvers]
-    rows = kept + rows
+    rows = sorted(kept + rows, key=lambda row: solvers.index(row["solver"]))
     write_rows(args.out, rows + verdict.speedup_rows(rows))
     report(rows, console)
-    first = verdict.at_batch(rows, args.batches[0])
+    # Distances of fewer images are biased, and would lie beside the others.
+    most = max(row["images"] for row in rows)
+    first = [r for r in verdict.at_batch(rows, args.batches[0]) if r["images"] == most]
     for suffix in (".png", ".svg"):
         figures.quality_plot(first, args.out.with_suffix(suffix))
         console.print(f"wrote {args.out.with_suffix(suffix)}")

@@ -2,14 +2,16 @@
 
     python benchmarks/tables.py
 
-They take the place of what is between the two marks in README.md, batch 1 first. The plot goes into
-docs/images. The words around the tables stand in the README, outside of the marks.
+They take the place of what is between the two marks in README.md: the speed-ups at every batch
+size, the smallest first, and the distances at the smallest. The plot goes into docs/images. The
+words around the tables stand in the README, outside of the marks.
 """
 
 import argparse
 import json
 import shutil
 import statistics
+import textwrap
 from pathlib import Path
 
 from morse_engine.evaluation import verdict
@@ -26,10 +28,10 @@ BEGIN, END = "<!-- results -->\n", "<!-- /results -->\n"
 def tables(rows: list[dict], gains: list[dict]) -> str:
     """All tables, as Markdown."""
     batches = list(dict.fromkeys(row["batch_size"] for row in rows if row["variant"] == MORSE))
+    first = batches[0]
     parts = [about(rows), averages(gains, batches)]
-    for batch_size in batches:
-        parts.append(f"Frechet distance to real digits at a budget in LSD, **batch {batch_size}**:")
-        parts.append(distances(verdict.at_batch(rows, batch_size), gains, batch_size))
+    parts.append(f"Frechet distance to real digits at a budget in LSD, **batch {first}**:")
+    parts.append(distances(verdict.at_batch(rows, first), gains, first))
     return "\n\n".join(parts) + "\n"
 
 
@@ -45,10 +47,11 @@ def about(rows: list[dict]) -> str:
         words = f"{sets} {'set' if sets == 1 else 'sets'} of {mine[0]['images']:,} images"
         counts.setdefault(words, []).append(schedulers.title(solver))
     points = "; ".join(f"{words} a point: {', '.join(names)}" for words, names in counts.items())
-    return (
+    words = (
         f"`python benchmarks/quality.py` on {last['cpu']}: N = {measured}. {points}. "
         f"Rows are in `{ROWS}`."
     )
+    return textwrap.fill(words, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def number(found: SpeedUp | dict) -> str:
@@ -74,7 +77,7 @@ def averages(gains: list[dict], batches: list[int]) -> str:
 def distances(rows: list[dict], gains: list[dict], batch_size: int) -> str:
     """The distances of each solver and variant at each budget, and Morse's plans."""
     budgets = sorted({row["budget_lsd"] for row in rows if row["variant"] == MORSE})
-    lines = ["| | " + " | ".join(f"{lsd:g}" for lsd in budgets) + " | all steps |"]
+    lines = ["| | " + " | ".join(f"{lsd:g}" for lsd in budgets) + " | most steps |"]
     lines.append("|---" * (len(budgets) + 2) + "|")
     for solver in dict.fromkeys(row["solver"] for row in rows if row["variant"] == MORSE):
         name, mine = schedulers.title(solver), [row for row in rows if row["solver"] == solver]
@@ -85,12 +88,12 @@ def distances(rows: list[dict], gains: list[dict], batch_size: int) -> str:
             lines.append(f"| {name}, {verdict.NAMES[variant]} | {' | '.join(cells)} | {full} |")
         plans = [plan(mine, lsd) for lsd in budgets]
         lines.append(f"| its plan | {' | '.join(plans)} | |")
-        lines += [
-            f"| speed-up | {' | '.join(f'{ratio:.2f}x' for ratio in gain['per_budget'])} | |"
-            for gain in gains
-            if (gain["solver"], gain["variant"]) == (solver, MORSE)
-            and (gain["over"], gain["batch_size"]) == (DASH, batch_size)
-        ]
+        for gain in gains:
+            if (gain["solver"], gain["variant"], gain["over"]) != (solver, MORSE, DASH):
+                continue
+            if gain["batch_size"] == batch_size:
+                ratios = [ratio(gain, lsd) for lsd in budgets]
+                lines.append(f"| speed-up | {' | '.join(ratios)} | |")
     return "\n".join(lines)
 
 
@@ -104,7 +107,16 @@ def mean(rows: list[dict], variant: str, budget: float) -> str:
 def plan(rows: list[dict], budget: float) -> str:
     """Morse's plan at a budget."""
     found = (r["plan"] for r in rows if (r["variant"], r["budget_lsd"]) == (MORSE, budget))
-    return f"`{next(found)}`"
+    return "".join(f"`{morse}`" for morse in dict.fromkeys(found))
+
+
+def ratio(gain: dict, budget: float) -> str:
+    """A speed-up at a budget, with `>=` where it is only a bound."""
+    if budget not in gain["budgets"]:
+        return ""
+    i = gain["budgets"].index(budget)
+    sign = ">= " if gain["lower_bounds"][i] else "<= " if gain["upper_bounds"][i] else ""
+    return f"{sign}{gain['per_budget'][i]:.2f}x"
 
 
 def main(arguments: list[str] | None = None) -> None:

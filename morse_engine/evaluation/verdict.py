@@ -94,11 +94,15 @@ def at_batch(rows: list[dict], batch_size: int) -> list[dict]:
 def beside_the_best(rows: list[dict], solver: str) -> list[dict]:
     """The rows of a solver, and those of Dash alone of all; `gain` of them is over the best.
 
-    Distances of other numbers of images are left out: they are biased otherwise.
+    Distances of other numbers of images are left out: they are biased otherwise. So there are none
+    for a solver of fewer images than others: the best may be among those.
     """
     images = {row["images"] for row in rows if row["solver"] == solver}
+    if images != {max(row["images"] for row in rows)}:
+        return []
     alone = [row for row in rows if row["variant"] == DASH and row["images"] in images]
-    return alone + [row for row in rows if row["solver"] == solver and row["variant"] != DASH]
+    others = [row for row in rows if row["solver"] == solver and row["variant"] != DASH]
+    return alone + others if len({row["solver"] for row in alone}) > 1 else []
 
 
 def speedup_rows(rows: list[dict]) -> list[dict]:
@@ -114,8 +118,7 @@ def speedup_rows(rows: list[dict]) -> list[dict]:
             every = at_batch(rows, batch_size)
             mine = [row for row in every if row["solver"] == solver]
             overs = {DASH: mine, RIVAL: mine}
-            best = beside_the_best(every, solver)
-            if len({row["solver"] for row in best}) > 1:
+            if best := beside_the_best(every, solver):
                 overs[BEST] = best
             for variant in (MORSE, RIVAL, LINE, REUSE):
                 for over, compared in overs.items():

@@ -202,16 +202,25 @@ def test_too_few_images(make):
         make(num_images=4)
 
 
+WANTED = ("morse", "dash only", 8)
+
+
 # -- the whole of it: benchmarks/quality.py --------------------------------------------------------
+
+
+def script(name: str):
+    """A file of `benchmarks/` as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
 def quality(monkeypatch):
     """`benchmarks/quality.py` as a module, with short curves."""
-    spec = importlib.util.spec_from_file_location("quality", ROOT / "benchmarks" / "quality.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "quality", module)
-    spec.loader.exec_module(module)
+    module = script("quality")
     monkeypatch.setattr(module, "FULL_STEPS", {"ddim": 8, "dpm": 8})
     monkeypatch.setattr(module, "STEPS", (2, 3, 5))
     return module
@@ -285,12 +294,28 @@ def test_quality_goes_on_where_it_was(quality, bench, tmp_path, monkeypatch, cap
     assert tuple(rows[0]) == QUALITY_KEYS
     printed = " ".join(capsys.readouterr().out.split())
     assert "Speed-up over Dash alone" in printed
-    assert "over the best sampler alone" in printed
+    assert "over free steps" in printed
+    assert "over the best sampler" not in printed  # there is one solver
 
     # Another solver later, whose rows are beside those that are there.
     both = quality.main([*arguments[:-5], "dpm", "--batches", "1"], bench)
     assert [r for r in both if r["solver"] == "ddim"] == rows
     assert {r["solver"] for r in both} == {"ddim", "dpm"}
+    assert "over the best sampler alone" in " ".join(capsys.readouterr().out.split())
+
+    # The README's tables are made of them.
+    readme, images = tmp_path / "README.md", tmp_path / "images"
+    readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+    images.mkdir()
+    options = {"--rows": out, "--readme": readme, "--images": images}
+    script("tables").main([str(word) for pair in options.items() for word in pair])
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- results -->\n`python benchmarks/quality.py`")
+    assert text.endswith("<!-- /results -->\nafter\n")
+    assert "old" not in text
+    (morse,) = (g for g in gains if (g["variant"], g["over"], g["batch_size"]) == WANTED)
+    assert f"{morse['value']:.2f}x" in text
+    assert (images / "quality.png").exists()
 
     bench.dash = "1"
     with pytest.raises(ValueError, match="models=0"):
@@ -300,9 +325,7 @@ def test_quality_goes_on_where_it_was(quality, bench, tmp_path, monkeypatch, cap
 @pytest.mark.slow
 def test_the_table_of_plans(quality, tmp_path, monkeypatch):
     """benchmarks/plans.py: rows, and a table of them, which a later run with more plans extends."""
-    spec = importlib.util.spec_from_file_location("plans", ROOT / "benchmarks" / "plans.py")
-    plans = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(plans)
+    plans = script("plans")
 
     class Means(Pixels):
         def features(self, x):

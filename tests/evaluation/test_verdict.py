@@ -150,6 +150,8 @@ def test_the_best_sampler_is_the_best_at_each_cost():
     fewer = [row | {"images": 8} for row in better]  # which are biased otherwise
     alone = verdict.speedup_rows(rows + fewer)
     assert "best sampler" not in {row["over"] for row in alone}
+    more = [row | {"images": 10} for row in better]
+    assert "best sampler" not in {row["over"] for row in verdict.speedup_rows(rows + more)}
     assert gains["dash only"] == pytest.approx(2.0)
     assert gains["best sampler"] == pytest.approx(1.0)  # which has 6 at 2 LSD
     assert gains["free steps"] == pytest.approx(1.0)  # a lower bound: they have one point
