@@ -141,8 +141,7 @@ def search(
             scores[plan] = float(f"{score(describe(plan), reference):.4g}")
             partial.add({"plan": str(plan), "score": scores[plan]})
         on_plan(plan, scores[plan], i / len(plans))
-    known_speeds = [speed for speed in speeds if speed is not None]
-    found = (min(known_speeds), max(known_speeds)) if known_speeds else None
+    found = None if speeds == [None] else (min(speeds), max(speeds))
     ranking = Ranking(scores, (min(budgets), max(budgets)), found)
     budgets_of.write(folder, {name: ranking})
     return ranking
