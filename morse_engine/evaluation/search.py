@@ -106,8 +106,7 @@ def search(
     for lsd in budgets:
         budgets_of.check(lsd)
     models, scheduler = sampler.models, sampler.scheduler
-    name = schedulers.name_of(scheduler)
-    options = {"guidance_scale": guidance_scale, **cond}
+    name, options = schedulers.name_of(scheduler), {"guidance_scale": guidance_scale, **cond}
     speeds: list[float | None] = list(dot_speed) if isinstance(dot_speed, Sequence) else [dot_speed]
     if models.dot is None:
         speeds = [None]
@@ -141,7 +140,7 @@ def search(
             scores[plan] = float(f"{score(describe(plan), reference):.4g}")
             partial.add({"plan": str(plan), "score": scores[plan]})
         on_plan(plan, scores[plan], i / len(plans))
-    found = None if speeds == [None] else (min(speeds), max(speeds))
+    found: Any = None if speeds == [None] else (min(speeds), max(speeds))  # type: ignore[type-var]
     ranking = Ranking(scores, (min(budgets), max(budgets)), found)
     budgets_of.write(folder, {name: ranking})
     return ranking
