@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from commands import run
 from morse_engine import Dot, train_dash, train_dot, zoo
 from morse_engine.cli import app as cli
 from morse_engine.cli import doctor as checks
@@ -20,24 +21,6 @@ from morse_engine.sampling.plan import Plan
 from morse_engine.system import machine
 
 COMMANDS = ("demo", "sample", "train-dash", "train-dot", "evaluate", "search", "doctor")
-
-
-def run(*argv) -> int:
-    return cli.main([str(word) for word in argv])
-
-
-@pytest.fixture
-def fails(capsys):
-    """Runs a command that has to fail as a user error; its message."""
-
-    def check(*argv) -> str:
-        assert run(*argv) == 2
-        out, err = capsys.readouterr()
-        assert err.startswith("morse-engine: error: ")
-        assert "Traceback" not in err + out
-        return err.removeprefix("morse-engine: error: ").strip()
-
-    return check
 
 
 def pixels(path: Path) -> np.ndarray:

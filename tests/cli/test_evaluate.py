@@ -5,26 +5,11 @@ import json
 import pytest
 import torch
 
-from morse_engine.cli import app as cli
+from commands import run
 from morse_engine.evaluation.experiment import Experiment
 from morse_engine.system.lock import alone
 
 WORDS = ["evaluate", "--budgets", "2", "--steps", "2,3", "--num-images", "66", "--device", "cpu"]
-
-
-def run(*argv) -> int:
-    return cli.main([str(word) for word in argv])
-
-
-@pytest.fixture
-def fails(capsys):
-    """Runs a command that has to fail as a user error; its message."""
-
-    def check(*argv) -> str:
-        assert run(*argv) == 2
-        return capsys.readouterr().err
-
-    return check
 
 
 @pytest.fixture

@@ -5,25 +5,10 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from commands import run
 from models import tiny_unet
 from morse_engine import engine, zoo
-from morse_engine.cli import app as cli
 from tolerances import assert_close
-
-
-def run(*argv) -> int:
-    return cli.main([str(word) for word in argv])
-
-
-@pytest.fixture
-def fails(capsys):
-    """Runs a command that has to fail as a user error; its message."""
-
-    def check(*argv) -> str:
-        assert run(*argv) == 2
-        return capsys.readouterr().err
-
-    return check
 
 
 @pytest.mark.slow

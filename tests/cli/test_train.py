@@ -9,30 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+from commands import run
 from models import tiny_unet
 from morse_engine import Dot, training
-from morse_engine.cli import app as cli
 from morse_engine.cli import models
 from morse_engine.system import images
 from morse_engine.training import captions
 from morse_engine.training.dot import DotTraining
-
-
-def run(*argv) -> int:
-    return cli.main([str(word) for word in argv])
-
-
-@pytest.fixture
-def fails(capsys):
-    """Runs a command that has to fail as a user error; its message."""
-
-    def check(*argv) -> str:
-        assert run(*argv) == 2
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err + out
-        return err.removeprefix("morse-engine: error: ").strip()
-
-    return check
 
 
 @pytest.fixture
