@@ -1,12 +1,14 @@
-"""Train the miniature from nothing.
+"""Train the miniature, from nothing or from a finished one.
 
     python -m morse_engine.zoo.miniature.train --out runs/miniature
+    python -m morse_engine.zoo.miniature.train --out runs/longer --start PIPELINE_FOLDER
 
 Needs npm and resvg-py for the pictures. Interrupt it at any time; the same command goes on. The
 pipeline is written to `OUT/pipeline` at the end, and with `--minutes` also when the time is over.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
@@ -21,6 +23,7 @@ def train(
     vae_steps: int = vae.STEPS,
     unet_steps: int = unet.STEPS,
     minutes: float | None = None,
+    start: Path | None = None,
 ) -> Path:
     """Train VAE, tokenizer, text encoder and UNet into `out`; returns the pipeline's folder.
 
@@ -28,7 +31,13 @@ def train(
         vae_steps, unet_steps: the end of the two trainings, in steps of `vae.BATCH` and
             `unet.BATCH` pictures. A finished UNet goes on where `unet_steps` is larger than before.
         minutes: for the UNet in this call; without it, all steps.
+        start: the folder of a pipeline, such as the bundled one, whose VAE and tokenizer are taken and
+            whose UNet and text encoder are trained on, where `out` does not have its own yet.
     """
+    if start is not None:
+        for part in "vae", "tokenizer":
+            if not (out / part).exists():
+                shutil.copytree(start / part, out / part)
     images, icons = data.load(out / "data")
     rows = data.chosen(icons)
     if not (out / "vae" / "config.json").exists():
@@ -37,7 +46,8 @@ def train(
         text.learn_tokenizer(captions.corpus(icons)).save_pretrained(out / "tokenizer")
     tokenizer = text.load_tokenizer(out / "tokenizer")
     drawn, names = latents(images, rows, out), [icons[row] for row in rows]
-    stage = unet.train_unet(drawn, names, tokenizer, out / "unet" / "state.pt", unet_steps)
+    state = out / "unet" / "state.pt"
+    stage = unet.train_unet(drawn, names, tokenizer, state, unet_steps, start)
     stage.run(None if minutes is None else 60 * minutes)
     model = stage.averaged()
     for name, error in unet.validation(model, drawn, names, tokenizer).items():
@@ -80,6 +90,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/miniature"))
     parser.add_argument("--vae-steps", type=int, default=vae.STEPS)
     parser.add_argument("--unet-steps", type=int, default=unet.STEPS)
+    parser.add_argument("--start", type=Path, help="train this pipeline on, for a new --out")
     parser.add_argument("--minutes", type=float, help="train the UNet for so long, then export")
     options = parser.parse_args()
     folder = train(
@@ -87,6 +98,7 @@ def main() -> None:
         vae_steps=options.vae_steps,
         unet_steps=options.unet_steps,
         minutes=options.minutes,
+        start=options.start,
     )
     print(f"the pipeline is in {folder}")
 

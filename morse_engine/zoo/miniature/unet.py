@@ -69,19 +69,34 @@ def held_out(icon: Icon) -> bool:
     return zlib.crc32(f"{icon.style}/{icon.name}".encode()) % 100 < 3
 
 
+def load(model: Denoiser, folder: Path) -> None:
+    """Give a `Denoiser` the weights of the pipeline in `folder`, in its own dtype."""
+    from safetensors.torch import load_file
+
+    model.unet.load_state_dict(load_file(folder / "unet" / "diffusion_pytorch_model.safetensors"))
+    model.text_encoder.load_state_dict(load_file(folder / "text_encoder" / "model.safetensors"))
+
+
 def train_unet(
-    latents: Tensor, icons: list[Icon], tokenizer: Any, file: Path, num_steps: int = STEPS
+    latents: Tensor,
+    icons: list[Icon],
+    tokenizer: Any,
+    file: Path,
+    num_steps: int = STEPS,
+    start: Path | None = None,
 ) -> Stage[Denoiser]:
     """A stage that trains a `Denoiser` on latents `[n, 4, H, W]`, scaled, of n icons.
 
     Pictures that are `held_out` are left out. Every visit draws a caption of the picture's ladder,
-    a timestep and noise.
+    a timestep and noise. Where there is no checkpoint yet it starts from the pipeline in `start`.
     """
     rows = torch.tensor([row for row, icon in enumerate(icons) if not held_out(icon)])
     text_encoder = new_text_encoder(tokenizer)
     model = Denoiser(
         new_unet(cross=text_encoder.config.hidden_size, size=latents.shape[-1]), text_encoder
     )
+    if start is not None:
+        load(model, start)
     alphas = alphas_cumprod()
 
     def loss(
