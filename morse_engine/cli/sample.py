@@ -1,35 +1,33 @@
 """`morse-engine sample`: a set of images in a folder, alone or as one of several processes."""
 
-import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ..sampling import budget as budgets
 from ..sampling.plan import Plan
+from ..sampling.schedulers import SOLVERS
 from ..system.errors import Refused
 from ..system.files import output_folder
 from .options import (
     MOST_IMAGES,
     MOST_SEED,
-    BatchSize,
     Device,
     DotFolder,
     Seed,
-    Solver,
     Unet,
     count,
     folders,
 )
+from .prompts import Guidance, Lora, Model, Negative, PromptFile, PromptText, check, given
 
 if TYPE_CHECKING:
     from accelerate import PartialState
-    from torch import nn
 
-    from ..dot.dot import Dot
     from ..engine import Sampler
-    from .sets import Pngs, Tensors
+    from .sets import Pngs, Set, Tensors
 
 IN_GRID = 100  # images in grid.png at most
 
@@ -72,39 +70,96 @@ Out = Annotated[
 ]
 
 
+SolverOrOwn = Annotated[
+    str | None,
+    typer.Option(
+        "--solver",
+        "--scheduler",
+        metavar="NAME",
+        help=f"of the steps, one of {', '.join(SOLVERS)}  [default: ddim, with prompts the "
+        "pipeline's own]",
+    ),
+]
+
+
 def sample(
     unet: Unet = None,
+    model: Model = None,
+    prompt: PromptText = None,
+    prompts: PromptFile = None,
+    negative: Negative = None,
+    guidance: Guidance = None,
+    lora: Lora = None,
     dot: DotFolder = None,
     plan: PlanCode = None,
     budget: Budget = None,
     steps: DashSteps = None,
-    solver: Solver = "ddim",
-    num_images: Annotated[int, count("how many", most=MOST_IMAGES)] = 16,
+    solver: SolverOrOwn = None,
+    num_images: Annotated[int, count("how many, of each prompt", most=MOST_IMAGES)] = 16,
     seed: Seed = 0,
-    batch_size: BatchSize = 100,
+    batch_size: Annotated[
+        int | None, count("images at once  [default: 100, with prompts 4]")
+    ] = None,
     device: Device = "auto",
     form: Form = "png",
     out: Out = "out/samples",
 ) -> None:
-    """Sample images with a Dash, with or without its Dot."""
+    """Sample images with a Dash, with or without its Dot; or prompts with a pipeline."""
     folders(unet=unet, dot=dot)
     if seed + num_images - 1 > MOST_SEED:
         raise Refused(f"--seed {seed}: the last of {num_images:,} seeds is above {MOST_SEED}")
-    has_dot = dot is not None or unet is None
+    texts = given(prompt, prompts)
+    check(texts, unet, model, negative, guidance, lora, form)
+    has_dot = dot is not None or (unet is None and texts is None)
     wanted = settle(plan, budget, steps, has_dot=has_dot)
 
+    from . import sets
+
+    process, folder = sets.join(device), output_folder(out)
+    seeds: Sequence[int] = range(seed, seed + num_images)
+    if texts is None:
+        batch_size = 100 if batch_size is None else batch_size
+        with_dot = wanted.num_dot > 0 if isinstance(wanted, Plan) else has_dot
+        made = _of_models(
+            unet, dot, solver or "ddim", wanted, form, seeds, batch_size, process, with_dot, folder
+        )
+    else:
+        from . import prompted
+
+        batch_size, seeds = batch_size or 4, range(len(texts) * num_images)
+        files = prompted.Drawn(folder, len(texts), seed, num_images)
+        asked = prompted.Asked(texts, model, negative, guidance, lora)
+        made = prompted.pictures(asked, dot, solver, wanted, files, process.device)
+    agreed = sets.agree(made.files, made.settings, process, made.new_plan)
+    _fill(made, agreed, seeds, batch_size, process)
+    if process.is_main_process:
+        _show(made.files, sets.cut(seeds, batch_size))
+    process.destroy_process_group()
+
+
+def _of_models(
+    unet: str | None,
+    dot: str | None,
+    solver: str,
+    wanted: Plan | float,
+    form: str,
+    seeds: Sequence[int],
+    batch_size: int,
+    process: "PartialState",
+    with_dot: bool,
+    folder: Path,
+) -> "Set":
+    """Of a Dash in a folder, or of the digits."""
     from ..engine import compile
     from ..sampling.solver import SolverTable
     from . import models, sets
 
-    process, folder = sets.join(device), output_folder(out)
-    with_dot = wanted.num_dot > 0 if isinstance(wanted, Plan) else has_dot
     dash, helper, scheduler = models.load(unet, dot, solver, process.device, with_dot)
     files = sets.FORMS[form](folder)
     files.check(channels=models.shape(dash)[1])
-    settings = _settings(wanted, form, dash, helper, scheduler)
+    settings = sets.settings(wanted, form, dash, helper, scheduler)
     if form != "png":  # which images a file holds follows from these
-        settings |= {"seed": seed, "num_images": num_images, "batch_size": batch_size}
+        settings |= {"seed": seeds[0], "num_images": len(seeds), "batch_size": batch_size}
 
     def new_plan() -> Plan:
         if isinstance(wanted, Plan):
@@ -113,18 +168,15 @@ def sample(
         # N depends on the batch size, so it is measured at the one in use.
         bought = compile(
             *(dash, helper), scheduler=scheduler, budget=wanted,
-            batch_size=min(batch_size, num_images),
+            batch_size=min(batch_size, len(seeds)),
         )  # fmt: skip
         print(f"budget  {bought.plan} {bought.why}")
         return bought.plan
 
-    agreed = sets.agree(files, settings, process, new_plan)
-    sampler = compile(dash, helper, scheduler=scheduler, plan=agreed)
-    seeds = range(seed, seed + num_images)
-    _fill(sampler, files, seeds, batch_size, process)
-    if process.is_main_process:
-        _show(files, sets.cut(seeds, batch_size))
-    process.destroy_process_group()
+    def sampler(plan: Plan) -> "Sampler":
+        return compile(dash, helper, scheduler=scheduler, plan=plan)
+
+    return sets.Set(files, settings, new_plan, sampler)
 
 
 def settle(
@@ -152,26 +204,9 @@ def settle(
     return Plan.spread(budgets.DEFAULT_DASH_STEPS, 0)
 
 
-def _settings(
-    wanted: Plan | float, form: str, dash: "nn.Module", helper: "Dot | None", scheduler: Any
-) -> dict[str, Any]:
-    """What an image follows from beside its seed, as settings.json has it."""
-    from ..dot.files import fingerprint
-
-    how = {"budget": None, "plan": str(wanted)} if isinstance(wanted, Plan) else {"budget": wanted}
-    options = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
-    return how | {
-        "format": form,
-        "solver": type(scheduler).__name__,
-        "schedule": json.loads(json.dumps(options, default=str)),
-        "unet": fingerprint(dash),
-        "dot": None if helper is None else fingerprint(helper),
-    }
-
-
 def _fill(
-    sampler: "Sampler",
-    files: "Pngs | Tensors",
+    made: "Set",
+    plan: Plan,
     seeds: Sequence[int],
     batch_size: int,
     process: "PartialState",
@@ -181,18 +216,17 @@ def _fill(
 
     from . import sets
 
-    plan = sampler.plan
     if process.is_main_process:
         print(f"plan    {plan}  ({plan.counts})")
-        print(f"solver  {sampler.table.name} on {process.device}")
+        print(f"solver  {made.settings['solver']} on {process.device}")
         if process.num_processes > 1:
             print(f"{process.num_processes} processes; the bar shows the share of the first")
     mine = sets.share(sets.cut(seeds, batch_size), process)
     with Progress(disable=not process.is_main_process) as bar:
         task = bar.add_task("sampling", total=sum(map(len, mine)) * len(plan))
         sets.fill(
-            sampler,
-            files,
+            made.sampler(plan),
+            made.files,
             seeds,
             batch_size=batch_size,
             process=process,

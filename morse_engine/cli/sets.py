@@ -12,13 +12,17 @@ with one batch size and one number of threads, the files are the same bytes.
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..dot.dot import Dot
+from ..dot.files import fingerprint
 from ..engine import Sampler
 from ..sampling.plan import Plan
 from ..system import images
@@ -175,6 +179,38 @@ class Tensors:
         ]
         with whole(self.folder / INDEX) as partial:
             partial.write_text(json.dumps({"shards": files}, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class Set:
+    """What is to lie in a folder.
+
+    Attributes:
+        files: the form of its images.
+        settings: what an image follows from beside its number.
+        new_plan: the plan, where the folder does not know it yet.
+        sampler: makes images by their numbers, with a plan.
+    """
+
+    files: Pngs | Tensors
+    settings: dict[str, Any]
+    new_plan: Callable[[], Plan]
+    sampler: Callable[[Plan], Any]
+
+
+def settings(
+    wanted: Plan | float, form: str, dash: nn.Module, helper: Dot | None, scheduler: Any
+) -> dict[str, Any]:
+    """What an image follows from beside its seed, as settings.json has it."""
+    how = {"budget": None, "plan": str(wanted)} if isinstance(wanted, Plan) else {"budget": wanted}
+    options = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    return how | {
+        "format": form,
+        "solver": type(scheduler).__name__,
+        "schedule": json.loads(json.dumps(options, default=str)),
+        "unet": fingerprint(dash),
+        "dot": None if helper is None else fingerprint(helper),
+    }
 
 
 FORMS: dict[str, type[Pngs] | type[Tensors]] = {"png": Pngs, "safetensors": Tensors}

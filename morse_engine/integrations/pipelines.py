@@ -37,6 +37,7 @@ from ..dot.dot import Dot
 from ..engine import Sampler, compile
 from ..sampling import probe
 from ..sampling.budget import DEFAULT_BUDGET, choose
+from ..sampling.free import NO_RANGE
 from ..sampling.plan import DASH, Plan
 from ..system.checks import number, positive, shown
 from ..system.errors import Refused
@@ -119,7 +120,10 @@ def accelerate(
         budget = DEFAULT_BUDGET if budget is None else budget
         measured = dot_speed if dot_speed is not None else lambda: _measured(pipe, sampler)
         speed = None if dot is None else measured
-        plan = choose(budget, pipe.scheduler, speed, **sampler.models.known).plan
+        known = sampler.models.known
+        if known["clean_range"] is None and latents != NO_RANGE:
+            known |= {"clean_range": latents}
+        plan = choose(budget, pipe.scheduler, speed, **known).plan
     if plan is not None:
         if plan.num_dot and dot is None:
             raise Refused(f"{shown(plan)} has {plan.num_dot} Dot steps, but there is no dot")

@@ -22,11 +22,12 @@ HELD_OUT = 256  # captions at most that are not trained on; a tenth if there are
 LCM_STEPS = (2, 12)  # a consistency model is not run in more
 
 
-def load(model: str) -> Any:
-    """A diffusers pipeline of Stable Diffusion, SDXL or LCM, in float32 on the CPU.
+def load(model: str, dtype: torch.dtype = torch.float32) -> Any:
+    """A diffusers pipeline of Stable Diffusion, SDXL or LCM, on the CPU.
 
     Args:
         model: a folder as `save_pretrained` writes it, or a name on the hub.
+        dtype: of all its models.
 
     Raises:
         FileNotFoundError: no such folder, none of a pipeline, or the hub has none of that name.
@@ -51,7 +52,7 @@ def load(model: str) -> Any:
             + (f"; {', '.join(lacking)} missing" if lacking else "")
         )
     extra = {"safety_checker": None} if "safety_checker" in index else {}
-    return DiffusionPipeline.from_pretrained(model, **extra).to(torch.float32)
+    return DiffusionPipeline.from_pretrained(model, **extra).to(dtype)
 
 
 def schedulers(pipe: Any) -> list:

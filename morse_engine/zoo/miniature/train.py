@@ -31,8 +31,8 @@ def train(
         vae_steps, unet_steps: the end of the two trainings, in steps of `vae.BATCH` and
             `unet.BATCH` pictures. A finished UNet goes on where `unet_steps` is larger than before.
         minutes: for the UNet in this call; without it, all steps.
-        start: the folder of a pipeline, such as the bundled one, whose VAE and tokenizer are taken and
-            whose UNet and text encoder are trained on, where `out` does not have its own yet.
+        start: the folder of a pipeline, such as the bundled one, whose VAE and tokenizer are taken
+            and whose UNet and text encoder are trained on, where `out` has none of its own yet.
     """
     if start is not None:
         for part in "vae", "tokenizer":
