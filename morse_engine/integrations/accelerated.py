@@ -117,17 +117,20 @@ class Accelerated:
                     "the pipeline was called from within its own call: use another pipeline there"
                 )
             call = self.original_class.__call__
-            bound = inspect.signature(call).bind(pipe, *args, **kwargs)
+            signature = inspect.signature(call)
+            bound = signature.bind(pipe, *args, **kwargs)
             self._check_models()
             self._set_steps(bound.arguments)
-            why = _step_by_step_because(pipe, bound.arguments)
+            given = {name: parameter.default for name, parameter in signature.parameters.items()}
+            given |= bound.arguments | bound.arguments.get("kwargs", {})
+            why = _step_by_step_because(pipe, given)
             if why and self._whole_only:
                 raise Unavailable(refusal(why, self.sampler.backend))
             self._call = self._last = Call(
                 pipe,
                 self.sampler,
                 self.plan,
-                bound.arguments | bound.arguments.get("kwargs", {}),
+                given,
                 why,
                 self._table,
                 self._latents,
@@ -226,9 +229,12 @@ def _of_hooks(name: str, hooks: set[str]) -> str:
     )
 
 
-def _step_by_step_because(pipe: Any, arguments: dict) -> str:
-    """What in the arguments of a call changes something between the steps; "" if nothing does."""
-    given = arguments | arguments.get("kwargs", {})
+def _step_by_step_because(pipe: Any, given: dict) -> str:
+    """What in the arguments of a call needs the pipeline's own steps; "" if nothing does.
+
+    Something may change between the steps, or the pipeline guides in another way than by two
+    branches.
+    """
     for name in ("callback_on_step_end", "callback"):
         if given.get(name) is not None:
             return name
@@ -237,7 +243,15 @@ def _step_by_step_because(pipe: Any, arguments: dict) -> str:
     config = pipe.unet.config
     if "Inpaint" in type(pipe).__name__ and config.in_channels == config.out_channels:
         return f"inpainting with a unet of {config.in_channels} channels"
-    for name, whole in (("control_guidance_start", 0.0), ("control_guidance_end", 1.0)):
+    if given.get("pag_scale"):
+        return f"pag_scale={given['pag_scale']}"
+    if "image_guidance_scale" in given and given["guidance_scale"] > 1:
+        return f"image_guidance_scale={given['image_guidance_scale']}"
+    for name, whole in (
+        ("control_guidance_start", 0.0),
+        ("control_guidance_end", 1.0),
+        ("adapter_conditioning_factor", 1.0),
+    ):
         value = given.get(name, whole)
         if any(v != whole for v in (value if isinstance(value, (list, tuple)) else [value])):
             return f"{name}={value}"

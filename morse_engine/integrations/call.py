@@ -43,7 +43,7 @@ class Call:
         pipe: the pipeline.
         sampler: the compiled models.
         plan: of the whole run; None: as many Dash steps as the pipeline asks for.
-        arguments: those of the call, by name.
+        arguments: those of the call, by name, with their defaults.
         why: reasons to go step by step that are known already.
         tables: `tables(scheduler, first, eta) -> SolverTable`.
         latents: the range of free steps where neither models nor scheduler know one.
@@ -145,9 +145,8 @@ class Call:
         if self.why and self._must_be_whole:
             raise Unavailable(refusal(self.why, self.sampler.backend))
         kind: type[Way] = StepByStep if self.why else Whole
-        generator = self._arguments.get("generator")
         self.way = kind(
-            self.pipe, self.sampler, self._real, self._scheduler, plan, table, generator
+            self.pipe, self.sampler, self._real, self._scheduler, plan, table, self._arguments
         )
         return self.way
 

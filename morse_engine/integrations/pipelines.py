@@ -8,19 +8,21 @@ The pipeline keeps its signature, its outputs and its own code; `call.py` says w
 call. Between calls nothing of it is changed but its class, which is a subclass that runs its
 `__call__`. How its calls are served:
 
-    whole loop     text to image, image to image, inpainting with a unet of 9 channels, ControlNet
+    whole loop     text to image, image to image, inpainting with a unet of 9 channels, ControlNet,
+                   T2I-adapter, depth, upscaling, variations of an image
     step by step   with `callback_on_step_end` or `callback`, with `guidance_rescale`, inpainting
                    with a unet of 4 channels (the pipeline mixes the image in after each step),
-                   ControlNet with `guess_mode` or for a part of the run, schedulers without a
-                   solver's table
+                   perturbed attention (PAG) and InstructPix2Pix, which guide by three estimates,
+                   ControlNet with `guess_mode`, this or an adapter for a part of the run,
+                   schedulers without a solver's table
 
 What a call asks for and how that meets the plan:
 
 - The plan says how many steps there are, so `num_inference_steps` can be left out; another number
   than the plan's is an error. Without plan, budget and Dot, the call says it, and all are Dash's.
 - `strength`, `denoising_start` and `denoising_end` make a part of the plan. It begins with a Dash.
-- ControlNet runs on Dash steps only. A Dot step corrects Dash's last estimate, which has seen its
-  residuals; Dot itself is not given them.
+- ControlNet and T2I-adapter are for Dash steps only. A Dot step corrects Dash's last estimate,
+  which has seen their residuals; Dot itself is not given them.
 - Free steps (`:` in a plan) ask neither; they go on with what the last two calls, as guided, have
   said of the image. Without a Dot, `plan="-::-::-::"` has them behind each of three Dash steps.
 - A Dot is given the keywords that the unet is given, without those that are None.
@@ -46,23 +48,24 @@ from .example import example
 from .latents import range_of
 from .proxies import Dash
 
+_PLAIN = ("", "Img2Img", "Inpaint")
 SUPPORTED = (
     "DDPMPipeline",
     "DDIMPipeline",
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
-    "StableDiffusionXLPipeline",
-    "StableDiffusionXLImg2ImgPipeline",
-    "StableDiffusionXLInpaintPipeline",
+    *(f"StableDiffusion{xl}{kind}Pipeline" for xl in ("", "XL") for kind in _PLAIN),
     "LatentConsistencyModelPipeline",
     "LatentConsistencyModelImg2ImgPipeline",
-    "StableDiffusionControlNetPipeline",
-    "StableDiffusionControlNetImg2ImgPipeline",
-    "StableDiffusionControlNetInpaintPipeline",
-    "StableDiffusionXLControlNetPipeline",
-    "StableDiffusionXLControlNetImg2ImgPipeline",
-    "StableDiffusionXLControlNetInpaintPipeline",
+    *(f"StableDiffusion{xl}ControlNet{kind}Pipeline" for xl in ("", "XL") for kind in _PLAIN),
+    *(f"StableDiffusionXLControlNetUnion{kind}Pipeline" for kind in _PLAIN),
+    *(f"StableDiffusion{xl}PAG{kind}Pipeline" for xl in ("", "XL") for kind in _PLAIN),
+    *(f"StableDiffusion{kind}Pipeline" for kind in ("ControlNetPAG", "ControlNetPAGInpaint")),
+    *(f"StableDiffusionXL{kind}Pipeline" for kind in ("ControlNetPAG", "ControlNetPAGImg2Img")),
+    *(
+        f"StableDiffusion{xl}{kind}Pipeline"
+        for xl in ("", "XL")
+        for kind in ("Adapter", "InstructPix2Pix")
+    ),
+    *(f"StableDiffusion{kind}Pipeline" for kind in ("Depth2Img", "Upscale", "ImageVariation")),
 )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 RESIDUALS = ("down_block_additional_residuals", "mid_block_additional_residual")
+ADAPTED = "down_intrablock_additional_residuals"  # of a T2I-adapter
 T = TypeVar("T")
 
 
@@ -40,12 +41,14 @@ def stand_in(
 
 
 class Dash(nn.Module):
-    """The unet of a pipeline with what the pipeline puts around it: ControlNet, further channels.
+    """The unet of a pipeline with what is put around it: ControlNet, T2I-adapter, further channels.
 
     Its keyword `dash_only`, which a sampler gives to no Dot, is a dict of
 
         controlnet   the keywords of the ControlNet, whose residuals are added to the unet's
-        channels     `[B, C', H, W]`, behind the channels of x: mask and masked image of inpainting
+        adapted      the residuals of a T2I-adapter, which are the same in each step
+        channels     `[B, C', H, W]`, behind the channels of x: mask and masked image of inpainting,
+                     a depth map, a small image
     """
 
     def __init__(self, unet: nn.Module, controlnet: nn.Module | None = None):
@@ -60,6 +63,8 @@ class Dash(nn.Module):
             assert self.controlnet is not None
             added = self.controlnet(x, timestep, return_dict=False, **dash_only["controlnet"])
             cond |= dict(zip(RESIDUALS, added, strict=True))
+        if "adapted" in dash_only:
+            cond[ADAPTED] = list(dash_only["adapted"])  # which the unet empties
         if "channels" in dash_only:
             x = torch.cat([x, dash_only["channels"]], dim=1)
         return self.unet(x, timestep, return_dict=False, **cond)[0]

@@ -15,6 +15,7 @@ from ..sampling.free import Line
 from ..sampling.loop import Trajectory, second_half
 from ..sampling.plan import DASH, DOT, FREE
 from ..sampling.solver import SolverTable
+from ..system.errors import Unavailable
 from .way import Residuals, Way, plain
 
 
@@ -99,9 +100,14 @@ class StepByStep(Way):
         assert last is not None  # see `_choose`
         x = sample[: len(last.x_s), : last.x_s.shape[1]]
         if models.guided_dot:
+            if len(sample) > 2 * len(x):
+                raise Unavailable(
+                    f"the unet is given {len(sample)} samples for {len(x)} images, a guided Dot "
+                    "knows guidance of two: use a Dot of each branch, or leave that guidance out"
+                )
             if len(sample) == 2 * len(x):
                 cond = second_half(cond)
-            cond["guidance_scale"] = float(self.pipe.guidance_scale)
+            cond["guidance_scale"] = self.guidance_scale
         z = last.z_s + models.dot(x, timestep, *last, **cond)
         # The pipeline guides two equal halves to z itself.
         return torch.cat([z, z]) if len(sample) == 2 * len(z) else z

@@ -12,7 +12,7 @@ from ..engine import Sampler
 from ..sampling import noise
 from ..sampling.plan import DASH, DOT, FREE, Plan
 from ..sampling.solver import Column, SolverTable
-from .proxies import RESIDUALS
+from .proxies import ADAPTED, RESIDUALS
 
 Generator = torch.Generator | list[torch.Generator] | None  # of a call: None is torch's own
 Residuals = tuple[Sequence[Tensor], Tensor | None]  # of the levels and of the middle
@@ -28,7 +28,7 @@ class Way(ABC):
         scheduler: what the pipeline has in the place of its own.
         plan: of the steps of this loop.
         table: their solver; None where the scheduler has to make them.
-        generator: the call's.
+        arguments: the call's, with the defaults of those that it was not given.
 
     Attributes:
         made: how many steps the pipeline has been given.
@@ -46,13 +46,14 @@ class Way(ABC):
         scheduler: Any,
         plan: Plan,
         table: SolverTable | None,
-        generator: Generator,
+        arguments: dict[str, Any],
     ):
         self.pipe, self.sampler, self.real, self.scheduler = pipe, sampler, real, scheduler
         self.plan, self.table = plan, table
         self.made = self.num_dash = self.num_dot = self.num_free = 0
         self.notes: list[str] = []
-        self._generator: Generator = generator
+        self._generator: Generator = arguments.get("generator")
+        self._guidance_scale: Any = arguments.get("guidance_scale")
         self._seeds: list[int] | None = None
 
     def count(self, made: str) -> None:
@@ -81,6 +82,11 @@ class Way(ABC):
     def end(self) -> None:
         """Let go of what the loop has worked with; what it has made can still be read."""
         self.scheduler = self._generator = None
+
+    @property
+    def guidance_scale(self) -> float:
+        """The pipeline's own, which a callback may change; where it has none, the call's."""
+        return float(getattr(self.pipe, "guidance_scale", self._guidance_scale))
 
     def fresh(self, i: int, x: Tensor) -> Tensor | None:
         """The noise of step i, float32 as x; None where it adds none."""
@@ -116,5 +122,5 @@ def seeds(generator: Generator, count: int) -> list[int]:
 
 
 def plain(cond: dict) -> dict:
-    """The keywords that are given a value, without what a ControlNet adds."""
-    return {k: v for k, v in cond.items() if v is not None and k not in RESIDUALS}
+    """The keywords that are given a value, without what a ControlNet or an adapter adds."""
+    return {k: v for k, v in cond.items() if v is not None and k not in (*RESIDUALS, ADAPTED)}

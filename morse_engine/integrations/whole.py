@@ -14,6 +14,7 @@ from torch import Tensor
 from ..dot.family import DASH_ONLY
 from ..runtime.run import Run
 from ..system.errors import Unavailable
+from .proxies import ADAPTED
 from .way import Residuals, Way, plain
 
 
@@ -88,12 +89,14 @@ class Whole(Way):
             dash_only["channels"] = sample[:, x.shape[1] :]
         if self._control is not None:
             dash_only["controlnet"] = self._control
+        if cond.get(ADAPTED) is not None:
+            dash_only["adapted"] = cond[ADAPTED]
         cond = plain(cond) | ({DASH_ONLY: dash_only} if dash_only else {})
         out = torch.zeros_like(x)
         run = self.sampler.with_table(self.plan, self.table).start(
             x,
             seed=self.seeds(len(x)),
-            guidance_scale=float(self.pipe.guidance_scale) if guided else None,
+            guidance_scale=self.guidance_scale if guided else None,
             **cond,
         )
         return run, out
