@@ -12,6 +12,7 @@ from ..evaluation import figures, page, verdict
 from ..evaluation.experiment import Experiment, Point
 from ..evaluation.frechet import Frechet
 from ..evaluation.verdict import DASH, MORSE, NAMES, RIVAL
+from ..runtime.speed import Speed
 from ..sampling.plan import Plan
 from ..system.errors import Refused
 from ..system.files import output_folder, whole, write_rows
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TITLE = "Morse on handwritten digits"
+AT_ONE = "quality, Morse at batch 1"
 
 
 def run_demo(
@@ -69,7 +71,7 @@ def run_demo(
     if not 1 <= pictured <= images:
         raise Refused(f"pictured={pictured}: show 1 to {images} images, as many as are sampled")
     bench = _experiment(where, images, batch_size, seed)
-    rows, columns = _measure(
+    rows, alone, columns = _measure(
         bench,
         sorted({*steps, pictured_budget}),
         sorted({*budgets, pictured_budget}),
@@ -78,9 +80,10 @@ def run_demo(
         pictured_budget,
         console,
     )
-    _write(out, rows, columns, bench.about)
+    _write(out, rows, alone, columns, bench.about)
     console.print(verdict.table(rows))
     console.print(verdict.verdict(rows), style="bold", highlight=False)
+    console.print(verdict.in_short(verdict.at_batch(rows + alone, 1)), highlight=False)
     console.print(f"The page: {out / 'index.html'}", highlight=False, soft_wrap=True)
     return out / "index.html"
 
@@ -112,26 +115,27 @@ def _measure(
     pictured: int,
     pictured_budget: int,
     console: "Console",
-) -> tuple[list[dict], dict[str, Tensor]]:
-    """All rows, and the pictures under their headings; progress in LSD x images."""
+) -> tuple[list[dict], list[dict], dict[str, Tensor]]:
+    """All rows, those of Morse at batch 1, and the pictures under their headings.
+
+    Progress is in LSD x images.
+    """
     from rich.progress import Progress, TaskID, TimeElapsedColumn
 
     layout = *Progress.get_default_columns(), TimeElapsedColumn()
     with Progress(*layout, console=console) as bar:
         overall = bar.add_task("[bold]demo", total=None)
         stage = bar.add_task("latency of a Dash and of a Dot step", total=None)
-        bench.measure(repeats=10)
-        bar.update(stage, total=1, completed=1)
-        points = bench.points(steps, budgets)
         work = {f"pictures, {len(full.plan)} Dash steps": [(full, pictured)]}
-        for variant in (DASH, MORSE, RIVAL):
-            name = f"quality, {NAMES[variant]}"
-            work[name] = [(p, bench.num_images) for p in points if p.variant == variant]
+        points, at_one = _points(bench, steps, budgets)
+        work |= points
+        bar.update(stage, total=1, completed=1)
         totals = {name: sum(p.cost_lsd * n for p, n in todo) for name, todo in work.items()}
         stages = {name: bar.add_task(name, total=total) for name, total in totals.items()}
         bar.update(overall, total=sum(totals.values()))
 
         rows: list[dict] = []
+        alone: list[dict] = []
         shown: dict[str, Tensor] = {}
         for name, todo in work.items():
 
@@ -139,7 +143,12 @@ def _measure(
                 bar.advance(stage, cost)
                 bar.advance(overall, cost)
 
+            if name == AT_ONE:
+                bench.timed_at, bench.speed = 1, at_one
             for point, count in todo:
+                if name == AT_ONE:
+                    alone.append(bench.row(point, on_cost))
+                    continue
                 if point is full:
                     shown[f"{point.plan.num_dash} Dash steps\nall steps"], _ = bench.sample(
                         point, count, on_cost
@@ -151,7 +160,24 @@ def _measure(
                     shown[_heading(point, row)] = images[:pictured]
             bar.update(stages[name], completed=totals[name])
         bar.update(overall, completed=sum(totals.values()))
-    return rows, shown
+    return rows, alone, shown
+
+
+def _points(
+    bench: Experiment, steps: list[int], budgets: list[int]
+) -> tuple[dict[str, list[tuple[Point, int]]], Speed]:
+    """What is to be sampled, under names, Morse at batch 1 at last; and the latencies there."""
+    together, bench.timed_at = bench.timed_at, 1
+    at_one = bench.measure(repeats=10)
+    alone = [bench.point(MORSE, budget, at_one.dot_speed) for budget in budgets]
+    bench.timed_at = together
+    bench.measure(repeats=10)
+    points = bench.points(steps, budgets)
+    work = {
+        f"quality, {NAMES[variant]}": [p for p in points if p.variant == variant]
+        for variant in (DASH, MORSE, RIVAL)
+    } | {AT_ONE: alone}
+    return {name: [(p, bench.num_images) for p in todo] for name, todo in work.items()}, at_one
 
 
 def _heading(point: Point, row: dict) -> str:
@@ -162,17 +188,20 @@ def _heading(point: Point, row: dict) -> str:
     return f"{name}\n{point.plan}\n{row['ms_per_image']:.1f} ms per image"
 
 
-def _write(out: Path, rows: list[dict], columns: dict[str, Tensor], about: dict) -> None:
+def _write(
+    out: Path, rows: list[dict], alone: list[dict], columns: dict[str, Tensor], about: dict
+) -> None:
     title = "The same seeds: all steps, few steps, and few steps with Dot in between"
     with whole(out / "side_by_side.png") as path:
         figures.picture_grid(columns, path, title=title)
     with whole(out / "quality.png") as path:
         figures.quality_plot(rows, path)
-    write_rows(out / "rows.json", rows + verdict.speedup_rows(rows))
+    write_rows(out / "rows.json", [*rows, *alone, *verdict.speedup_rows(rows + alone)])
     text = page.render(
         title=TITLE,
         verdict=verdict.verdict(rows),
         basis=page.basis(rows),
+        alone=verdict.in_short(verdict.at_batch(rows + alone, 1)),
         pictures={name: _block(shown) for name, shown in columns.items()},
         plot=(out / "quality.png").read_bytes(),
         headings=verdict.headings(rows),

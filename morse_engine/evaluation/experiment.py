@@ -210,7 +210,6 @@ class Experiment:
             on_cost(point.cost_lsd * self.num_images)
             return finished | self._labels(point)
         row, _ = self.evaluate(point, on_cost)
-        self._finished[_key(row)] = row
         if self.partial is not None:
             self.partial.add(row)
         return row
@@ -238,6 +237,7 @@ class Experiment:
         row |= {"ms_per_image": 1e3 * seconds / len(images), "sampled_in": self.batch_size}
         row["dot"] = self.dot_name if point.plan.num_dot else ""
         row |= {**self.about, "date": now()}
+        self._finished[_key(row)] = row
         return row, images
 
     def _labels(self, point: Point) -> dict:

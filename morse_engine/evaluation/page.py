@@ -22,6 +22,7 @@ def render(
     title: str,
     verdict: str,
     basis: str,
+    alone: str,
     pictures: dict[str, bytes],
     plot: bytes,
     headings: Sequence[str],
@@ -35,6 +36,7 @@ def render(
     Args:
         verdict: the sentence below the headline.
         basis: what it rests on, as `basis` says it.
+        alone: what holds at batch 1.
         pictures: heading -> PNG file; the heading's first line is the method, others are notes.
         plot: a PNG file on white.
         headings, cells: of the table; rows whose first cell is `marked` stand out.
@@ -46,7 +48,7 @@ def render(
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["data"] = _data
     return environment.get_template("page.html").render(
-        title=title, verdict=verdict, basis=basis, pictures=pictures, plot=plot,
+        title=title, verdict=verdict, basis=basis, alone=alone, pictures=pictures, plot=plot,
         headings=headings, cells=cells, marked=marked, caption=caption, machine=machine,
         lines=EIGHT_LINES,
     )  # fmt: skip

@@ -77,6 +77,17 @@ def verdict(rows: list[dict]) -> str:
     return text + "."
 
 
+def in_short(rows: list[dict]) -> str:
+    """The speed-ups of the rows of one batch size in a line, with what a Dot step costs there."""
+    row = next(row for row in rows if row["variant"] == MORSE)
+    over = f" over Dash alone at budgets of {_listed(budgets(rows, MORSE))} LSD"
+    free = f", free steps alone {gain(rows, RIVAL)}" if budgets(rows, RIVAL) else ""
+    return (
+        f"At batch {row['batch_size']}, where a Dot step takes 1/{row['dot_speed']:.1f} of a Dash "
+        f"step: Morse {gain(rows, MORSE)}{over}{free}."
+    )
+
+
 def by_budget(rows: list[dict], variant: str) -> str:
     """The speed-up of a variant at each of its budgets, with the bounds marked."""
     found = gain(rows, variant)

@@ -40,8 +40,9 @@ def result(tmp_path_factory):
     return out, text.getvalue()
 
 
-def rows(out: Path, bench: str) -> list[dict]:
-    return [row for row in json.loads((out / "rows.json").read_text()) if row["bench"] == bench]
+def rows(out: Path, bench: str, batch_size: int = 33) -> list[dict]:
+    found = json.loads((out / "rows.json").read_text())
+    return [row for row in found if (row["bench"], row["batch_size"]) == (bench, batch_size)]
 
 
 def test_files(result):
@@ -78,6 +79,21 @@ def test_rows(result):
     pairs = [("morse", "dash only"), ("morse", "free steps"), ("free steps", "dash only")]
     assert [(row["variant"], row["over"]) for row in speedups] == pairs
     assert speedups[0]["value"] == pytest.approx(verdict.gain(points, "morse").mean)
+
+
+def test_batch_1_has_a_line_of_its_own(result):
+    """Its plans are those that the budgets buy at its N, and cost what they cost there."""
+    out, text = result
+    alone = rows(out, "quality", 1)
+    assert [(row["variant"], row["budget_lsd"]) for row in alone] == [("morse", 2), ("morse", 3)]
+    for row in alone:
+        assert row["cost_lsd"] == pytest.approx(Plan(row["plan"]).lsd(row["dot_speed"]))
+        assert row["cost_lsd"] <= row["budget_lsd"]
+    others = [row for row in rows(out, "quality") if row["variant"] != "morse"]
+    line = verdict.in_short(others + alone)
+    assert line.startswith(f"At batch 1, where a Dot step takes 1/{alone[0]['dot_speed']:.1f} of")
+    assert line.replace(">", "&gt;").replace("<", "&lt;") in (out / "index.html").read_text()
+    assert line in " ".join(text.split())
 
 
 def test_page_needs_nothing_else(result):
@@ -166,7 +182,8 @@ def test_too_few_images(tmp_path):
 
 def test_ctrl_c_leaves_no_half_file(result, tmp_path, monkeypatch):
     """Stopped in the middle of a file: the old one is whole, no temporary one is left."""
-    measured = rows(result[0], "quality"), {"Morse": torch.zeros(4, 1, 32, 32)}
+    alone = rows(result[0], "quality", 1)
+    measured = rows(result[0], "quality"), alone, {"Morse": torch.zeros(4, 1, 32, 32)}
     monkeypatch.setattr(demo, "_measure", lambda *args: measured)
     (tmp_path / "quality.png").write_bytes(b"old")
 

@@ -9,6 +9,7 @@ def test_page_escapes():
     text = page.render(
         title="<a>",
         verdict="<= 1 & more",
+        alone="at batch 1",
         basis="<s>",
         pictures={"<i>\n<u>": b""},
         plot=b"",
