@@ -21,7 +21,8 @@ from ..sampling.solver import SolverTable
 from ..system.errors import Refused
 from ..system.notice import warn
 from . import graphs
-from .graphs import NotCaptured, StepGraphs
+from .capture import NotCaptured
+from .graphs import StepGraphs
 from .models import Models
 from .run import DeviceRun, EagerRun, FusedRun, HostRun, Run
 from .steps import Layout, Steps, cond_layout

@@ -21,14 +21,8 @@ from ..sampling.solver import SolverTable
 from ..system.errors import Unavailable
 from ..system.timing import Call, in_turns
 from . import native
+from .capture import capture, own_stream
 from .steps import Steps
-
-# Lazy initialisation needs one; torch asks for eleven with DistributedDataParallel.
-WARM_UPS = 3
-
-
-class NotCaptured(Unavailable):
-    """The steps of a layout cannot be captured."""
 
 
 def reason(device: torch.device) -> str:
@@ -41,47 +35,6 @@ def reason(device: torch.device) -> str:
             "PYTORCH_CUDA_ALLOC_CONF=backend:cudaMallocAsync"
         )
     return ""
-
-
-def capture(
-    name: str,
-    step: Callable[[], None],
-    pool: "torch.cuda._POOL_HANDLE | None",
-    device: torch.device,
-) -> torch.cuda.CUDAGraph:
-    """`step` as a `torch.cuda.CUDAGraph` that is not instantiated yet.
-
-    Raises:
-        NotCaptured: the step draws from torch's generator, whose numbers would be the same in each
-            replay, or does something that cannot be captured.
-    """
-    with torch.cuda.device(device):
-        generator = torch.cuda.default_generators[torch.cuda.current_device()]
-        before = generator.get_offset()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                step()
-        torch.cuda.current_stream().wait_stream(side)
-        if generator.get_offset() != before:
-            raise NotCaptured(
-                f"the {name} step draws random numbers from torch's generator, which a captured "
-                "step would repeat: call eval() on the models, or use backend='eager'"
-            )
-        graph = torch.cuda.CUDAGraph(keep_graph=True)
-        try:
-            # Other threads may go on using the GPU meanwhile.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                step()
-        except torch.OutOfMemoryError:
-            raise  # a RuntimeError too; the ledger makes room and tries again
-        except RuntimeError as error:
-            raise NotCaptured(
-                f"the {name} step cannot be captured into a CUDA graph ({error}); a model must not "
-                "wait for the GPU or copy from the host in its forward; use backend='eager'"
-            ) from error
-    return graph
 
 
 class StepGraphs:
@@ -101,24 +54,34 @@ class StepGraphs:
     def __init__(self, steps: Steps):
         self.steps, self.replays = steps, 0
         self.device = steps.layout.device
-        started, free = time.perf_counter(), _free_bytes(self.device)
-        pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+        started = time.perf_counter()
+        with torch.cuda.device(self.device):
+            self._pool = torch.cuda.graph_pool_handle()
+            self._end = torch.cuda.Event()
+        self._stream = own_stream(self.device)  # kept: its address names it, to torch's caches too
         functions = {DASH: ("Dash", steps.dash_step)}
         if steps.layout.with_dot:
             functions[DOT] = ("Dot", steps.dot_step)
-        self._begin = capture("first", steps.begin, pool, self.device)
-        self._begin.instantiate()
+        where = self._pool, self.device, self._stream
+        self._begin = capture("first", steps.begin, *where)
         self._graphs = {
-            symbol: capture(name, step, pool, self.device)
-            for symbol, (name, step) in functions.items()
+            symbol: capture(name, step, *where) for symbol, (name, step) in functions.items()
         }
         self.loop: native.LoopGraph | None = None
         self._in_loop: Plan | None = None  # the plan that the loop knows
         self.choice, self.why = "host", ""
-        self._end = torch.cuda.Event() if self.device.type == "cuda" else None
+        self.num_bytes = steps.num_bytes + _pool_bytes(self._pool)
         self._instantiated = False  # what the host launches
-        self.num_bytes = steps.num_bytes + max(0, free - _free_bytes(self.device))
+        with self._counted():
+            self._begin.instantiate()
         self.capture_s = time.perf_counter() - started
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Device memory that is taken within belongs to the executable graphs."""
+        free = _free_bytes(self.device)
+        yield
+        self.num_bytes += max(0, free - _free_bytes(self.device))
 
     def compose(self) -> None:
         """Make the one-launch loop of the two steps, if it is not there yet.
@@ -156,11 +119,10 @@ class StepGraphs:
     def _instantiate(self) -> None:
         """Make what the host launches; the loop has its own copies of the steps."""
         if not self._instantiated:
-            free = _free_bytes(self.device)
-            for graph in self._graphs.values():
-                graph.instantiate()
+            with self._counted():
+                for graph in self._graphs.values():
+                    graph.instantiate()
             self._instantiated = True
-            self.num_bytes += max(0, free - _free_bytes(self.device))
 
     def both_steps(self) -> tuple[Callable[[], None], Callable[[], None] | None]:
         """Launches of a Dash and of a Dot step, to be timed; fewer in all than the capacity."""
@@ -184,9 +146,6 @@ class StepGraphs:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Within it the current stream has the memory: after what other streams did with it."""
-        if self._end is None:
-            yield
-            return
         with torch.cuda.device(self.device):
             stream = torch.cuda.current_stream()
             stream.wait_event(self._end)
@@ -197,8 +156,7 @@ class StepGraphs:
 
     def raise_errors(self) -> None:
         """Raise what went wrong on the device, if anything did."""
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).query()
+        torch.cuda.current_stream(self.device).query()
 
     def choose(self, start: Callable[[], None]) -> None:
         """Find once which backend is faster here: sets `choice` and `why`.
@@ -253,25 +211,25 @@ class StepGraphs:
 
 def wait_for_all(device: torch.device) -> None:
     """Until the device has done what was asked of it on all streams."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    torch.cuda.synchronize(device)
 
 
-def mark(device: torch.device) -> torch.cuda.Event | None:
-    """An event after what was asked of the device on this stream; None on a CPU."""
-    if device.type != "cuda":
-        return None
+def mark(device: torch.device) -> torch.cuda.Event:
+    """An event after what was asked of the device on this stream."""
     event = torch.cuda.Event()
     event.record(torch.cuda.current_stream(device))
     return event
 
 
 def _stream(device: torch.device) -> int:
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return torch.cuda.current_stream(device).cuda_stream
+
+
+def _pool_bytes(pool: "torch.cuda._POOL_HANDLE") -> int:
+    segments = torch.cuda.memory_snapshot()
+    return sum(s["total_size"] for s in segments if tuple(s["segment_pool_id"]) == tuple(pool))
 
 
 def _free_bytes(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 0
     torch.cuda.empty_cache()
     return torch.cuda.mem_get_info(device)[0]

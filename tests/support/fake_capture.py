@@ -1,49 +1,42 @@
 """Captured steps without a GPU: a stand-in for torch's graphs over the fake driver.
 
-A "captured" step is the Python function itself. Replaying calls it on CPU tensors; in the
-one-launch loop the fake driver calls it, and the loop's own kernels, on the same memory, decide
-which step comes next.
+Replaying a captured step calls the Python function, so that a test sees each step; or, `recorded`,
+does the operations that the capture has seen, as a GPU does, whatever Python would say by now. In
+the one-launch loop the fake driver does the same, and the loop's own kernels, on the same memory,
+decide which step comes next.
 """
 
-import torch
-
+from fake_cuda import FakeCuda, Stream
 from morse_engine.runtime import graphs, native
 
 
-class Graph:
-    """What `graphs` uses of `torch.cuda.CUDAGraph`."""
+class Log(list):
+    """Names of the steps made; `cuda` is the state that captures have left."""
 
-    def __init__(self, name, step, fake, log):
-        self.name, self.step, self.log = name, step, log
-        self.fake = fake
-        self.instantiated = False
-
-    def _run(self) -> None:
-        self.log.append(self.name)
-        with torch.no_grad():
-            self.step()
-
-    def raw_cuda_graph(self) -> int:
-        return self.fake.step_graph(self._run, self.name)
-
-    def instantiate(self) -> None:
-        self.instantiated = True
-
-    def replay(self) -> None:
-        assert self.instantiated
-        self._run()
+    cuda: FakeCuda
 
 
-def install(monkeypatch, fake) -> list[str]:
+def install(monkeypatch, fake, *, recorded: bool = False) -> Log:
     """Make `graphs` capture on the CPU; returns the log of steps made."""
-    log: list[str] = []
+    log = Log()
+    log.cuda = FakeCuda()
+    log.cuda.install(monkeypatch)
+    real = graphs.capture
 
-    def capture(name, step, pool, device):
-        for _ in range(graphs.WARM_UPS):
-            step()
-        return Graph(name, step, fake, log)
+    def capture(name, step, *args):
+        graph = real(name, step, *args)
+        run = graph.run if recorded else step
+
+        def logged():
+            log.append(name)
+            run()
+
+        graph.run = logged
+        graph.raw_cuda_graph = lambda: fake.step_graph(logged, name)
+        return graph
 
     monkeypatch.setattr(graphs, "capture", capture)
+    monkeypatch.setattr(graphs, "own_stream", lambda device: Stream())
     monkeypatch.setattr(graphs, "reason", lambda device: "")
     monkeypatch.setattr(native, "reason", lambda: "")
     driver = native.Driver
