@@ -2,7 +2,7 @@
 
     layout known     -> its capture; the run of another plan or solver is written into its memory
     layout new       -> captured now, the least recently used dropped where the budget is exceeded
-    weights changed  -> all captured anew, and the ledger says what changed
+    models changed   -> all captured anew, and the ledger says what changed
     not capturable   -> this layout runs eagerly with backend "auto", and is refused otherwise
 
 On a CPU nothing is captured: the fused steps run one by one, on the memory of the last layout.
@@ -23,7 +23,7 @@ from ..system.notice import warn
 from . import graphs
 from .capture import NotCaptured
 from .graphs import StepGraphs
-from .models import Models
+from .models import Models, own_dtype
 from .run import DeviceRun, EagerRun, FusedRun, HostRun, Run
 from .steps import Layout, Steps, cond_layout
 from .weights import Weights
@@ -42,7 +42,7 @@ class Ledger:
         capture_s: seconds that the last capture took, with its warm-up.
         graph_bytes: device memory of all captures.
         captures: how many captures were made.
-        recaptured_because: what had happened to the weights when all captures were made anew.
+        recaptured_because: what had changed in the models when all captures were made anew.
         evicted: captures that were dropped for lack of memory.
     """
 
@@ -88,7 +88,7 @@ class Captures:
             Unavailable: the steps cannot be captured or composed; with "auto" the run is eager,
                 with a warning at the first one of its layout.
         """
-        with self.lock:
+        with self.lock, own_dtype(request.device):
             if why := graphs.reason(request.device):
                 if backend == "auto":
                     self.last = "host", why
@@ -100,6 +100,7 @@ class Captures:
             layout = self._layout(plan, table, request, capacity)
             if backend == "auto" and layout in self._refused:
                 return self._eager(plan, table, request, self._refused[layout])
+            before = self._made
             try:
                 made = self._get(layout, lambda: self._steps_for(layout, plan, table, request))
             except NotCaptured as error:
@@ -109,7 +110,8 @@ class Captures:
                 warn(f"morse_engine runs eagerly, which is slower: {why}")
                 return self._eager(plan, table, request, why)
             finally:
-                if self._weights is None:  # after the first forward, which may still make buffers
+                # After a forward, which may still make buffers, or count something of its own.
+                if self._weights is None or self._made != before:
                     self._weights = Weights([self.models.unet, self.models.helper])
             return self._captured(made, plan, table, request, backend)
 
@@ -164,7 +166,7 @@ class Captures:
     # -- the ledger ----------------------------------------------------------------------------
 
     def _watch_weights(self) -> None:
-        """Forget all captures if a weight moved, or what a model is made of changed."""
+        """Forget all captures if something of the models changed that is fixed in them."""
         if self._weights is not None and (changed := self._weights.changed()):
             self._clear()
             self._recaptured_because = changed

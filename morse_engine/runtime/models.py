@@ -1,6 +1,7 @@
 """Dash and Dot as a sampler calls them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -124,6 +125,19 @@ class Models:
         eta = self.helper(x_, timestep, x_s, z_s, timestep_s, z_p, timestep_p, **cond)
         _check_output("dot", eta, x)
         return eta.to(x.dtype)
+
+
+@contextmanager
+def own_dtype(device: torch.device) -> Iterator[None]:
+    """Without torch.autocast, whose copies of weights a captured step would read when gone.
+
+    Models compute in their own dtype; in every backend, so that all make the same images.
+    """
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        with torch.autocast(device.type, enabled=False):
+            yield
+    else:
+        yield
 
 
 def _check_dash(unet: Callable[..., Tensor]) -> None:

@@ -27,7 +27,7 @@ from ..system.checks import function, integer
 from ..system.errors import Unavailable
 from ..system.timing import synchronize
 from .graphs import StepGraphs, mark
-from .models import Models
+from .models import Models, own_dtype
 from .speed import Speed, measure_speed, measure_steps
 from .steps import Steps
 
@@ -40,10 +40,11 @@ class Run(ABC):
     Attributes:
         plan: the order of its steps.
         i: how many of them have been asked for.
+        device: where it is.
     """
 
-    def __init__(self, plan: Plan, lock: threading.RLock):
-        self.plan, self.i = plan, 0
+    def __init__(self, plan: Plan, device: torch.device, lock: threading.RLock):
+        self.plan, self.i, self.device = plan, 0, device
         self._lock, self._cancelled = lock, False
 
     def step(self) -> int:
@@ -67,7 +68,8 @@ class Run(ABC):
             self._check()
             if not left:
                 raise Unavailable(f"all {len(self.plan)} steps of this run have been made")
-            self._advance(self.plan.whole(self.i + min(k, left)))
+            with own_dtype(self.device):
+                self._advance(self.plan.whole(self.i + min(k, left)))
         return self.i
 
     def watch(self, on_step: Callable[[int, int], None]) -> None:
@@ -97,9 +99,10 @@ class Run(ABC):
                 self.segment(1)
             self._wait()
 
-    @abstractmethod
     def measure(self) -> Speed:
         """Time its Dash and Dot steps, in turns; the run is of no use afterwards."""
+        with own_dtype(self.device):
+            return self._measure()
 
     def cancel(self) -> None:
         """Stop within one step; from any thread. x stays what it was after the last step made."""
@@ -129,8 +132,9 @@ class Run(ABC):
     def _own(self) -> None:  # noqa: B027 - eager runs have their memory to themselves
         """Raise if another run has taken the memory."""
 
-    def _wait(self) -> None:  # noqa: B027 - nothing to wait for on a CPU
+    def _wait(self) -> None:
         """Until the steps that were asked for have been made."""
+        synchronize(self.device)
 
     @abstractmethod
     def _advance(self, until: int) -> None:
@@ -139,13 +143,16 @@ class Run(ABC):
     @abstractmethod
     def _x(self) -> Tensor: ...
 
+    @abstractmethod
+    def _measure(self) -> Speed: ...
+
 
 class EagerRun(Run):
     """The specification, a step at a time, on memory of its own."""
 
     def __init__(self, models: Models, plan: Plan, table: SolverTable, request: Request):
-        super().__init__(plan, threading.RLock())
         start, seeds, shape, guidance_scale, cond, device = request
+        super().__init__(plan, device, threading.RLock())
         if start is None:
             start = noise.normal(seeds, noise.INITIAL, shape[1:], device=device)
         self._models, self._request = models, request
@@ -155,7 +162,7 @@ class EagerRun(Run):
             models.guided_dot,
         )  # fmt: skip
 
-    def measure(self) -> Speed:
+    def _measure(self) -> Speed:
         models, (_, _, shape, guidance_scale, cond, device) = self._models, self._request
         size = shape[0] * (2 if guidance_scale is not None else 1)
         dot: Callable[..., Tensor] | None = models.dot
@@ -181,9 +188,6 @@ class EagerRun(Run):
                 self._at = next(self._walk)
             self.i += 1
 
-    def _wait(self) -> None:
-        synchronize(self._at.device)
-
     def _x(self) -> Tensor:
         return self._at.clone()
 
@@ -193,7 +197,7 @@ class _SharedRun(Run):
 
     def __init__(self, steps: Steps, lock: threading.RLock):
         assert steps.plan is not None  # loaded
-        super().__init__(steps.plan, lock)
+        super().__init__(steps.plan, steps.layout.device, lock)
         self.steps = steps
         # A token, not the run: the memory must not keep the run alive, and with it itself.
         self._token = steps.owner = object()
@@ -212,8 +216,8 @@ class _SharedRun(Run):
     def _x(self) -> Tensor:
         return self.steps.state.x.clone()
 
-    def measure(self) -> Speed:
-        return measure_steps(*self.both_steps(), device=self.steps.layout.device)
+    def _measure(self) -> Speed:
+        return measure_steps(*self.both_steps(), device=self.device)
 
     @abstractmethod
     def both_steps(self) -> tuple[Callable[[], None], Callable[[], None] | None]:
@@ -250,9 +254,6 @@ class _CapturedRun(_SharedRun):
     def both_steps(self) -> tuple[Callable[[], None], Callable[[], None] | None]:
         return self._graphs.both_steps()
 
-    def _wait(self) -> None:
-        synchronize(self._graphs.device)
-
     def _x(self) -> Tensor:
         with torch.no_grad(), self._graphs.turn():
             return super()._x()
@@ -263,7 +264,7 @@ class HostRun(_CapturedRun):
 
     def __init__(self, graphs: StepGraphs, lock: threading.RLock):
         super().__init__(graphs, lock)
-        self._marks: dict[int, torch.cuda.Event | None] = {}  # where the stream is after k steps
+        self._marks: dict[int, torch.cuda.Event] = {}  # where the stream is after k steps
 
     def _advance(self, until: int) -> None:
         with self._graphs.turn():
@@ -277,7 +278,7 @@ class HostRun(_CapturedRun):
             # One call ahead of the one that is waited for, so that the GPU has always work.
             while self.i < min(k + 1, len(self.plan)):
                 self.segment(1)
-                self._marks[self.i] = mark(self._graphs.device)
+                self._marks[self.i] = mark(self.device)
             event = self._marks.pop(k, None)
             if event is not None:
                 event.synchronize()
