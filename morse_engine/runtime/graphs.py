@@ -11,7 +11,7 @@ several layouts.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -35,6 +35,10 @@ def reason(device: torch.device) -> str:
             "PYTORCH_CUDA_ALLOC_CONF=backend:cudaMallocAsync"
         )
     return ""
+
+
+POLL_S = 2e-4  # how often a host that follows the loop asks how far it is
+PATIENCE_S, PATIENCE = 10.0, 50  # what a loop's first launches may take: s, times the host's
 
 
 class StepGraphs:
@@ -161,12 +165,13 @@ class StepGraphs:
     def choose(self, start: Callable[[], None]) -> None:
         """Find once which backend is faster here: sets `choice` and `why`.
 
-        Both make the first steps of a run in turns, by the clock once they are warm, and have to
-        agree bit for bit. Long runs are not measured whole: 8 steps show what a launch costs.
-        Without a loop it is the host.
+        Without a loop, or with one that fails, hangs or makes other bits, it is the host.
 
         Args:
             start: starts a run anew.
+
+        Raises:
+            Unavailable: the loop goes on for ever, and so does all that is asked of the GPU.
         """
         if self.why:
             return
@@ -175,6 +180,21 @@ class StepGraphs:
         except Unavailable as error:
             self.why = f"no one-launch loop: {error}"
             return
+        try:
+            self.choice, self.why = self._faster(start)
+        except Exception as error:  # whatever it is, the host does not need the loop
+            self.choice, self.why = "host", f"the one-launch loop failed: {error}"
+            self._give_up()
+
+    def _faster(self, start: Callable[[], None]) -> tuple[str, str]:
+        """The faster backend and why it is taken.
+
+        Both make the first steps of a run in turns, by the clock once they are warm, and have to
+        agree bit for bit. Long runs are not measured whole: 8 steps show what a launch costs.
+
+        Raises:
+            RuntimeError: the loop fails, or does not end in time.
+        """
         assert self.steps.plan is not None  # loaded before the capture
         plan = self.steps.plan
         until = plan.whole(min(8, len(plan)))
@@ -184,21 +204,47 @@ class StepGraphs:
             for i in calls:
                 self.launch(i)
 
+        self._instantiate()
+        host_ms = Call(by_host, prepare=start).ms(self.device)
+        expected = self.steps.state.x.clone()
+        limit_s = max(PATIENCE_S, PATIENCE * host_ms / 1e3)
+        for end in (plan.whole(1), until):  # a single step first: it shows most of what can hang
+            start()
+            self.launch_loop(end)
+            self._await_loop(limit_s)
+        # By bits: NaN is not equal to itself.
+        if not torch.equal(self.steps.state.x.view(torch.int32), expected.view(torch.int32)):
+            return "host", "the one-launch loop gave other bits than single launches"
         launches = {"host": by_host, "device": lambda: self.launch_loop(until)}
         timed = {name: Call(launch, prepare=start) for name, launch in launches.items()}
         times = in_turns(timed, self.device, rounds=2, untimed=1)
         ms = {name: min(values) for name, values in times.items()}
-        x = []
-        for launch in launches.values():
-            start()
-            launch()
-            x.append(self.steps.state.x.clone())
-        if torch.equal(*x):
-            self.choice = min(ms, key=ms.__getitem__)
-            said = ", ".join(f"{name} {value:.3f} ms" for name, value in ms.items())
-            self.why = f"{said} for {until} steps"
-        else:
-            self.why = "the one-launch loop gave other bits than single launches"
+        said = ", ".join(f"{name} {value:.3f} ms" for name, value in ms.items())
+        return min(ms, key=ms.__getitem__), f"{said} for {until} steps"
+
+    def _await_loop(self, limit_s: float) -> None:
+        """Until the loop has ended, without a wait that could not be broken off."""
+        assert self.loop is not None  # composed
+        end = time.monotonic() + limit_s
+        while not self.loop.done():
+            self.raise_errors()
+            if time.monotonic() > end:
+                raise RuntimeError(f"it does not end within {limit_s:.0f} s")
+            time.sleep(POLL_S)
+
+    def _give_up(self) -> None:
+        """End the loop and forget it; where it does not end, nothing else can run."""
+        assert self.loop is not None  # composed
+        with suppress(RuntimeError):  # an unrolled one cannot be cancelled
+            self.loop.cancel()
+        try:
+            self._await_loop(PATIENCE_S)
+        except RuntimeError as error:
+            raise Unavailable(
+                f"{self.why}; and cancelled, {error}: the GPU is not to be had in this process, "
+                "start it again with backend='host'"
+            ) from error
+        self.loop = self._in_loop = None
 
     @property
     def launches(self) -> dict[str, int] | None:

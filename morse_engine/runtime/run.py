@@ -26,12 +26,10 @@ from ..sampling.solver import SolverTable
 from ..system.checks import function, integer
 from ..system.errors import Unavailable
 from ..system.timing import synchronize
-from .graphs import StepGraphs, mark
+from .graphs import POLL_S, StepGraphs, mark
 from .models import Models, own_dtype
 from .speed import Speed, measure_speed, measure_steps
 from .steps import Steps
-
-POLL_S = 2e-4  # how often a run that is watched asks how far the device is
 
 
 class Run(ABC):

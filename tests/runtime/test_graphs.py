@@ -321,6 +321,74 @@ def test_auto_without_a_loop_is_host(models, fake, monkeypatch):
     assert "cuGraphInstantiateWithParams" in ours.report().why
 
 
+def auto(models, monkeypatch):
+    monkeypatch.setattr(backends, "captures_by_itself", lambda device: True)
+    return compiled(models, "auto")
+
+
+@pytest.mark.parametrize("nth", [1, 2, 4])  # the launches of one step, of all, and a timed one
+def test_auto_with_a_loop_that_fails_is_host(models, fake, monkeypatch, nth):
+    driver, _ = fake
+    ours = auto(models, monkeypatch)
+    driver.fail("cuGraphLaunch", nth, code=702)  # as the fake driver's own after 10^6 turns
+    expected = compiled(models, "eager")(seed=1)
+    for _ in range(2):
+        assert_close("steps", ours(seed=1), expected)
+        assert ours.report().backend == "host"
+        assert "one-launch loop failed: cuGraphLaunch" in ours.report().why
+    assert driver.calls("cuGraphLaunch") == nth, "it is not tried again"
+
+
+def test_auto_with_a_loop_that_hangs_is_host(models, fake, monkeypatch):
+    driver, _ = fake
+    monkeypatch.setattr(graphs, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(graphs, "PATIENCE", 0)
+    cancel = graphs.native.LoopGraph.cancel
+    cancelled = []
+
+    def cancel_that_helps(loop):
+        cancel(loop)
+        cancelled.append(driver.run_pending())
+
+    monkeypatch.setattr(graphs.native.LoopGraph, "cancel", cancel_that_helps)
+    driver.configure(deferred=True)  # nothing that is launched happens
+    ours = auto(models, monkeypatch)
+    assert_close("steps", ours(seed=1), compiled(models, "eager")(seed=1))
+    assert ours.report().backend == "host"
+    assert "does not end within 0 s" in ours.report().why
+    assert cancelled == [0]
+
+
+def test_auto_with_a_loop_that_cannot_be_stopped(models, fake, monkeypatch):
+    driver, _ = fake
+    monkeypatch.setattr(graphs, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(graphs, "PATIENCE", 0)
+    driver.configure(deferred=True)
+    with pytest.raises(RuntimeError, match=r"cancelled, it does not end.*backend='host'"):
+        auto(models, monkeypatch)(seed=1)
+    driver.run_pending()
+
+
+def test_auto_compares_bits_not_numbers(models, fake, monkeypatch):
+    """NaN is the same NaN; and a loop that makes another image is not taken."""
+    unet, _ = models
+    ours, bias = auto(models, monkeypatch), unet.conv_out.bias.detach().clone()
+    torch.nn.init.constant_(unet.conv_out.bias, torch.nan)
+    assert ours(seed=1).isnan().all()
+    assert "for 7 steps" in ours.report().why
+    unet.conv_out.bias.data.copy_(bias)
+    launch_loop = graphs.StepGraphs.launch_loop
+
+    def wrong(self, until):
+        launch_loop(self, until)
+        self.steps.state.x[0, 0, 0, 0] += 1e-3
+
+    monkeypatch.setattr(graphs.StepGraphs, "launch_loop", wrong)
+    ours.free()
+    assert_close("steps", ours(seed=1), compiled(models, "eager")(seed=1))
+    assert (ours.report().backend, "other bits" in ours.report().why) == ("host", True)
+
+
 def test_auto_without_captures_is_eager_and_says_so(models, fake, monkeypatch):
     monkeypatch.setattr(backends, "captures_by_itself", lambda device: True)
 
