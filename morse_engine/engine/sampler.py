@@ -63,12 +63,14 @@ class Sampler:
             Refused: as `compile`.
         """
         plan = plan if isinstance(plan, Plan) else Plan(plan)
-        if scheduler is None and self.scheduler is None:
+        # The solver's numbers are those of as many calls, whoever makes them.
+        table = self.table if scheduler is None and len(plan) == len(self.plan) else None
+        if scheduler is None and self.scheduler is None and table is None:
             raise Refused("this sampler was made from a table: give a scheduler, or with_table()")
         if scheduler is not None:
             checks.configured("scheduler", scheduler, "a diffusers scheduler")
         scheduler = self.scheduler if scheduler is None else scheduler
-        return Sampler(self.models, scheduler, plan, self.shape, self.backend, self.captures)
+        return Sampler(self.models, scheduler, plan, self.shape, self.backend, self.captures, table)
 
     def with_table(self, plan: Plan, table: SolverTable) -> "Sampler":
         """The same models and captures with a solver that is a table already, for any image size.
@@ -90,9 +92,8 @@ class Sampler:
             Unavailable: the backend is not available; the message says why.
         """
         check_backend(backend, self.models.device)
-        table = self.table if self.scheduler is None else None
         args = (self.models, self.scheduler, self.plan, self.shape, backend, self.captures)
-        return Sampler(*args, table, self.why)
+        return Sampler(*args, self.table, self.why)
 
     def __call__(
         self,

@@ -46,6 +46,33 @@ def test_sampler_is_the_specification(models):
     assert_close("run_merge", merged, expected)
 
 
+def test_a_solver_is_read_once_for_plans_and_backends_of_as_many_calls(models, monkeypatch):
+    sampler = morse_engine.compile(*models, plan="-..-..")
+    read = []
+    for_calls = SolverTable.for_calls
+    monkeypatch.setattr(
+        SolverTable, "for_calls", lambda *args, **kw: read.append(args) or for_calls(*args, **kw)
+    )
+    host = sampler.with_backend("host").with_plan("-.-.-.").with_backend("eager")
+    assert (host.table, str(host.plan), read) == (sampler.table, "-.-.-.", [])
+    assert len(sampler.with_plan("-.").table) == len(read) + 1 == 2
+    other = sampler.with_plan("-..-..", DDIMScheduler())
+    assert len(read) == 2
+    assert not other.table.equals(sampler.table), "another spacing"
+
+
+def test_a_sampler_of_a_table_keeps_it(models):
+    sampler = morse_engine.compile(*models, plan="-..-..")
+    table = SolverTable.from_scheduler(DDIMScheduler(), 4)
+    made = sampler.with_table(Plan("-.-."), table).with_backend("host").with_plan("-...")
+    assert made.table is table
+    expected = morse_engine.compile(*models, plan="-...", scheduler=DDIMScheduler())
+    x = noise.normal([1], noise.INITIAL, SHAPE)
+    assert_close("steps", made(x, seed=1), expected(x, seed=1))
+    with pytest.raises(ValueError, match="made from a table"):
+        made.with_plan("-.")
+
+
 def test_a_solver_that_adds_noise_and_that_the_dot_never_saw(models, recwarn):
     unet, dot = models
     trained = copy.copy(dot)

@@ -21,6 +21,7 @@ from morse_engine import Dot
 from morse_engine.engine import Sampler
 from morse_engine.runtime import backends, graphs
 from morse_engine.runtime.captures import Captures
+from morse_engine.sampling.solver import SolverTable
 from tolerances import assert_close
 
 PLAN = "-..-.-."
@@ -284,6 +285,22 @@ def test_with_backend_shares_the_captures(models, fake):
     assert device.report().captures == 1
     with pytest.raises(ValueError, match="fast"):
         host.with_backend("fast")
+
+
+def test_samplers_that_take_turns_load_their_table_once(models, fake, monkeypatch):
+    """A load is more than a hundred launches, and copies that the host waits for."""
+    host = compiled(models, "host")
+    samplers = [host, host.with_backend("device"), host.with_plan(PLAN, host.scheduler)]
+    rows, loads = SolverTable.for_plan, []
+    monkeypatch.setattr(SolverTable, "for_plan", lambda *args: loads.append(args) or rows(*args))
+    for _ in range(3):
+        for sampler in samplers:
+            sampler(seed=1)
+    assert len(loads) == 1
+    other = host.with_plan("-.-.-.-")
+    for sampler in (other, host, other, host):
+        sampler(seed=1)
+    assert len(loads) == 5, "of another plan, or a capture would make its image"
 
 
 @pytest.mark.slow
