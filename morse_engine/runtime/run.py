@@ -215,7 +215,8 @@ class _SharedRun(Run):
         return self.steps.state.x.clone()
 
     def _measure(self) -> Speed:
-        return measure_steps(*self.both_steps(), device=self.device)
+        again = self.steps.state.step.zero_
+        return measure_steps(*self.both_steps(), device=self.device, again=again)
 
     @abstractmethod
     def both_steps(self) -> tuple[Callable[[], None], Callable[[], None] | None]:

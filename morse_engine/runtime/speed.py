@@ -9,6 +9,8 @@ from torch import Tensor
 from ..system.errors import Refused
 from ..system.timing import Call, Spread, in_turns
 
+ROW_MS, MOST = 5.0, 64  # what is timed in one piece; captured memory has room for as many steps
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -60,23 +62,26 @@ def measure_steps(
     *,
     device: torch.device,
     repeats: int = 20,
-    in_a_row: int = 1,
+    again: Callable[[], object] | None = None,
 ) -> Speed:
     """Time two steps in turns, so that a change of clock or load meets both.
 
+    On a GPU by its own clock, over steps in a row that take about 5 ms, 64 at most: one that is
+    waited for would be charged with its launch.
+
     Args:
         repeats: timed pairs, after three untimed ones.
-        in_a_row: calls of a step between two looks at the clock, for steps so short that waiting
-            for the device would count.
+        again: called before each row of steps, untimed.
 
     Raises:
         Refused: repeats is below 3.
     """
     if repeats < 3:
         raise Refused(f"repeats={repeats}: a median with a spread needs at least 3")
-    calls = {"lsd_ms": Call(dash_step, in_a_row=in_a_row)}
-    if dot_step is not None:
-        calls["dot_ms"] = Call(dot_step, in_a_row=in_a_row)
+    calls, clock = {}, "gpu" if device.type == "cuda" else "wall"
+    for name, step in (("lsd_ms", dash_step), ("dot_ms", dot_step)):
+        if step is not None:
+            calls[name], _ = Call(step, clock, prepare=again).lasting(ROW_MS, device, MOST)
     times = in_turns(calls, device, rounds=repeats, untimed=3)
     if dot_step is not None:
         times["dot_speed"] = [a / b for a, b in zip(*times.values(), strict=True)]

@@ -65,6 +65,17 @@ class Call:
         synchronize(device)
         return 1e3 * (time.perf_counter() - started) / self.in_a_row
 
+    def lasting(self, ms: float, device: torch.device, most: int) -> "tuple[Call, float]":
+        """The same, by the clock "gpu" as often in a row as takes about `ms`, and ms of one call.
+
+        Args:
+            most: calls in a row; two are made to find out.
+        """
+        self.ms(device)
+        one = max(self.ms(device), 1e-3)
+        count = min(most, max(1, int(ms / one))) if self.clock == "gpu" else 1
+        return replace(self, in_a_row=count), one
+
     def _in_a_row(self) -> None:
         for _ in range(self.in_a_row):
             self.function()
@@ -106,11 +117,7 @@ def in_turns_for(
     """
     fitted, round_ms = {}, 0.0
     for name, call in calls.items():
-        call.ms(device)
-        ms, count = max(call.ms(device), 1e-3), 1
-        if call.clock == "gpu":
-            count = min(MOST_IN_A_ROW, max(1, int(IN_A_ROW_MS / ms)))
-        fitted[name] = replace(call, in_a_row=count)
-        round_ms += ms * count
+        fitted[name], ms = call.lasting(IN_A_ROW_MS, device, MOST_IN_A_ROW)
+        round_ms += ms * fitted[name].in_a_row
     rounds = min(most, max(least, int(1e3 * seconds / round_ms)))
     return in_turns(fitted, device, rounds=rounds)
