@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from morse_engine.dot.files import fingerprint
+from morse_engine.dot.fingerprint import fingerprint
 from morse_engine.evaluation import figures, verdict
 from morse_engine.evaluation.experiment import Experiment, Point
 from morse_engine.evaluation.frechet import Frechet

@@ -78,7 +78,7 @@ def evaluate(
 
     from rich.console import Console
 
-    from ..dot.files import fingerprint
+    from ..dot.fingerprint import fingerprint
     from ..engine import compile
     from ..evaluation.experiment import Experiment
     from ..evaluation.partial import Partial

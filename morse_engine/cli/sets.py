@@ -22,7 +22,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from ..dot.dot import Dot
-from ..dot.files import fingerprint
+from ..dot.fingerprint import fingerprint
 from ..engine import Sampler
 from ..sampling.plan import Plan
 from ..system import images

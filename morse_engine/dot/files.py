@@ -1,6 +1,5 @@
 """The files of a Dot: in a folder, on the Hugging Face hub, and the model card beside them."""
 
-import hashlib
 import json
 import re
 import tempfile
@@ -15,6 +14,7 @@ from ..system import checks
 from ..system.checks import kind, shown
 from ..system.errors import Refused, Unavailable
 from ..system.files import whole
+from .fingerprint import fingerprint
 from .levels import NoiseLevels
 
 FORMAT_VERSION = 3  # 2 and 1 looked at another `miss`
@@ -53,24 +53,6 @@ class Stored(Protocol):
     def trained_parameters(self) -> dict[str, nn.Parameter]: ...
 
     def eval(self: AnyDot) -> AnyDot: ...
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A name for the weights of a model: SHA-256 over names, shapes and values in float16.
-
-    Half precision makes the name the same for a model loaded in float32 and in float16. A LoRA on
-    top, as peft adds it, does not change the name; one that was merged into the weights does.
-    """
-    weights = {
-        name.replace(".base_layer.", "."): tensor
-        for name, tensor in model.state_dict().items()
-        if "lora_" not in name
-    }
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().half().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def check_fingerprint(expected: str, unet: Callable[..., Tensor]) -> None:

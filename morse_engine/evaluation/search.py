@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..dot.files import fingerprint
+from ..dot.fingerprint import fingerprint
 from ..sampling import budget as budgets_of
 from ..sampling import schedulers
 from ..sampling.budget import Ranking

@@ -17,7 +17,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from ..dot.files import fingerprint
+from ..dot.fingerprint import fingerprint
 from ..system.errors import Refused
 from ..system.files import output_folder, whole
 from ..system.lock import alone

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 import morse_engine
 from models import SDXL, randomised, text_cond, tiny_text_unet, tiny_unet, trajectory
 from morse_engine import Dot, kernels
-from morse_engine.dot.files import fingerprint
+from morse_engine.dot.fingerprint import fingerprint
 from tolerances import assert_close
 
 TEXT = {
