@@ -94,7 +94,7 @@ PYBIND11_MODULE(_native, m) {
         .def("progress", &LoopGraph::progress, 
              "The step number that the run launched last has reached; -1 until it begins.")
         .def("done", &LoopGraph::done, "Whether every launched run has ended.")
-        .def("cancel", &LoopGraph::cancel, "End all runs launched so far, within one step each.")
+        .def("cancel", &LoopGraph::cancel, "End all runs launched so far, within one step each; unrolled ones are made to their end.")
         .def_property_readonly("layout", [](const LoopGraph& loop) { return name(loop.layout()); })
         .def_property_readonly("num_nodes",
                                [](const LoopGraph& loop) {

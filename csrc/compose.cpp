@@ -83,24 +83,22 @@ class Composer {
 
 using Chain = Composer::Chain;
 
-// pick -> SWITCH { Dash | Dot } -> next
+// choose -> SWITCH { Dash | Dot }
 void switch_body(Composer& make, Chain& body, Steps steps, ConditionalHandle loop) {
     ConditionalHandle kind = make.handle(body, no_kind);
-    make.kernel(body, "morse_pick_switch", {kind});
+    make.kernel(body, "morse_choose_switch", {loop, kind});
     auto cases = make.conditional(body, ConditionalType::switch_node, kind, 2);
     make.step(cases[0], steps.dash);
     make.step(cases[1], steps.dot);
-    make.kernel(body, "morse_count_next", {loop});
 }
 
-// pick -> IF { Dash } -> IF { Dot } -> next
+// choose -> IF { Dash } -> IF { Dot }
 void two_ifs_body(Composer& make, Chain& body, Steps steps, ConditionalHandle loop) {
     ConditionalHandle dash = make.handle(body, 0);
     ConditionalHandle dot = make.handle(body, 0);
-    make.kernel(body, "morse_pick_two", {dash, dot});
+    make.kernel(body, "morse_choose_two", {loop, dash, dot});
     make.step(make.conditional(body, ConditionalType::if_node, dash)[0], steps.dash);
     make.step(make.conditional(body, ConditionalType::if_node, dot)[0], steps.dot);
-    make.kernel(body, "morse_count_next", {loop});
 }
 
 // pick -> WHILE { Dash -> pick } -> WHILE { Dot -> pick } -> next. The inner loops count the steps.
@@ -117,15 +115,14 @@ void nested_body(Composer& make, Chain& body, Steps steps, ConditionalHandle loo
     make.kernel(body, "morse_next", {loop});
 }
 
-void build(Composer& make, Chain root, Steps steps, Layout layout, std::string_view plan) {
+void build(Composer& make, Chain root, Steps steps, Layout layout, Piece piece) {
     if (layout == Layout::unrolled) {
-        make.kernel(root, "morse_start");
-        for (char symbol : plan) {
-            if (symbol == ':') continue;  // made by the step before it
+        if (piece.first) make.kernel(root, "morse_chain_start");
+        for (char symbol : piece.calls) {
             make.step(root, symbol == '-' ? steps.dash : steps.dot);
-            make.kernel(root, "morse_count");
+            make.kernel(root, "morse_chain_count");
         }
-        make.kernel(root, "morse_end");
+        if (piece.last) make.kernel(root, "morse_chain_end");
         return;
     }
     ConditionalHandle loop = make.handle(root, 0);
@@ -146,12 +143,12 @@ void build(Composer& make, Chain root, Steps steps, Layout layout, std::string_v
 
 }  // namespace
 
-Composition compose(const Material& material, Steps steps, Layout layout, std::string_view plan) {
+Composition compose(const Material& material, Steps steps, Layout layout, Piece piece) {
     CUgraph root = nullptr;
     material.api.cuGraphCreate(&root, 0);
     try {
         Composer make(material);
-        build(make, {root}, steps, layout, plan);
+        build(make, {root}, steps, layout, piece);
         return {root, make.num_nodes()};
     } catch (...) {
         material.api.cuGraphDestroy.result(root);

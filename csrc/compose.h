@@ -26,8 +26,14 @@ struct Composition {
     int num_nodes;  // that were added
 };
 
-// The graph of `layout`; copies the steps. `plan` is for Layout::unrolled, others read theirs from
-// device memory.
-Composition compose(const Material& material, Steps steps, Layout layout, std::string_view plan);
+// For Layout::unrolled: calls, '-' or '.', in a row. A run is one piece or several.
+struct Piece {
+    std::string_view calls;
+    bool first, last;  // of its run
+};
+
+// The graph of `layout`; copies the steps. Only Layout::unrolled looks at `piece`, others read their
+// plan from device memory.
+Composition compose(const Material& material, Steps steps, Layout layout, Piece piece);
 
 }  // namespace morse_engine

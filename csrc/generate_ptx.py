@@ -4,7 +4,8 @@
 
 nvcc writes the newest PTX version it knows, which older drivers refuse. The kernels use nothing
 newer than `.version 7.0` and `.target sm_75`, so the header of the text says that. The driver
-resolves cudaGraphSetConditional when it loads the text.
+resolves cudaGraphSetConditional when it loads the text; the kernels of a chain, which need none,
+are a module of their own.
 """
 
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 
 CSRC = Path(__file__).parent
 HEADER = CSRC / "loop_kernels.ptx.h"
+MODULES = ("loop_kernels", "chain_kernels")
 RELEASE = "13.0"  # of the nvcc that made the committed text; another one may order it otherwise
 
 
@@ -24,11 +26,10 @@ def nvcc_release() -> str:
     return re.search(r"release (\d+\.\d+)", text)[1]
 
 
-def ptx() -> str:
-    """The PTX text of loop_kernels.cu, without comments."""
+def ptx(name: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "loop_kernels.ptx"
-        source = CSRC / "loop_kernels.cu"
+        out = Path(folder) / f"{name}.ptx"
+        source = CSRC / f"{name}.cu"
         subprocess.run(["nvcc", "-ptx", "-arch=sm_75", "-o", str(out), str(source)], check=True)
         text = out.read_text()
     text = re.sub(r"//.*", "", text)
@@ -38,17 +39,18 @@ def ptx() -> str:
     return "\n".join(line for line in lines if line) + "\n"
 
 
-def header(text: str) -> str:
-    """The C++ header that holds `text`."""
+def header() -> str:
+    texts = "\n".join(
+        f'constexpr char {name}_ptx[] = R"ptx({ptx(name)})ptx";\n' for name in MODULES
+    )
     return (
-        f"// Made from loop_kernels.cu by generate_ptx.py with nvcc {RELEASE}; do not edit.\n\n"
-        "#pragma once\n\nnamespace morse_engine {\n\n"
-        f'constexpr char loop_kernels_ptx[] = R"ptx({text})ptx";\n\n'
-        "}  // namespace morse_engine\n"
+        f"// Made from {' and '.join(f'{name}.cu' for name in MODULES)} by generate_ptx.py with\n"
+        f"// nvcc {RELEASE}; do not edit.\n\n"
+        f"#pragma once\n\nnamespace morse_engine {{\n\n{texts}\n}}  // namespace morse_engine\n"
     )
 
 
 if __name__ == "__main__":
     if (release := nvcc_release()) != RELEASE:
         sys.exit(f"nvcc is {release}: install {RELEASE}, or change RELEASE")
-    HEADER.write_text(header(ptx()))
+    HEADER.write_text(header())

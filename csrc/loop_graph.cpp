@@ -1,12 +1,16 @@
 #include "morse_engine/loop_graph.h"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <climits>
 #include <new>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 #include "compose.h"
+#include "executable.h"
 #include "loop_kernels.ptx.h"
 #include "loop_state.h"
 #include "morse_engine/driver.h"
@@ -49,6 +53,8 @@ std::string refusals(const char* step, const std::vector<Node>& nodes) {
     return lines;
 }
 
+constexpr auto patience = std::chrono::seconds(10);  // for the end of runs that were cancelled
+
 // The words are written on one side and read on the other: no lock, no tearing.
 int load(const int& word) { return __atomic_load_n(&word, __ATOMIC_ACQUIRE); }
 
@@ -88,9 +94,9 @@ struct LoopGraph::Parts {
     DevicePointer memory = 0;  // LoopState and the kinds
     LoopWords* words = nullptr;
     LoopArgs args = {};
+    std::unique_ptr<Executable> whole;
     Steps steps = {};  // own copies, for Layout::unrolled
-    Composition composition = {};
-    CUgraphExec exec = nullptr;
+    Chains chains;
     std::string plan;
     std::atomic<int> launches{0};
 
@@ -102,8 +108,12 @@ struct LoopGraph::Parts {
         // already, are left alone.
         if (context == nullptr) return;
         bool pushed = api.cuCtxPushCurrent.result(context) == success;
-        if (words != nullptr && !done()) api.cuCtxSynchronize.result();
-        discard_graph();
+        if (words != nullptr && !wait()) {
+            leave();
+            return;
+        }
+        whole.reset();
+        chains.clear();
         if (steps.dash != nullptr) api.cuGraphDestroy.result(steps.dash);
         if (steps.dot != nullptr) api.cuGraphDestroy.result(steps.dot);
         if (words != nullptr) api.cuMemFreeHost.result(words);
@@ -114,10 +124,41 @@ struct LoopGraph::Parts {
 
     std::size_t bytes() const { return sizeof(LoopState) + static_cast<std::size_t>(capacity); }
 
+    // Whether all runs have ended. Those that were cancelled are not waited for without end.
+    bool wait() const {
+        if (!done() && load(words->cancel_through) < launches.load())
+            api.cuCtxSynchronize.result();
+        auto end = std::chrono::steady_clock::now() + patience;
+        while (!done() && load(words->cancel_through) >= launches.load()) {
+            if (std::chrono::steady_clock::now() > end) return false;
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
+        return true;
+    }
+
+    // A run that does not end may still use everything: nothing is freed.
+    void leave() {
+        new auto(std::move(whole));
+        new auto(std::move(chains));
+    }
+
     bool done() const { return load(words->finished) == launches.load(); }
 
+    void load_kernels() {
+        char log[4096] = "";
+        JitOption options[] = {JitOption::error_log, JitOption::error_log_bytes};
+        void* values[] = {log, reinterpret_cast<void*>(sizeof log)};
+        const char* text = layout == Layout::unrolled ? chain_kernels_ptx : loop_kernels_ptx;
+        Result code = api.cuModuleLoadDataEx.result(&kernels, text, 2, options, values);
+        if (code == success) return;
+        log[sizeof log - 1] = 0;
+        throw std::runtime_error("cuModuleLoadDataEx: " + api.error_text(code) +
+                                 (log[0] != 0 ? std::string("; the driver's compiler says: ") + log
+                                              : ""));
+    }
+
     void allocate(std::int32_t* step) {
-        api.cuModuleLoadData(&kernels, loop_kernels_ptx);
+        load_kernels();
         api.cuMemAlloc(&memory, bytes());
         api.cuMemsetD32Async(memory, 0, sizeof(LoopState) / 4, nullptr);
 
@@ -136,41 +177,16 @@ struct LoopGraph::Parts {
         api.cuStreamSynchronize(nullptr);
     }
 
-    void build(Steps of, std::string_view of_plan) {
-        composition = compose({api, context, kernels, args}, of, layout, of_plan);
-        InstantiateParams params = {};
-        params.flags = instantiate_node_priority;
-        Result code = api.cuGraphInstantiateWithParams.result(&exec, composition.root, &params);
-        if (code != success || params.result != InstantiateResult::success)
-            throw std::runtime_error(instantiate_error(code, params));
-        api.cuGraphUpload(exec, nullptr);
+    Material material() const { return {api, context, kernels, args}; }
+
+    // Where the run is; waits for what the stream has to do.
+    int step_of(CUstream stream) const {
+        std::int32_t step = 0;
+        api.cuMemcpyDtoHAsync(&step, reinterpret_cast<DevicePointer>(args.step), sizeof step, stream);
+        api.cuStreamSynchronize(stream);
+        return step;
     }
 
-    std::string instantiate_error(Result code, const InstantiateParams& params) const {
-        constexpr const char* reasons[] = {"",
-                                           "see the error",
-                                           "invalid structure",
-                                           "operation not supported",
-                                           "several contexts",
-                                           "a conditional handle has no node"};
-        auto reason = static_cast<std::size_t>(params.result);
-        std::string text = "cuGraphInstantiateWithParams: " + api.error_text(code) + ", result " +
-                           std::to_string(reason);
-        if (reason > 0 && reason < std::size(reasons)) text += std::string(" (") + reasons[reason] + ")";
-        NodeType type = NodeType::empty;
-        if (params.error_node != nullptr &&
-            api.cuGraphNodeGetType.result(params.error_node, &type) == success)
-            text += ", at a node of type " + std::to_string(static_cast<int>(type));
-        return text + ". With CUDA_LOG_FILE=stderr in the environment, recent drivers say why; "
-                      "backend=\"host\" needs no conditional nodes";
-    }
-
-    void discard_graph() {
-        if (exec != nullptr) api.cuGraphExecDestroy.result(exec);
-        if (composition.root != nullptr) api.cuGraphDestroy.result(composition.root);
-        exec = nullptr;
-        composition = {};
-    }
 };
 
 LoopGraph::LoopGraph(const Driver& driver, CUgraph dash, CUgraph dot, std::int32_t* step,
@@ -202,7 +218,7 @@ LoopGraph::LoopGraph(const Driver& driver, CUgraph dash, CUgraph dot, std::int32
         p.api.cuGraphClone(&p.steps.dash, dash);
         if (dot != nullptr) p.api.cuGraphClone(&p.steps.dot, dot);
     } else {
-        p.build({dash, dot}, "");
+        p.whole = std::make_unique<Executable>(p.material(), Steps{dash, dot}, layout);
     }
 }
 
@@ -229,12 +245,6 @@ void LoopGraph::set_plan(std::string_view morse_code, CUstream stream) {
                                         "without a Dot graph");
         kinds.push_back(symbol == '-' ? 0 : symbol == '.' ? 1 : 2);
     }
-    if (p.layout == Layout::unrolled && (p.exec == nullptr || p.plan != morse_code)) {
-        if (!p.done()) p.api.cuCtxSynchronize();
-        p.discard_graph();
-        p.plan.clear();
-        p.build(p.steps, morse_code);
-    }
     // The source is pageable memory: the driver has read it when the call returns.
     p.api.cuMemcpyHtoDAsync(p.memory + sizeof(LoopState), kinds.data(), kinds.size(), stream);
     p.api.cuMemsetD32Async(p.memory + offsetof(LoopState, num_steps),
@@ -248,17 +258,36 @@ void LoopGraph::launch(CUstream stream, int until) {
     if (until < -1)
         throw std::invalid_argument("until is " + std::to_string(until) +
                                     ": use a step number, or -1 for the plan's end");
-    if (p.layout == Layout::unrolled && until != -1)
-        throw std::invalid_argument("until is " + std::to_string(until) +
-                                    ": layout \"unrolled\" makes all steps of the plan; use -1");
+    if (p.layout == Layout::unrolled) return launch_chain(stream, until);
     int end = until == -1 ? INT_MAX : until;
     p.api.cuMemsetD32Async(p.memory + offsetof(LoopState, until), static_cast<unsigned>(end), 1,
                            stream);
     ++p.launches;  // before the launch: the run may end, or be cancelled, before the call returns
     try {
-        p.api.cuGraphLaunch(p.exec, stream);
+        p.whole->launch(stream);
     } catch (...) {
         --p.launches;
+        throw;
+    }
+}
+
+void LoopGraph::launch_chain(CUstream stream, int until) {
+    Parts& p = *parts_;
+    int begin = p.step_of(stream);
+    // All earlier runs have ended now: none of these is in use.
+    p.chains.forget();
+    int size = static_cast<int>(p.plan.size());
+    auto chain = p.chains.make(p.material(), p.steps, p.plan, begin,
+                               until == -1 ? size : std::min(until, size));
+    ++p.launches;
+    bool begun = false;
+    try {
+        for (auto& piece : chain) {
+            piece->launch(stream);
+            begun = true;
+        }
+    } catch (...) {
+        if (!begun) --p.launches;
         throw;
     }
 }
@@ -274,8 +303,6 @@ bool LoopGraph::done() const { return parts_->done(); }
 
 void LoopGraph::cancel() {
     Parts& p = *parts_;
-    if (p.layout == Layout::unrolled)
-        throw std::runtime_error("layout \"unrolled\" cannot be cancelled: its steps are one chain");
     // Another thread may cancel too; the later number stays.
     int launched = p.launches.load();
     int before = load(p.words->cancel_through);
@@ -289,7 +316,8 @@ Layout LoopGraph::layout() const { return parts_->layout; }
 
 LoopGraph::NodeCounts LoopGraph::num_nodes() const {
     const Parts& p = *parts_;
-    return {p.composition.num_nodes, static_cast<int>(p.dash_nodes.size()),
+    const Executable* made = p.whole != nullptr ? p.whole.get() : p.chains.last();
+    return {made != nullptr ? made->num_nodes() : 0, static_cast<int>(p.dash_nodes.size()),
             static_cast<int>(p.dot_nodes.size())};
 }
 

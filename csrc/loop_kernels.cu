@@ -4,21 +4,11 @@
 // a step graph forgets to add 1 to the step number.
 // Compiled to loop_kernels.ptx.h by generate_ptx.py; the tests compile this file as host C++.
 
-#include "loop_state.h"
+#include "loop_device.h"
 
-using morse_engine::LoopArgs;
 using Handle = unsigned long long;  // cudaGraphConditionalHandle
 
 constexpr unsigned dash = 0, dot = 1, none = 2;  // none: the SWITCH has no such case
-
-// Written by the host or by other kernels of the run: read anew each time.
-static __device__ int load(const int* address) { return *(const volatile int*)address; }
-
-static __device__ void report(const LoopArgs& args) {
-    unsigned long long run = (unsigned)load(&args.state->run);
-    *(volatile unsigned long long*)&args.words->progress = run << 32 | (unsigned)load(args.step);
-    __threadfence_system();
-}
 
 // The kind of the next step; `none` where the plan or the run ends.
 static __device__ unsigned planned_kind(const LoopArgs& args) {
@@ -37,16 +27,17 @@ static __device__ unsigned next_kind(const LoopArgs& args) {
     return cancelled ? none : planned_kind(args);
 }
 
-static __device__ void start(const LoopArgs& args) {
-    args.state->run += 1;
-    args.state->turns = 0;
-    report(args);
-}
-
-// A step was made.
-static __device__ void count(const LoopArgs& args) {
+// At the beginning of a turn: the step before it is reported, the step of this turn is chosen. The
+// loop goes on if steps are left behind that one. Where those are free steps, or the run is cancelled
+// meanwhile, one more turn follows that makes nothing.
+static __device__ unsigned choose(const LoopArgs& args, Handle loop) {
+    if (args.state->turns != 0) report(args);
+    unsigned kind = next_kind(args);
     args.state->turns += 1;
-    report(args);
+    int behind = load(args.step) + 1;
+    bool more = behind < load(&args.state->until) && behind < load(&args.state->num_steps);
+    cudaGraphSetConditional(loop, kind != none && more);
+    return kind;
 }
 
 extern "C" {
@@ -56,12 +47,19 @@ __global__ void morse_begin(LoopArgs args, Handle loop) {
     cudaGraphSetConditional(loop, next_kind(args) != none);
 }
 
-__global__ void morse_pick_switch(LoopArgs args, Handle kind) {
-    cudaGraphSetConditional(kind, planned_kind(args));
+__global__ void morse_choose_switch(LoopArgs args, Handle loop, Handle kind) {
+    cudaGraphSetConditional(kind, choose(args, loop));
 }
 
+__global__ void morse_choose_two(LoopArgs args, Handle loop, Handle if_dash, Handle if_dot) {
+    unsigned kind = choose(args, loop);
+    cudaGraphSetConditional(if_dash, kind == dash);
+    cudaGraphSetConditional(if_dot, kind == dot);
+}
+
+// For Dash alone, and for loops within the loop.
 __global__ void morse_pick_two(LoopArgs args, Handle if_dash, Handle if_dot) {
-    unsigned kind = planned_kind(args);
+    unsigned kind = next_kind(args);
     cudaGraphSetConditional(if_dash, kind == dash);
     cudaGraphSetConditional(if_dot, kind == dot);
 }
@@ -82,14 +80,6 @@ __global__ void morse_count_next(LoopArgs args, Handle loop) {
     cudaGraphSetConditional(loop, next_kind(args) != none);
 }
 
-// For a chain of steps without conditions.
-__global__ void morse_start(LoopArgs args) { start(args); }
-
-__global__ void morse_count(LoopArgs args) { count(args); }
-
-__global__ void morse_end(LoopArgs args) {
-    *(volatile int*)&args.words->finished = load(&args.state->run);
-    __threadfence_system();
-}
+__global__ void morse_end(LoopArgs args) { end(args); }
 
 }  // extern "C"

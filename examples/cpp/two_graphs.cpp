@@ -104,7 +104,7 @@ static void run(const std::string& library, const std::string& plan) {
     api.cuMemAlloc(&x, sizeof(float));
     api.cuMemAlloc(&step, sizeof(int));
     CUmodule module = nullptr;
-    api.cuModuleLoadData(&module, kernels);
+    api.cuModuleLoadDataEx(&module, kernels, 0, nullptr, nullptr);
     CUgraph dash = step_graph(api, module, "double_it", x, step);
     CUgraph dot = step_graph(api, module, "add_one", x, step);
 

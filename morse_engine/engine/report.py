@@ -74,6 +74,12 @@ class Report(Ledger):
             if self.launches:
                 nodes = ", ".join(f"{name} {count}" for name, count in self.launches.items())
                 lines[-1] += f"; nodes: {nodes}"
+            if self.layout:
+                lines.append(f"loop      {self.layout}, in one launch")
+                lines += [
+                    f"          not {layout}: {why.splitlines()[0]}"
+                    for layout, why in self.refused.items()
+                ]
             if self.recaptured_because:
                 lines.append(f"          anew, because {self.recaptured_because}")
             if self.evicted:

@@ -44,6 +44,8 @@ class Ledger:
         captures: how many captures were made.
         recaptured_because: what had changed in the models when all captures were made anew.
         evicted: captures that were dropped for lack of memory.
+        layout: of the one-launch loop; None where there is none.
+        refused: why that is not in another layout, by name.
     """
 
     launches: dict[str, int] | None
@@ -53,6 +55,8 @@ class Ledger:
     captures: int
     recaptured_because: str | None
     evicted: int
+    layout: str | None
+    refused: dict[str, str]
 
 
 class Captures:
@@ -243,6 +247,8 @@ class Captures:
             captures=self._made,
             recaptured_because=self._recaptured_because,
             evicted=self._evicted,
+            layout=last.loop.layout if last and last.loop else None,
+            refused=last.refused if last else {},
         )
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """Captured steps: the two steps of one memory layout as CUDA graphs, launched one by one or as one.
 
     host     one launch a step, in the order of the plan, without waiting
-    device   one launch a run: begin -> WHILE { pick -> SWITCH { Dash | Dot } -> next } -> end,
+    device   one launch a run: begin -> WHILE { choose -> SWITCH { Dash | Dot } } -> end,
              composed by the C++ extension (`native`) from the same two graphs
 
 Both read the same memory (`steps.Steps`), so plan, solver, seeds, guidance scale and conditioning
@@ -49,6 +49,7 @@ class StepGraphs:
 
     Attributes:
         loop: the one-launch loop, once `compose` has made it.
+        refused: why not in the layouts that were tried before, by name.
         choice, why: the faster backend and how that is known, from `choose`.
         capture_s: seconds for warm-up, capture and composition.
         num_bytes: device memory: static, of the pool, of the executable graphs.
@@ -72,6 +73,7 @@ class StepGraphs:
             symbol: capture(name, step, *where) for symbol, (name, step) in functions.items()
         }
         self.loop: native.LoopGraph | None = None
+        self.refused: dict[str, str] = {}
         self._in_loop: Plan | None = None  # the plan that the loop knows
         self.choice, self.why = "host", ""
         self.num_bytes = steps.num_bytes + _pool_bytes(self._pool)
@@ -91,7 +93,8 @@ class StepGraphs:
         """Make the one-launch loop of the two steps, if it is not there yet.
 
         Raises:
-            Unavailable: no driver, or a node that a loop cannot hold; the message says which.
+            Unavailable: no driver, or a node that a loop cannot hold; the message says which, for
+                each layout of the loop.
         """
         if self.loop is not None:
             return
@@ -99,13 +102,15 @@ class StepGraphs:
         try:
             handles = {symbol: graph.raw_cuda_graph() for symbol, graph in self._graphs.items()}
             with self.turn():  # the device's context is current
-                self.loop = native.LoopGraph(
+                made = native.compose(
                     native.Driver(),
                     handles[DASH],
                     handles.get(DOT, 0),
                     self.steps.state.step.data_ptr(),
                     self.steps.layout.capacity,
+                    _stream(self.device),
                 )
+            self.loop, self.refused = made.loop, made.refused
         except RuntimeError as error:
             raise Unavailable(str(error)) from error
         self.num_bytes += max(0, free - _free_bytes(self.device))

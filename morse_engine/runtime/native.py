@@ -1,17 +1,21 @@
 """The C++ extension: two captured CUDA graphs as one loop on the device.
 
     if native.available():
-        loop = native.LoopGraph(native.Driver(), dash, dot, step, capacity)
+        composed = native.compose(native.Driver(), dash, dot, step, capacity)
+        composed.loop.launch(stream)
 
 Importing this module never fails, and loads neither torch nor a CUDA driver. Driver, LoopGraph,
 Node, census and default_layout come from the extension; without it, using one raises RuntimeError
 with the reason. csrc/include/morse_engine/loop_graph.h says what they do.
 """
 
+import os
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..system.errors import Unavailable
+from ..system.errors import Refused, Unavailable
 
 try:
     from .. import _native
@@ -23,6 +27,12 @@ except ImportError as error:
         f"the C++ extension was not built ({error}); install morse-engine again with "
         "MORSE_ENGINE_NATIVE=1 in the environment to see why"
     )
+
+# Tried in this order. "unrolled" has no conditional nodes, and its kernels are a module of their
+# own: what a driver does not do for the others does not stop it.
+LAYOUTS = ("switch", "two_ifs", "unrolled")
+FORCED = "MORSE_ENGINE_LAYOUT"
+TRIAL_S = 10  # for a run of no steps
 
 _NAMES = ("Driver", "LoopGraph", "Node", "census", "default_layout")
 
@@ -45,6 +55,82 @@ def reason(library: str = "libcuda.so.1") -> str:
     except RuntimeError as error:
         return str(error)
     return ""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A loop that runs, and why layouts that were tried before it do not, by name."""
+
+    loop: Any
+    refused: dict[str, str]
+
+
+def layouts() -> tuple[str, ...]:
+    """The layouts to be tried: the one that MORSE_ENGINE_LAYOUT in the environment names, or all.
+
+    Raises:
+        Refused: it names none.
+    """
+    forced = os.environ.get(FORCED, "")
+    if not forced:
+        return LAYOUTS
+    if forced not in (known := (*LAYOUTS, "nested")):
+        raise Refused(f"{FORCED}={forced!r}: use one of {', '.join(known)}, or leave it unset")
+    return (forced,)
+
+
+def compose(
+    driver: Any, dash: int, dot: int, step: int, capacity: int, stream: int = 0
+) -> Composed:
+    """The loop of two captured steps in the first layout that can be built and launched.
+
+    Each is launched once, for a run of no steps: what the driver refuses only then is noticed too.
+
+    Args:
+        driver, dash, dot, step, capacity: of LoopGraph.
+        stream: CUDA stream of the trial, an address.
+
+    Raises:
+        Unavailable: no layout works, or a launch does not end; the message has the reason of each.
+        Refused: MORSE_ENGINE_LAYOUT names no layout.
+    """
+    refused: dict[str, str] = {}
+    for layout in layouts():
+        try:
+            loop = _native.LoopGraph(driver, dash, dot, step, capacity, layout)
+            loop.set_plan("-", stream)
+            loop.launch(stream, 0)
+        except RuntimeError as error:
+            refused[layout] = str(error)
+            continue
+        if not ends_within(loop, TRIAL_S):  # the stream is lost: another layout would wait as long
+            refused[layout] = f"a run of no steps did not end within {TRIAL_S} s"
+            break
+        return Composed(loop, refused)
+    raise Unavailable(said(refused))
+
+
+def said(refused: dict[str, str]) -> str:
+    """Why layouts do not run, in one text; one reason of several layouts once."""
+    names: dict[str, list[str]] = {}
+    for layout, why in refused.items():
+        names.setdefault(why, []).append(layout)
+    return "\n".join(f"layout {', '.join(some)}: {why}" for why, some in names.items())
+
+
+def ends_within(loop: Any, seconds: float) -> bool:
+    """Whether all runs of a loop end within `seconds`; those that do not are cancelled.
+
+    The host waits with short sleeps, never in the driver, so Ctrl-C works. True says nothing of
+    errors: what went wrong on the device shows in the next call of torch.
+    """
+    end = time.monotonic() + seconds
+    while not loop.done():
+        if time.monotonic() > end:
+            loop.cancel()
+            return False
+        time.sleep(1e-4)
+    return True
 
 
 def get_include() -> str:

@@ -331,11 +331,44 @@ def test_auto_measures_and_picks(models, fake, monkeypatch):
 def test_auto_without_a_loop_is_host(models, fake, monkeypatch):
     driver, _ = fake
     monkeypatch.setattr(backends, "captures_by_itself", lambda device: True)
-    driver.fail("cuGraphInstantiateWithParams")
+    driver.refuse("conditional")
+    driver.fail("cuMemHostAlloc", 3)
     ours = compiled(models, "auto")
     assert_close("steps", ours(seed=1), compiled(models, "eager")(seed=1))
     assert ours.report().backend == "host"
-    assert "cuGraphInstantiateWithParams" in ours.report().why
+    for part in ("layout switch, two_ifs: cuGraphAddNode", "layout unrolled: cuMemHostAlloc"):
+        assert part in ours.report().why
+    assert ours.report().layout is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("refused", [(), ("switch",), ("conditional",), ("extern",), ("launch",)])
+def test_every_layout_makes_the_bits_of_the_host(models, fake, refused):
+    driver, log = fake
+    driver.refuse(*refused)
+    host, device = compiled(models, "host"), compiled(models, "device")
+    expected = host(batch_size=2, seed=5)
+    assert torch.equal(device(batch_size=2, seed=5), expected)
+    assert_close("steps", expected, compiled(models, "eager")(batch_size=2, seed=5))
+    run = device.start(batch_size=2, seed=5)
+    for size in (3, 1, 9):
+        run.segment(size)
+        assert run.reached == run.i
+    assert torch.equal(run.x, expected)
+    seen = []
+    log.clear()
+    again = device.with_plan("-.--.")
+    assert torch.equal(
+        again(seed=1, on_step=lambda *at: seen.append(at)), host.with_plan("-.--.")(seed=1)
+    )
+    assert seen == [(i, 5) for i in range(5)]
+    assert log[:6] == ["first", "Dash", "Dot", "Dash", "Dash", "Dot"]
+    report = device.report()
+    layout = "switch" if not refused else "two_ifs" if refused == ("switch",) else "unrolled"
+    assert f"loop      {layout}, in one launch" in str(report)
+    for name in report.refused:
+        assert f"          not {name}: cu" in str(report)
+    assert len(report.refused) == ("switch", "two_ifs", "unrolled").index(layout)
 
 
 def auto(models, monkeypatch):

@@ -13,6 +13,7 @@ import fake_driver
 from morse_engine import get_include
 
 ROOT = Path(__file__).parents[2]
+SOURCES = ("census", "compose", "driver", "executable", "loop_graph")
 
 
 def _cuda_include():
@@ -54,20 +55,29 @@ def test_ptx_is_that_of_the_kernels(generate_ptx):
         pytest.skip("no nvcc")
     if (release := generate_ptx.nvcc_release()) != generate_ptx.RELEASE:
         pytest.skip(f"nvcc is {release}, the text was made with {generate_ptx.RELEASE}")
-    assert generate_ptx.HEADER.read_text() == generate_ptx.header(generate_ptx.ptx())
+    assert generate_ptx.HEADER.read_text() == generate_ptx.header()
 
 
 def _ptx(source):
-    return re.search(r'R"ptx\((.*?)\)ptx"', source.read_text(), re.S)[1]
+    return re.findall(r'R"ptx\((.*?)\)ptx"', (ROOT / source).read_text(), re.S)
+
+
+def test_a_chain_needs_no_conditions():
+    loop, chain = _ptx("csrc/loop_kernels.ptx.h")
+    assert ".extern .func cudaGraphSetConditional" in loop
+    assert "cudaGraphSetConditional" not in chain
+
+
+OURS, EXAMPLE = "csrc/loop_kernels.ptx.h", "examples/cpp/two_graphs.cpp"
 
 
 @pytest.mark.parametrize("arch", [75, 80, 86, 89, 90, 100, 120])
-@pytest.mark.parametrize("source", ["csrc/loop_kernels.ptx.h", "examples/cpp/two_graphs.cpp"])
-def test_ptx_assembles(tmp_path, source, arch):
+@pytest.mark.parametrize(("source", "which"), [(OURS, 0), (OURS, 1), (EXAMPLE, 0)])
+def test_ptx_assembles(tmp_path, source, which, arch):
     if (ptxas := shutil.which("ptxas")) is None:
         pytest.skip("no ptxas")
     text = tmp_path / "kernels.ptx"
-    text.write_text(_ptx(ROOT / source))
+    text.write_text(_ptx(source)[which])
     command = [ptxas, "-c", f"-arch=sm_{arch}", text, "-o", tmp_path / "kernels.cubin"]
     done = subprocess.run(command, capture_output=True, text=True)
     if "is not defined for option" in done.stderr:
@@ -82,7 +92,7 @@ def two_graphs(tmp_path_factory):
     program = tmp_path_factory.mktemp("example") / "two_graphs"
     command = [fake_driver.compiler(), "-std=c++17", "-Wall", "-Wextra", f"-I{get_include()}"]
     command += [ROOT / "examples/cpp/two_graphs.cpp"]
-    command += [sources / f"{name}.cpp" for name in ("census", "compose", "driver", "loop_graph")]
+    command += [sources / f"{name}.cpp" for name in SOURCES]
     done = subprocess.run([*command, "-ldl", "-o", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

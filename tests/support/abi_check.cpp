@@ -98,6 +98,9 @@ VALUE(ConditionalType::while_node, CU_GRAPH_COND_TYPE_WHILE);
 VALUE(ConditionalType::switch_node, CU_GRAPH_COND_TYPE_SWITCH);
 VALUE(InstantiateResult::handle_unused, CUDA_GRAPH_INSTANTIATE_CONDITIONAL_HANDLE_UNUSED);
 #endif
+SIZE(JitOption, CUjit_option);
+VALUE(JitOption::error_log, CU_JIT_ERROR_LOG_BUFFER);
+VALUE(JitOption::error_log_bytes, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES);
 VALUE(MemoryType::host, CU_MEMORYTYPE_HOST);
 VALUE(MemoryType::device, CU_MEMORYTYPE_DEVICE);
 VALUE(MemoryType::array, CU_MEMORYTYPE_ARRAY);

@@ -6,6 +6,7 @@ from morse_engine.runtime import native
 
 LAYOUTS = ["switch", "two_ifs", "nested", "unrolled"]
 CONDITIONAL = LAYOUTS[:3]
+FIRST = "the first that works"
 # What is alive of a loop that is gone.
 NOTHING = {"execs": 0, "device_allocations": 0, "host_allocations": 0, "modules": 0}
 
@@ -22,9 +23,12 @@ class Rig:
         self.dash = fake.step_graph(lambda: self.make("-"), "dash")
         self.dot = fake.step_graph(lambda: self.make("."), "dot") if dot else 0
         self.driver = native.Driver(fake.library)
-        self.loop = native.LoopGraph(
-            self.driver, self.dash, self.dot, self.step.data_ptr(), capacity, layout
-        )
+        args = (self.driver, self.dash, self.dot, self.step.data_ptr(), capacity)
+        if layout == FIRST:
+            self.composed = native.compose(*args)
+            self.loop = self.composed.loop
+        else:
+            self.loop = native.LoopGraph(*args, layout)
 
     def make(self, symbol):
         self.made += symbol

@@ -12,7 +12,7 @@
     CALL(cuCtxPopCurrent, 4000, (CUcontext*))                                                        \
     CALL(cuCtxSynchronize, 2000, ())                                                                 \
     CALL(cuStreamSynchronize, 2000, (CUstream))                                                      \
-    CALL(cuModuleLoadData, 2000, (CUmodule*, const void*))                                           \
+    CALL(cuModuleLoadDataEx, 2010, (CUmodule*, const void*, unsigned, JitOption*, void**))           \
     CALL(cuModuleUnload, 2000, (CUmodule))                                                           \
     CALL(cuModuleGetFunction, 2000, (CUfunction*, CUmodule, const char*))                            \
     CALL(cuMemAlloc, 3020, (DevicePointer*, std::size_t))                                            \
@@ -21,6 +21,7 @@
     CALL(cuMemFreeHost, 2000, (void*))                                                               \
     CALL(cuMemHostGetDevicePointer, 3020, (DevicePointer*, void*, unsigned))                         \
     CALL(cuMemcpyHtoDAsync, 3020, (DevicePointer, const void*, std::size_t, CUstream))               \
+    CALL(cuMemcpyDtoHAsync, 3020, (void*, DevicePointer, std::size_t, CUstream))                     \
     CALL(cuMemsetD32Async, 3020, (DevicePointer, unsigned, std::size_t, CUstream))                   \
     CALL(cuPointerGetAttribute, 4000, (void*, int, DevicePointer))                                   \
     CALL(cuGraphCreate, 10000, (CUgraph*, unsigned))                                                 \

@@ -49,6 +49,7 @@ enum class NodeType : int {
 };
 
 enum class ConditionalType : int { if_node = 0, while_node = 1, switch_node = 2 };
+enum class JitOption : int { error_log = 5, error_log_bytes = 6 };
 enum class MemoryType : int { host = 1, device = 2, array = 3, unified = 4 };
 enum class InstantiateResult : int {
     success = 0,

@@ -54,7 +54,7 @@ enum class Layout {
     switch_node,   // WHILE { SWITCH { Dash | Dot } }            CUDA 12.8
     two_ifs,       // WHILE { IF { Dash } IF { Dot } }           CUDA 12.4
     nested_loops,  // WHILE { WHILE { Dash } WHILE { Dot } }     CUDA 12.4
-    unrolled,      // one copy of Dash or Dot for each step; another plan is another graph
+    unrolled,      // a chain of copies of Dash and Dot, without conditions; another plan is another graph
 };
 
 // "switch", "two_ifs", "nested", "unrolled"
@@ -90,17 +90,19 @@ class LoopGraph {
     // Throws std::runtime_error that lists every node that cannot be in the loop.
     LoopGraph(const Driver& driver, CUgraph dash, CUgraph dot, std::int32_t* step, int capacity,
               Layout layout);
-    // Waits for runs that are not done.
+    // Waits for runs that are not done; 10 s for those that were cancelled, after which it leaves
+    // all that a run may still use where it is.
     ~LoopGraph();
     LoopGraph(const LoopGraph&) = delete;
     LoopGraph& operator=(const LoopGraph&) = delete;
 
     // Write the plan, '-' for Dash, '.' for Dot and ':' for a free step, in stream order. May wait for
-    // earlier work of the stream. With Layout::unrolled, a new plan is a new graph.
+    // earlier work of the stream.
     void set_plan(std::string_view morse_code, CUstream stream);
 
     // Run from the step that *step says, up to and without step `until`; -1 is the plan's end.
-    // Layout::unrolled always makes all steps of the plan and refuses any `until`.
+    // Layout::unrolled waits for the stream, to know the present step, and builds the graph of these
+    // steps where it has none yet: pieces of 64 steps at most, of which 8 are kept.
     void launch(CUstream stream, int until = -1);
 
     // The step number that the run launched last has reached; -1 as long as it has not begun, 0 if
@@ -109,11 +111,12 @@ class LoopGraph {
     // Whether every run that was launched has ended.
     bool done() const;
     // End all runs launched so far, each within one step; later ones are not affected.
-    // Throws std::runtime_error for Layout::unrolled, which cannot skip steps.
+    // Layout::unrolled cannot skip steps: what was launched is made.
     void cancel();
 
     struct NodeCounts {
-        int root;  // nodes that the loop adds around the steps, bodies included
+        int root;  // nodes that the loop adds around the steps, bodies included; unrolled: of the
+                   // piece launched last
         int dash;  // nodes of one Dash step
         int dot;   // nodes of one Dot step
     };
@@ -124,6 +127,8 @@ class LoopGraph {
     std::string describe() const;
 
    private:
+    void launch_chain(CUstream stream, int until);
+
     struct Parts;
     std::unique_ptr<Parts> parts_;
 };

@@ -50,7 +50,7 @@ def _build() -> str:
     command = [compiler(), "-std=c++17", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC"]
     command += [f"-I{CSRC / 'include'}", f"-I{CSRC}", *map(str, sources)]
     made_from = hashlib.sha256(" ".join(command).encode())
-    for path in [*sources, *HERE.glob("*.h"), *sorted(CSRC.rglob("*.h")), CSRC / "loop_kernels.cu"]:
+    for path in [*sources, *HERE.glob("*.h"), *sorted(CSRC.rglob("*.h")), *CSRC.glob("*.cu")]:
         made_from.update(path.read_bytes())
     library = ROOT / "build" / f"fake_driver_{made_from.hexdigest()[:16]}.so"
     library.parent.mkdir(exist_ok=True)
@@ -93,7 +93,7 @@ class FakeDriver:
         lib.fake_add_memcpy.argtypes = [pointer, number, pointer, number, pointer]
         lib.fake_fail.argtypes = [text, number, number]
         lib.fake_overwrite.argtypes = [ctypes.c_size_t, number]
-        lib.fake_calls.argtypes = [text]
+        lib.fake_calls.argtypes = lib.fake_refuse.argtypes = [text]
         lib.fake_reset()
         self._setting = {"version": 12080, "context": 1, "deferred": 0, "body_defaults": 0}
 
@@ -156,6 +156,16 @@ class FakeDriver:
     def fail(self, call: str, nth: int = 1, code: int = 2) -> None:
         """The nth call of `call` from the last reset returns `code` (2: out of memory)."""
         self._lib.fake_fail(call.encode(), nth, code)
+
+    def refuse(self, *what: str) -> None:
+        """Be a driver that does not do something.
+
+        "conditional": no conditional nodes; "switch": no SWITCH; "extern": PTX with an extern does
+        not load; "upload": no cuGraphUpload; "launch": no launch of a graph with conditional nodes.
+        """
+        for name in what:
+            assert name in ("conditional", "switch", "extern", "upload", "launch"), name
+            self._lib.fake_refuse(name.encode())
 
     def overwrite(self, offset: int, value: int) -> None:
         """Put a byte into the only device allocation."""

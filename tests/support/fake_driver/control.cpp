@@ -77,6 +77,7 @@ void* fake_pinned(std::size_t bytes) {
 }
 
 void fake_fail(const char* name, int nth, int code) { state.failures[name] = {nth, code}; }
+void fake_refuse(const char* what) { state.refuses.insert(what); }
 int fake_calls(const char* name) { return state.calls[name]; }
 void fake_overwrite(std::size_t offset, int value) {
     static_cast<unsigned char*>(*state.memory.begin())[offset] = static_cast<unsigned char>(value);

@@ -1,6 +1,7 @@
 // The calls of the driver API, found by name and version as in the real one.
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -38,6 +39,7 @@ Result cuGetErrorName(Result code, const char** name) {
         {invalid_context, "CUDA_ERROR_INVALID_CONTEXT"}, {invalid_handle, "CUDA_ERROR_INVALID_HANDLE"},
         {launch_failed, "CUDA_ERROR_LAUNCH_FAILED"},     {launch_timeout, "CUDA_ERROR_LAUNCH_TIMEOUT"},
         {not_supported, "CUDA_ERROR_NOT_SUPPORTED"},     {not_found, "CUDA_ERROR_NOT_FOUND"},
+        {invalid_ptx, "CUDA_ERROR_INVALID_PTX"},
     };
     auto it = names.find(code);
     *name = it == names.end() ? nullptr : it->second;
@@ -78,10 +80,20 @@ Result cuStreamSynchronize(CUstream) {
     return run_pending();
 }
 
-Result cuModuleLoadData(CUmodule* module, const void* image) {
+Result cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned count, JitOption* options,
+                          void** values) {
     ENTER();
+    std::string text = static_cast<const char*>(image);
+    if (state.refuses.count("extern") != 0 && text.find(".extern") != std::string::npos) {
+        if (count != 2 || options[0] != JitOption::error_log ||
+            options[1] != JitOption::error_log_bytes)
+            return invalid_value;
+        std::snprintf(static_cast<char*>(values[0]), reinterpret_cast<std::size_t>(values[1]),
+                      "Unresolved extern function 'cudaGraphSetConditional'");
+        return invalid_ptx;
+    }
     auto* key = new char;
-    state.modules[key] = static_cast<const char*>(image);
+    state.modules[key] = text;
     *module = reinterpret_cast<CUmodule>(key);
     return success;
 }
@@ -151,6 +163,14 @@ Result cuMemcpyHtoDAsync(DevicePointer to, const void* from, std::size_t bytes, 
     std::vector<char> staged(start, start + bytes);
     return in_stream_order([=] {
         std::memcpy(reinterpret_cast<void*>(to), staged.data(), bytes);
+        return success;
+    });
+}
+
+Result cuMemcpyDtoHAsync(void* to, DevicePointer from, std::size_t bytes, CUstream) {
+    ENTER();
+    return in_stream_order([=] {
+        std::memcpy(to, reinterpret_cast<void*>(from), bytes);
         return success;
     });
 }
@@ -276,6 +296,9 @@ Result fill(Node& node, ConditionalParams& params) {
         return invalid_value;
     if (params.ctx != the_context()) return invalid_context;
     bool is_switch = params.type == ConditionalType::switch_node;
+    if (state.refuses.count("conditional") != 0 ||
+        (is_switch && state.refuses.count("switch") != 0))
+        return not_supported;
     unsigned most = params.type == ConditionalType::while_node ? 1 : is_switch ? 1000 : 2;
     if (state.version < 12080 && (is_switch || params.size != 1)) return invalid_value;
     if (params.size < 1 || params.size > most) return invalid_value;
@@ -389,6 +412,7 @@ Result cuGraphExecDestroy(CUgraphExec handle) {
 
 Result cuGraphUpload(CUgraphExec exec, CUstream) {
     ENTER();
+    if (state.refuses.count("upload") != 0) return not_supported;
     return state.execs.count(reinterpret_cast<Exec*>(exec)) != 0 ? success : invalid_handle;
 }
 
@@ -396,6 +420,8 @@ Result cuGraphLaunch(CUgraphExec handle, CUstream) {
     ENTER();
     auto* exec = reinterpret_cast<Exec*>(handle);
     if (state.execs.count(exec) == 0) return invalid_handle;
+    if (state.refuses.count("launch") != 0 && contains(*exec->graph, NodeType::conditional))
+        return not_supported;
     return in_stream_order([graph = exec->graph] { return execute(*graph); });
 }
 

@@ -20,6 +20,7 @@ using namespace morse_engine::cuda;
 constexpr Result invalid_value = 1;
 constexpr Result out_of_memory = 2;
 constexpr Result invalid_context = 201;
+constexpr Result invalid_ptx = 218;
 constexpr Result invalid_handle = 400;
 constexpr Result not_found = 500;
 constexpr Result launch_timeout = 702;
@@ -77,6 +78,7 @@ struct State {
     int version = 12080;
     bool context = true;
     bool deferred = false;
+    std::set<std::string> refuses;  // conditional, switch, extern, upload, launch
     bool body_defaults = false;  // apply defaults whenever a body starts, not only at launch
 
     std::map<ConditionalHandle, Handle> handles;

@@ -10,6 +10,7 @@ extern "C" void cudaGraphSetConditional(unsigned long long handle, unsigned valu
     fake::state.handles.at(handle).value = value;
 }
 
+#include "../../csrc/chain_kernels.cu"
 #include "../../csrc/loop_kernels.cu"
 
 static void double_it(float* x, int* step) {
@@ -42,14 +43,16 @@ Kernel make(const char* name, void (*function)(Args...)) {
 const std::vector<Kernel>& kernels() {
     static const std::vector<Kernel> all = {
         make("morse_begin", morse_begin),
-        make("morse_pick_switch", morse_pick_switch),
+        make("morse_choose_switch", morse_choose_switch),
+        make("morse_choose_two", morse_choose_two),
         make("morse_pick_two", morse_pick_two),
         make("morse_count_pick_two", morse_count_pick_two),
         make("morse_next", morse_next),
         make("morse_count_next", morse_count_next),
-        make("morse_start", morse_start),
-        make("morse_count", morse_count),
         make("morse_end", morse_end),
+        make("morse_chain_start", morse_chain_start),
+        make("morse_chain_count", morse_chain_count),
+        make("morse_chain_end", morse_chain_end),
         make("double_it", double_it),
         make("add_one", add_one),
     };
