@@ -79,7 +79,7 @@ gpu: ## tests and benchmarks on a GPU, 9 minutes, with the packages that GPU_PYT
 		status=1; echo "==> without the C++ extension"; $(call GPU_INSTALL,0) || exit 1; }; \
 	$(call GPU_TEST,100) -m gpu --continue-on-collection-errors || status=$$?; \
 	$(call GPU_TEST,60) tests/kernels/test_kernels.py tests/runtime/test_steps.py || status=$$?; \
-	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(GPU_MINUTES) --out $(GPU_ROWS) --tests $$status \
+	$(GPU_PYTHON) benchmarks/gpu.py --minutes $(GPU_MINUTES) --out $(GPU_ROWS) \
 		$(if $(COMMIT),--commit $(COMMIT))
 
 gpu-smoke: ## the riskiest facts on a GPU: the one-launch loop, captured steps, kernels; 2 minutes

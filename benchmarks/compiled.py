@@ -5,7 +5,7 @@ rows are there even where the rival's autotuning runs out of time.
 """
 
 import torch
-from loop import Times, capture, chosen_plan, speed, validate
+from loop import Times, capture, chosen_plan, device_loop, speed, validate
 from paper_models import PaperModel
 from rows import Out
 from runs import runs
@@ -26,7 +26,7 @@ def measure(out: Out, model: PaperModel, batch: int, device: torch.device) -> No
         times = steps(subject, sampler)
     plan = chosen_plan(subject, times, "inductor")
     with out.case("run_ms with inductor"):
-        runs(subject, sampler, plan, {}, " inductor")
+        runs(subject, sampler, plan, {"host inductor": "host"}, {})
     with out.case(f"torch.compile {MODE} of Dash"):
         rival = autotuned(subject)
         step = Call(lambda: rival_step(subject, rival), "gpu")
@@ -34,7 +34,9 @@ def measure(out: Out, model: PaperModel, batch: int, device: torch.device) -> No
         both = in_turns_for(2, {"rival": step, "ours": ours}, device)
         variant = f"Dash, torch.compile {MODE}, {subject.layout}"
         out.row("step_ms", variant, Spread.of(both["rival"]))
-        runs(subject, sampler, plan, {f"torch.compile {MODE}": rival}, " inductor, beside it")
+        rivals = {f"torch.compile {MODE}": rival}
+        runs(subject, sampler, plan, {"host inductor, beside it": "host"}, rivals)
+    device_loop(subject, sampler, plan, " inductor")
 
 
 def steps(subject: Subject, sampler) -> Times:

@@ -1,8 +1,9 @@
 """What the engine costs and gains on this GPU: `make gpu`, or `python benchmarks/gpu.py --help`.
 
-Jobs are done in order of importance until the time is over, in a process of their own. The rows
-are written after each job: a list of objects with the keys of `rows.KEYS`. Other loads on the GPU
-or the host spoil the times.
+Jobs are done in order of importance until the time is over, in a process of their own. Each row is
+written when it is measured: the file is a list of objects with the keys of `rows.KEYS`. A job that
+is lost while it tries the one-launch loop takes that from the later ones. Other loads on the GPU or
+the host spoil the times.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import isolate
@@ -32,6 +33,7 @@ class Job:
     Attributes:
         needs: seconds without which it is not begun; a guess that no run has confirmed yet.
         limit: seconds after which it is stopped; the rows that it has by then stay.
+        no_device: the one-launch loop is left out.
     """
 
     bench: str
@@ -39,6 +41,7 @@ class Job:
     batch: int = 1
     needs: float = 10
     limit: float = 90
+    no_device: bool = False
 
     def __str__(self) -> str:
         return self.bench if self.model == "-" else f"{self.bench} {self.model} batch {self.batch}"
@@ -94,7 +97,7 @@ def do(job: Job, emit: Callable[[dict], None], device: str) -> None:
     import torch
 
     here = torch.device(device)
-    out = table.Out(emit, job.model, job.batch, device)
+    out = table.Out(emit, job.model, job.batch, device, job.no_device)
     emit({"about": table.conditions(device)})
     with out.case(job.bench):
         if job.bench == "launch":
@@ -133,46 +136,71 @@ class Here:
         pass
 
 
-def benchmark(
-    jobs: list[Job], runner, minutes: float, out: Path, commit: str | None = None
-) -> tuple[list[dict], list[str], list[str]]:
-    """Do the jobs; rows, notes, and the names of jobs that there was no time for."""
+@dataclass
+class Found:
+    """What a benchmark has so far.
+
+    Attributes:
+        skipped: names of jobs that there was no time for.
+        no_device: the one-launch loop is left out from here on.
+    """
+
+    out: Path
+    commit: str | None = None
+    no_device: bool = False
+    rows: list[dict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        print(f"   {text}", flush=True)
+
+    def write(self) -> None:
+        write_rows(self.out, self.rows)
+
+
+def benchmark(jobs: list[Job], runner, minutes: float, found: Found) -> None:
+    """Do the jobs; an interrupt ends them, and what is found by then stays."""
     end = time.monotonic() + 60 * minutes
-    rows: list[dict] = []
-    notes: list[str] = []
-    skipped: list[str] = []
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_rows(out, rows)  # a path that cannot be written to is found now
+    found.out.parent.mkdir(parents=True, exist_ok=True)
+    found.write()  # a path that cannot be written to is found now
     try:
         for job in jobs:
             left = end - time.monotonic()
             if left < job.needs:
-                skipped.append(f"{job} ({left:.0f} s left, needs about {job.needs:.0f})")
+                found.skipped.append(f"{job} ({left:.0f} s left, needs about {job.needs:.0f})")
                 continue
             started = time.monotonic()
-            take(replace(job, limit=min(job.limit, left)), runner, rows, notes, commit)
-            write_rows(out, rows)
-            print(f"{job}: {time.monotonic() - started:.0f} s, {len(rows)} rows", flush=True)
+            limit = min(job.limit, left)
+            take(replace(job, limit=limit, no_device=found.no_device), runner, found)
+            print(f"{job}: {time.monotonic() - started:.0f} s, {len(found.rows)} rows", flush=True)
+    except KeyboardInterrupt:
+        found.note("interrupted: the jobs behind this are missing")
     finally:
         runner.stop()
-    return rows, notes, skipped
 
 
-def take(job: Job, runner, rows: list[dict], notes: list[str], commit: str | None) -> None:
-    """Have a job done, and add what it says to rows and notes."""
-    about = dict.fromkeys(table.CONDITIONS)
+def take(job: Job, runner, found: Found) -> None:
+    """Have a job done, and add what it says to what is found."""
+    about, doing = dict.fromkeys(table.CONDITIONS), ""
     try:
         for message in runner.run(job, job.limit):
             if "about" in message:
                 about = message["about"]
-                about["commit"] = about["commit"] or commit
+                about["commit"] = about["commit"] or found.commit
+            elif "doing" in message:
+                doing = message["doing"]
             elif "row" in message:
-                rows.append(message["row"] | about)
+                found.rows.append(message["row"] | about)
+                found.write()
             else:
-                notes.append(message["note"])
-                print(f"   {message['note']}", flush=True)
+                found.note(message["note"])
     except isolate.Lost as error:
-        notes.append(f"{job}: {error}")
+        found.note(f"{job}: {error}" + (f" in {doing}" if doing else ""))
+        if doing == "device":
+            found.no_device = True
+            found.note("device: left out from here on")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -188,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", nargs="+", type=int, choices=(1, 8), default=[1, 8])
     parser.add_argument("--bench", nargs="+", choices=BENCHES, help="default: all")
     parser.add_argument(
-        "--tests", type=int, help="exit status of tests that ran before, for the end"
+        "--no-device", action="store_true", help="leave the one-launch loop out, as after a hang"
     )
     parser.add_argument("--commit", help="of the code, where this is no git checkout")
     args = parser.parse_args(arguments)
@@ -198,12 +226,13 @@ def main(arguments: list[str] | None = None) -> int:
     models = args.model or ([name for name in names if name != "tiny"] if not cpu else ["tiny"])
     jobs = jobs_for(args.device, models, args.bench, args.batch)
     runner = (Here if cpu else isolate.Worker)(functools.partial(do, device=args.device))
-    rows, notes, skipped = benchmark(jobs, runner, args.minutes, args.out, args.commit)
-    notes = list(dict.fromkeys(notes))
+    found = Found(args.out, args.commit, args.no_device)
+    benchmark(jobs, runner, args.minutes, found)
+    notes = list(dict.fromkeys(found.notes))
     if not args.model and not cpu:
         notes += same
-    print(summary.text(rows, notes, skipped, args.tests, args.out))
-    return args.tests or int(not rows)
+    print(summary.text(found.rows, notes, found.skipped, args.out))
+    return int(not found.rows)
 
 
 if __name__ == "__main__":

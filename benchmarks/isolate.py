@@ -1,11 +1,18 @@
-"""A second process that does jobs one by one, so that a crash or an endless loop costs one job."""
+"""A second process that does jobs one by one, so that a crash or an endless loop costs one job.
+
+A process that is stuck in a driver does not end even when it is killed. No wait for one is without
+a bound: it is given up, and the next job has a new one.
+"""
 
 import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+
+END_S = 10  # for a process that was killed
 
 
 class Lost(RuntimeError):
@@ -69,7 +76,9 @@ class Worker:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()  # it may not have had the time to lead a group
-        process.join()
+        process.join(END_S)
+        if process.exitcode is None:  # else the end of this process would wait for it, without end
+            multiprocessing.process._children.discard(process)
 
 
 def _serve(do: Callable, pipe) -> None:

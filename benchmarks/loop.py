@@ -6,6 +6,9 @@ dot_speed       N, from pairs of such times taken in turns
 capture_s       warm-up and capture, with the composition of the loop for "device"
 capture_bytes   device memory of the captures, static memory included
 
+What the host launches is measured whole, and its rows are out, before the one-launch loop is tried:
+a loop that never ends costs its own rows.
+
 The last part of a Dash or Dot step's name is the memory format of Dash's weights: the faster one of
 two, which is tried first. Dot's own blocks are contiguous.
 """
@@ -32,57 +35,63 @@ def measure(out: Out, model: PaperModel, batch: int, device: torch.device) -> No
     times: Times = {}
     with out.case("step_ms"):
         times = steps(subject, sampler)
+    plan = chosen_plan(subject, times)
     with out.case("run_ms and loop_overhead"):
-        runs(subject, sampler, chosen_plan(subject, times), {"diffusers": subject.unet})
+        ours = {name: name for name in subject.backends}
+        runs(subject, sampler, plan, ours, {"diffusers": subject.unet})
+    device_loop(subject, sampler, plan)
 
 
 def capture(subject: Subject, label: str = "", **options) -> Sampler:
-    """The sampler that all backends share.
+    """The sampler that all backends share, captured.
 
     Args:
         label: added to the rows' variants.
         options: of `engine.compile`.
     """
-    out, backend = subject.out, subject.backends[0]
-    sampler = subject.compile(backend, **options)
-    try:
-        subject.run(sampler)
-    except RuntimeError as error:
-        if backend != "device":
-            raise
-        out.note(f"device: {error}".splitlines()[0])
-        subject.backends.remove("device")
-        return capture(subject, label, **options)
+    out = subject.out
+    sampler = subject.compile("host", **options)
+    subject.run(sampler)
     if graphs.reason(subject.device):
         return sampler
     with out.case("capture_s and capture_bytes"):
-        out.row("capture_s", f"{backend}{label}, first", Spread.of([sampler.report().capture_s]))
+        out.row("capture_s", f"host{label}, first", Spread.of([sampler.report().capture_s]))
         sampler.free()
         subject.run(sampler)
         report = sampler.report()
-        out.row("capture_s", f"{backend}{label}, again", Spread.of([report.capture_s]))
-        out.row("capture_bytes", f"{backend}{label}", Spread.of([report.graph_bytes]))
-        if backend == "device":
-            subject.run(sampler.with_backend("host"))
-            both = Spread.of([sampler.report().graph_bytes])
-            out.row("capture_bytes", f"device and host{label}", both)
+        out.row("capture_s", f"host{label}, again", Spread.of([report.capture_s]))
+        out.row("capture_bytes", f"host{label}", Spread.of([report.graph_bytes]))
     return sampler
+
+
+def device_loop(subject: Subject, sampler: Sampler, plan: Plan, label: str = "") -> None:
+    """The one-launch loop of the same captures: its bits, then its times, beside the host's."""
+    out = subject.out
+    if not subject.has_loop:
+        return
+    with out.doing("device"), out.case("device"):
+        looped = sampler.with_backend("device")
+        image = subject.run(looped)
+        report = sampler.report()
+        name = f"device ({report.layout}){label}"
+        out.row("capture_s", name, Spread.of([report.capture_s]))
+        out.row("capture_bytes", f"{name} and host", Spread.of([report.graph_bytes]))
+        if not torch.equal(image, subject.run(sampler.with_backend("host"))):
+            out.note(f"CHECK: {name} made other bits than host; it is not timed")
+            return
+        runs(subject, sampler, plan, {name: "device", f"host{label} beside device": "host"}, {})
 
 
 def validate(subject: Subject, sampler: Sampler) -> None:
     """Results before times.
 
     Raises:
-        AssertionError: an image is not finite. A "device" whose bits are not those of "host" is
-            left out of what follows instead.
+        AssertionError: an image is not finite.
     """
     images = {name: subject.run(sampler.with_backend(name)) for name in subject.backends}
     for name, image in images.items():
         if not torch.isfinite(image).all():
             raise AssertionError(f"{name} made images that are not finite: nothing is timed")
-    if "device" in images and not torch.equal(images["device"], images["host"]):
-        subject.out.note("CHECK: device made other bits than host; it is not timed")
-        subject.backends.remove("device")
     # Eager and captured steps round differently: near, not equal.
     if "eager" in images:
         host, eager = images["host"], images["eager"]
@@ -92,42 +101,38 @@ def validate(subject: Subject, sampler: Sampler) -> None:
 
 
 def steps(subject: Subject, sampler: Sampler) -> Times:
-    """Dash and Dot, merged and shared, captured and eager, in turns."""
-    out, widths = subject.out, subject.widths
+    """Dash and Dot, captured and eager, merged and shared: the rows of each pair as it is timed."""
+    out, times = subject.out, Times()
+
+    def pair(kind: str, lora: str, dash: Call, dot: Call | None) -> None:
+        """In turns, so that N is of equal times; Dash's own row comes with the first of a kind."""
+        names = [f"Dash, {kind}", f"Dot {subject.widths} {lora}, {kind}"]
+        calls = {n: c for n, c in zip(names, (dash, dot), strict=True) if c is not None}
+        with out.case(f"step_ms, {kind} {lora}"):
+            found = in_turns_for(1, calls, subject.device)
+            for name, ms in found.items():
+                if name not in times:
+                    times[name] = ms
+                    out.row("step_ms", f"{name}, {subject.layout}", Spread.of(ms))
+            if dot is not None:
+                out.row("dot_speed", names[1], speed(*found.values()))
+
     host = sampler.with_backend("host")
-    calls: dict[str, Call] = {}
-
-    def add(kind: str, dot: Call | None, lora: str) -> None:
-        if dot is not None:
-            calls[f"Dot {widths} {lora}, {kind}"] = dot
-
-    calls["Dash, host"], dot = subject.step_calls(host)
-    add("host", dot, "merged")
-    calls["Dash, eager"], dot = subject.eager_calls(sampler)
-    add("eager", dot, "merged")
+    dash = subject.step_calls(host)[0]
+    pair("host", "merged", *subject.step_calls(host))
+    pair("eager", "merged", *subject.eager_calls(sampler))
     if subject.dot is not None:
         with out.case("Dot with shared weights"):
             shared = subject.compile("host", merge_dot=False)
             subject.run(shared)
-            for kind, pair in (
-                ("host", subject.step_calls(shared)),
-                ("eager", subject.eager_calls(shared)),
-            ):
-                add(kind, pair[1], "shared")
+            pair("host", "shared", dash, subject.step_calls(shared)[1])
+            pair("eager", "shared", *subject.eager_calls(shared))
     if subject.dot is not None and subject.model.guidance is not None:
         with out.case("guided Dot"):
             dot, options = subject.make_dot(guided=True), {"plan": NOMINAL, "backend": "host"}
             guided = engine.compile(subject.unet, dot, **options)
             subject.run(guided)
-            add("host", subject.step_calls(guided)[1], "merged guided")
-    times = in_turns_for(3, calls, subject.device)
-    for name, values in times.items():
-        out.row("step_ms", f"{name}, {subject.layout}", Spread.of(values))
-    for kind in ("host", "eager"):
-        for lora in ("merged", "shared", "merged guided"):
-            name = f"Dot {widths} {lora}, {kind}"
-            if name in times:
-                out.row("dot_speed", name, speed(times[f"Dash, {kind}"], times[name]))
+            pair("host", "merged guided", dash, subject.step_calls(guided)[1])
     return times
 
 

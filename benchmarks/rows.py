@@ -13,6 +13,7 @@ UNITS = {
     "step_ms": "ms",
     "dot_speed": "Dot steps per Dash step",
     "run_ms": "ms",
+    "start": "us",
     "capture_s": "s",
     "capture_bytes": "bytes",
     "launch_us": "us",
@@ -29,11 +30,20 @@ class Out:
     """Where one job writes its rows and notes.
 
     Args:
-        emit: takes `{"row": {...}}` or `{"note": "..."}`.
+        emit: takes `{"row": {...}}`, `{"note": "..."}` or `{"doing": "..."}`.
+        no_device: the one-launch loop is to be left out: an earlier job was lost with it.
     """
 
-    def __init__(self, emit: Callable[[dict], None], model: str, batch: int, device: str):
+    def __init__(
+        self,
+        emit: Callable[[dict], None],
+        model: str,
+        batch: int,
+        device: str,
+        no_device: bool = False,
+    ):
         self.emit, self.model, self.batch, self.device = emit, model, batch, device
+        self.no_device = no_device
 
     def row(self, bench: str, variant: str, spread, *, model: str = "", batch: int = 0) -> None:
         value, low, high, n = spread
@@ -52,6 +62,15 @@ class Out:
 
     def note(self, text: str) -> None:
         self.emit({"note": f"{self.model}, batch {self.batch}: {text}"})
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Say what is going on, for whoever has to know it when this process is lost."""
+        self.emit({"doing": what})
+        try:
+            yield
+        finally:
+            self.emit({"doing": ""})
 
     @contextmanager
     def case(self, name: str) -> Iterator[None]:

@@ -1,11 +1,13 @@
 """Whole runs of one model at one batch size, beside rivals, and what a loop adds to its steps.
 
 run_ms          a call by the wall, from an idle device to an idle device
+start           of these, the start of a run: its checks, its noise, its memory
 loop_overhead   (run - time of the captured steps in it) / steps. "started run" leaves out the start
-                of the run and the copy of its result. The captured steps are timed in the same
-                round, each kind in a row, with their weights in the L2 cache where they fit: what a
-                run loses by taking turns counts as overhead. Eager and diffusers' loops are charged
-                with the same captured steps
+                of the run and the copy of its result: that is what the goal is about, since a start
+                costs the same whatever the number of steps. The captured steps are timed in the
+                same round, each kind in a row, with their weights in the L2 cache where they fit:
+                what a run loses by taking turns counts as overhead. Eager and diffusers' loops are
+                charged with the same captured steps
 """
 
 from collections.abc import Callable
@@ -21,25 +23,26 @@ def runs(
     subject: Subject,
     sampler: Sampler,
     plan: Plan,
+    ours: dict[str, str],
     rivals: dict[str, Callable],
-    label: str = "",
 ) -> None:
-    """Rows of run_ms and loop_overhead, from rounds in which all take turns.
+    """Rows of run_ms, start and loop_overhead, from rounds in which all take turns.
 
     Args:
+        ours: backends by the name that their rows have.
         rivals: Dash as other loops call it, by name; each makes as many Dash steps as the plan has
             steps, and as it has Dash steps, with the scheduler's own `step`.
-        label: added to the variants of ours.
     """
     out, n = subject.out, len(plan)
     words = f"{plan.num_dash} Dash + {plan.num_dot} Dot"
-    samplers = {name: sampler.with_backend(name).with_plan(plan) for name in subject.backends}
+    samplers = {name: sampler.with_backend(by).with_plan(plan) for name, by in ours.items()}
     host = sampler.with_backend("host").with_plan(plan)
 
     calls = {}
     for name, made in samplers.items():
         calls[name] = Call(lambda made=made: subject.run(made))
-        if name != "eager":
+        if ours[name] != "eager":
+            calls[f"{name}, start"] = subject.start_call(made)
             calls[f"{name}, started run"] = subject.segment_call(made)
     for rival, unet in rivals.items():
         for count in dict.fromkeys((n, plan.num_dash)):
@@ -60,10 +63,12 @@ def runs(
         out.row("loop_overhead", variant, Spread.of(over))
 
     for name in samplers:
-        row(name, f"{name}{label}, {words}", plan.num_dash, plan.num_dot)
-        if name != "eager":
+        row(name, f"{name}, {words}", plan.num_dash, plan.num_dot)
+        if ours[name] != "eager":
+            start = [1e3 * ms for ms in times[f"{name}, start"]]
+            out.row("start", f"{name}, {words}", Spread.of(start))
             started = f"{name}, started run"
-            row(started, f"{name}{label}, {words}, started run", plan.num_dash, plan.num_dot)
+            row(started, f"{name}, {words}, started run", plan.num_dash, plan.num_dot)
     for rival in rivals:
         row(f"{rival}, {n} Dash", f"{rival}, {n} Dash", n, 0)
         if plan.num_dot:

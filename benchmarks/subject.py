@@ -1,5 +1,6 @@
 """One model at one batch size, ready to be measured: its samplers, its steps, and its rival."""
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,7 @@ from morse_engine.system.timing import Call, Spread, in_turns_for
 
 NOMINAL = "-..-..-..-.."
 BUDGET = 10.0  # LSD
+WARM_UP_S = 0.5  # an idle GPU has a slow clock
 # Without a Dot all steps are Dash's: as many as fit in a second, within these bounds.
 DASH_STEPS = (4, 10)
 
@@ -24,7 +26,8 @@ class Subject:
 
     Attributes:
         dot: None for a model that has no Dot.
-        backends: those that work here, with what is known to be wrong left out.
+        backends: those without the one-launch loop.
+        has_loop: whether that is measured too.
         layout: memory format of Dash's weights, in words.
     """
 
@@ -51,27 +54,29 @@ class Subject:
         self.backends = ["host", "eager"]
         if why := unavailable("device", device):
             out.note(f"device: {why}")
-        else:
-            self.backends.insert(0, "device")
+        self.has_loop = not (why or out.no_device)
 
     @torch.no_grad()
     def _choose_layout(self) -> None:
         """Contiguous or channels-last weights of Dash: the faster one as a captured forward."""
         t = torch.tensor(500, device=self.device)
         x = self.x.to(self.dtype)
-        replays = {}
+        calls, kept = {}, []
         for name in ("contiguous", "channels_last"):
             self.unet.to(memory_format=_format(name))
+            kept.append([weight.data for weight in self.unet.parameters()])  # the graph has them
             for _ in range(2):
                 self.unet(x, t, **self.cond)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
                 self.unet(x, t, **self.cond)
-            ms = in_turns_for(0.5, {name: Call(graph.replay, "gpu")}, self.device)[name]
-            replays[name] = Spread.of(ms)
-            self.out.row("step_ms", f"Dash forward alone, captured, {name}", replays[name])
-            del graph
-        self.layout = min(replays, key=lambda name: replays[name].value)
+            calls[name] = Call(graph.replay, "gpu")
+        warm_up(WARM_UP_S, calls, self.device)
+        times = in_turns_for(1, calls, self.device)
+        found = {name: Spread.of(ms) for name, ms in times.items()}
+        for name, spread in found.items():
+            self.out.row("step_ms", f"Dash forward alone, captured, {name}", spread)
+        self.layout = min(found, key=lambda name: found[name].value)
         self.unet.to(memory_format=_format(self.layout))
 
     def _make_dot(self) -> Dot | None:
@@ -109,6 +114,10 @@ class Subject:
             return Call(step, "gpu", prepare=lambda: self.start(sampler))
 
         return call(dash), call(dot) if dot is not None else None
+
+    def start_call(self, sampler: Sampler) -> Call:
+        """The start of a run: what is checked, drawn and written before its first step."""
+        return Call(lambda: self.start(sampler))
 
     def segment_call(self, sampler: Sampler) -> Call:
         """All steps of a run, without its start and the copy of its result."""
@@ -155,6 +164,14 @@ class Subject:
             return x
 
         return run
+
+
+def warm_up(seconds: float, calls: dict[str, Call], device: torch.device) -> None:
+    """Make the calls in turns for that long, untimed."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for call in calls.values():
+            call.ms(device)
 
 
 def _format(name: str) -> torch.memory_format:
