@@ -97,7 +97,7 @@ def compose(
     refused: dict[str, str] = {}
     for layout in layouts():
         try:
-            loop = _native.LoopGraph(driver, dash, dot, step, capacity, layout)
+            loop = __getattr__("LoopGraph")(driver, dash, dot, step, capacity, layout)
             loop.set_plan("-", stream)
             loop.launch(stream, 0)
         except RuntimeError as error:
