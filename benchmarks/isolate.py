@@ -4,6 +4,7 @@ A process that is stuck in a driver does not end even when it is killed. No wait
 a bound: it is given up, and the next job has a new one.
 """
 
+import ctypes
 import multiprocessing
 import multiprocessing.process
 import os
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+PR_SET_PDEATHSIG = 1  # of Linux
 END_S = 10  # for a process that was killed
 
 
@@ -82,6 +84,9 @@ class Worker:
 
 
 def _serve(do: Callable, pipe) -> None:
+    # It ends with the one that gives the jobs: a loop that never ends would keep the GPU busy.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()  # a group of its own: the compilers that torch.compile starts have to end with it
     os.dup2(2, 1)  # what jobs print is no part of the summary
     with suppress(EOFError):

@@ -63,7 +63,7 @@ class Subject:
         x = self.x.to(self.dtype)
         calls, kept = {}, []
         for name in ("contiguous", "channels_last"):
-            self.unet.to(memory_format=_format(name))
+            self.unet.to(memory_format=memory_format(name))
             kept.append([weight.data for weight in self.unet.parameters()])  # the graph has them
             for _ in range(2):
                 self.unet(x, t, **self.cond)
@@ -77,7 +77,7 @@ class Subject:
         for name, spread in found.items():
             self.out.row("step_ms", f"Dash forward alone, captured, {name}", spread)
         self.layout = min(found, key=lambda name: found[name].value)
-        self.unet.to(memory_format=_format(self.layout))
+        self.unet.to(memory_format=memory_format(self.layout))
 
     def _make_dot(self) -> Dot | None:
         try:
@@ -174,5 +174,5 @@ def warm_up(seconds: float, calls: dict[str, Call], device: torch.device) -> Non
             call.ms(device)
 
 
-def _format(name: str) -> torch.memory_format:
+def memory_format(name: str) -> torch.memory_format:
     return torch.channels_last if name == "channels_last" else torch.contiguous_format

@@ -56,8 +56,14 @@ def needs(backend):
         pytest.skip(native.reason())
 
 
+FEW = ("ddim, clipped", "dpm 2m sde", "heun")  # the others take minutes on a GPU
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in FAMILIES],
+)
 def test_every_solver_family(on_gpu, backend, family):
     needs(backend)
     ours = compiled(on_gpu, backend, scheduler=FAMILIES[family])
@@ -303,6 +309,7 @@ def test_weights_changed_in_place_and_moved(on_gpu, backend):
     assert "was moved" in ours.report().recaptured_because
 
 
+@pytest.mark.slow
 def test_inductor(on_gpu):
     ours = compiled(on_gpu, "host", inductor=True)
     expected = compiled(on_gpu, "eager")(batch_size=2, seed=3)
