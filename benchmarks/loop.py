@@ -13,6 +13,8 @@ The last part of a Dash or Dot step's name is the memory format of Dash's weight
 two, which is tried first. Dot's own blocks are contiguous.
 """
 
+import time
+
 import torch
 from paper_models import PaperModel
 from rows import Out
@@ -25,6 +27,7 @@ from morse_engine.runtime import graphs
 from morse_engine.sampling.plan import Plan
 from morse_engine.system.timing import Call, Spread, in_turns_for
 
+BOUND_S = 20  # of the first run in one launch
 Times = dict[str, list[float]]
 
 
@@ -71,7 +74,7 @@ def device_loop(subject: Subject, sampler: Sampler, plan: Plan, label: str = "")
         return
     with out.doing("device"), out.case("device"):
         looped = sampler.with_backend("device")
-        image = subject.run(looped)
+        image = bounded_run(subject, looped)
         report = sampler.report()
         name = f"device ({report.layout}){label}"
         out.row("capture_s", name, Spread.of([report.capture_s]))
@@ -80,6 +83,16 @@ def device_loop(subject: Subject, sampler: Sampler, plan: Plan, label: str = "")
             out.note(f"CHECK: {name} made other bits than host; it is not timed")
             return
         runs(subject, sampler, plan, {name: "device", f"host{label} beside device": "host"}, {})
+
+
+def bounded_run(subject: Subject, looped: Sampler) -> torch.Tensor:
+    """A first run in one launch, which is cancelled if it takes too long."""
+    run, end = subject.start(looped), time.monotonic() + BOUND_S
+    run.reach(len(run.plan), stop=lambda: time.monotonic() > end)
+    if run.reached < len(run.plan):
+        run.cancel()
+        raise TimeoutError(f"a run was at step {run.reached} after {BOUND_S} s")
+    return run.x
 
 
 def validate(subject: Subject, sampler: Sampler) -> None:

@@ -12,9 +12,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 GRACE_S = 5  # from an interrupt to a kill
@@ -55,8 +55,17 @@ class Done:
         return f"{text}   {self.part.settles}".rstrip()
 
 
-def run(parts: Sequence[Part], folder: Path, seconds: float) -> list[Done]:
-    """Do the parts within so many seconds; an interrupt ends the part that it meets, and all."""
+def run(
+    parts: Sequence[Part],
+    folder: Path,
+    seconds: float,
+    learn: Callable[[list[Done]], dict[str, str]] = lambda done: {},
+) -> list[Done]:
+    """Do the parts within so many seconds; an interrupt ends the part that it meets, and all.
+
+    Args:
+        learn: environment of the next part, from how those before it ended.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     end, done = time.monotonic() + seconds, []
     for i, part in enumerate(parts):
@@ -70,7 +79,7 @@ def run(parts: Sequence[Part], folder: Path, seconds: float) -> list[Done]:
         else:
             print(f"==> {part.name}, {limit:.0f} s at most: {log}", flush=True)
             started = time.monotonic()
-            status = one(part, log, limit)
+            status = one(replace(part, env=part.env | learn(done)), log, limit)
             done.append(Done(part, status, time.monotonic() - started))
         print(f"    {done[-1]}", flush=True)
         if done[-1].status not in ("passed", "no time left"):
@@ -86,7 +95,7 @@ def one(part: Part, log: Path, limit: float) -> str:
     minutes = f"{max(0.1, (limit - 15) / 60):.2f}"
     command = [word.replace("{minutes}", minutes) for word in part.command]
     with log.open("w") as out:
-        out.write(f"$ {' '.join(command)}\n")
+        out.write(f"$ {' '.join([*(f'{k}={v}' for k, v in part.env.items()), *command])}\n")
         out.flush()
         try:
             process = subprocess.Popen(

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from unittest import mock
 
 import torch
 from paper_models import MODELS
@@ -21,6 +22,7 @@ from morse_engine.runtime import graphs, native
 from morse_engine.sampling.plan import DASH, DOT
 from morse_engine.system.timing import Call, Spread, in_turns_for, synchronize
 
+LAYOUTS = ("unrolled", "two_ifs", "switch")  # what is surer comes first
 CUDA = torch.device("cuda")
 wrong: list[str] = []
 
@@ -65,7 +67,7 @@ def steps(device: torch.device = CUDA, names: tuple[str, ...] = ("cifar10", "sd"
         say(f"{name}: images are finite", bool(torch.isfinite(image).all()))
         say(f"{name}: host is its steps by hand", same(image, hand), difference(image, hand))
         census(name, host)
-        for layout in (*native.LAYOUTS, "nested"):
+        for layout in (*LAYOUTS, "nested"):
             with forced(layout):
                 looped = subject.compile("device")
                 try:
@@ -81,11 +83,8 @@ def steps(device: torch.device = CUDA, names: tuple[str, ...] = ("cifar10", "sd"
 @contextmanager
 def forced(layout: str) -> Iterator[None]:
     """Loops that are composed within it have this layout."""
-    os.environ[native.FORCED] = layout
-    try:
+    with mock.patch.dict(os.environ, {native.FORCED: layout}):
         yield
-    finally:
-        del os.environ[native.FORCED]
 
 
 def census(name: str, sampler) -> None:
@@ -104,7 +103,7 @@ def loops(device: torch.device = CUDA, name: str = "cifar10") -> None:
     subject = subject_of(name, device)
     plan = NOMINAL * 2
     samplers = {"host": subject.compile("host", plan=plan)}
-    for layout in ("unrolled", "two_ifs", "switch"):
+    for layout in LAYOUTS:
         with forced(layout):
             looped = subject.compile("device", plan=plan)
             try:

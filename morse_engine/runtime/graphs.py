@@ -109,6 +109,7 @@ class StepGraphs:
                     self.steps.state.step.data_ptr(),
                     self.steps.layout.capacity,
                     _stream(self.device),
+                    self.raise_errors,
                 )
             self.loop, self.refused = made.loop, made.refused
         except RuntimeError as error:

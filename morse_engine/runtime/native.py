@@ -11,6 +11,7 @@ with the reason. csrc/include/morse_engine/loop_graph.h says what they do.
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def reason(library: str = "libcuda.so.1") -> str:
     """Why available() is False, in one line; "" where it is True."""
     if _native is None:
         return _MISSING
+    if os.environ.get(FORCED) == "none":
+        return f"{FORCED} is none"
     try:
         _native.default_layout(_native.Driver(library))
     except RuntimeError as error:
@@ -69,18 +72,29 @@ def layouts() -> tuple[str, ...]:
     """The layouts to be tried: the one that MORSE_ENGINE_LAYOUT in the environment names, or all.
 
     Raises:
-        Refused: it names none.
+        Unavailable: it says "none", so that there are no loops.
+        Refused: it names no layout.
     """
     forced = os.environ.get(FORCED, "")
     if not forced:
         return LAYOUTS
+    if forced == "none":
+        raise Unavailable(f"{FORCED} is none")
     if forced not in (known := (*LAYOUTS, "nested")):
-        raise Refused(f"{FORCED}={forced!r}: use one of {', '.join(known)}, or leave it unset")
+        raise Refused(
+            f"{FORCED}={forced!r}: use one of {', '.join(known)}, none, or leave it unset"
+        )
     return (forced,)
 
 
 def compose(
-    driver: Any, dash: int, dot: int, step: int, capacity: int, stream: int = 0
+    driver: Any,
+    dash: int,
+    dot: int,
+    step: int,
+    capacity: int,
+    stream: int = 0,
+    look: Callable[[], object] = lambda: None,
 ) -> Composed:
     """The loop of two captured steps in the first layout that can be built and launched.
 
@@ -89,6 +103,7 @@ def compose(
     Args:
         driver, dash, dot, step, capacity: of LoopGraph.
         stream: CUDA stream of the trial, an address.
+        look: of `ends_within`.
 
     Raises:
         Unavailable: no layout works, or a launch does not end; the message has the reason of each.
@@ -103,7 +118,8 @@ def compose(
         except RuntimeError as error:
             refused[layout] = str(error)
             continue
-        if not ends_within(loop, TRIAL_S):  # the stream is lost: another layout would wait as long
+        if not ends_within(loop, TRIAL_S, look):
+            # The stream is lost: another layout would wait as long.
             refused[layout] = f"a run of no steps did not end within {TRIAL_S} s"
             break
         return Composed(loop, refused)
@@ -118,14 +134,17 @@ def said(refused: dict[str, str]) -> str:
     return "\n".join(f"layout {', '.join(some)}: {why}" for why, some in names.items())
 
 
-def ends_within(loop: Any, seconds: float) -> bool:
+def ends_within(loop: Any, seconds: float, look: Callable[[], object] = lambda: None) -> bool:
     """Whether all runs of a loop end within `seconds`; those that do not are cancelled.
 
-    The host waits with short sleeps, never in the driver, so Ctrl-C works. True says nothing of
-    errors: what went wrong on the device shows in the next call of torch.
+    The host waits with short sleeps, never in the driver, so Ctrl-C works.
+
+    Args:
+        look: called meanwhile; raises where the device has failed, which no run would end after.
     """
     end = time.monotonic() + seconds
     while not loop.done():
+        look()
         if time.monotonic() > end:
             loop.cancel()
             return False

@@ -175,6 +175,32 @@ def test_the_parts(target, monkeypatch):
     assert {"-v", "-n", "--timeout"} <= set(first.tests())
 
 
+@pytest.mark.parametrize(
+    ("good", "left"),
+    [
+        ({"switch"}, {}),
+        ({"two_ifs", "unrolled"}, {"MORSE_ENGINE_LAYOUT": "two_ifs"}),
+        ({"unrolled", "nested"}, {"MORSE_ENGINE_LAYOUT": "unrolled"}),
+        (set(), {"MORSE_ENGINE_LAYOUT": "none"}),
+    ],
+)
+def test_a_layout_that_failed_is_left_out_behind(tmp_path, good, left):
+    import first
+    import parts
+    from parts import Part
+
+    some = [
+        Part(name, 9, python(f"raise SystemExit({int(name not in good)})"))
+        for name in first.LAYOUTS
+    ]
+    seen = "import os; print('layout', os.environ.get('MORSE_ENGINE_LAYOUT'))"
+    parts.run([*some, Part("behind", 9, python(seen))], tmp_path, 60, first.learned)
+    for i, name in enumerate(first.LAYOUTS, 1):
+        assert "MORSE_ENGINE_LAYOUT" not in (tmp_path / f"{i:02}-{name}.log").read_text()
+    said = (tmp_path / "05-behind.log").read_text()
+    assert f"\nlayout {left.get('MORSE_ENGINE_LAYOUT')}\n" in said
+
+
 # An interpreter that does what a part wants, or something else.
 FAKE = """#!/bin/sh
 case "$*" in
@@ -212,6 +238,7 @@ def test_make_gpu_first(tmp_path):
     said = log.read_text()
     assert f"{ROOT}" in said
     assert f"--out {out}/gpu.json" in said
+    assert "MORSE_ENGINE_LAYOUT=two_ifs" in said, "the switch layout was stopped"
     assert "--commit 0123" in said
     minutes = float(re.search(r"--minutes (\S+)", said)[1])
     assert 5 < minutes < 7, "what the others left"

@@ -1,6 +1,8 @@
 """Jobs of the GPU benchmark that crash, hang, or are stopped: what they cost."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -128,6 +130,30 @@ def test_a_lost_process_costs_one_job(capfd, tmp_path, monkeypatch):
     finally:
         worker.stop()
     assert "this goes elsewhere" not in capfd.readouterr().out
+
+
+ALONE = """
+import sys
+sys.path[:0] = {paths}
+import isolate, isolated_jobs
+
+if __name__ == "__main__":
+    worker = isolate.Worker(isolated_jobs.do)
+    for message in worker.run({{"hang": True}}, 60):
+        print(*message.values(), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_the_worker_ends_with_the_one_that_it_works_for(tmp_path):
+    """Killed, as at a limit: a loop on the GPU would go on without it."""
+    (tmp_path / "isolated_jobs.py").write_text(SERVER)
+    script = tmp_path / "alone.py"
+    script.write_text(ALONE.format(paths=[str(tmp_path), str(BENCHMARKS)]))
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
+        worker = int(process.stdout.readline().split()[0])
+        process.kill()
+    assert ended(worker)
 
 
 def ended(pid: int) -> bool:

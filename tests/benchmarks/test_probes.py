@@ -46,7 +46,7 @@ def test_steps_of_a_driver_that_cannot(probes, fake, capsys):
     probes.steps(CPU, ("tiny",))
     said = capsys.readouterr().out
     assert [line.split(": ")[2] for line in probes.wrong] == [
-        f"{layout} runs" for layout in ("switch", "two_ifs", "nested")
+        f"{layout} runs" for layout in ("two_ifs", "switch", "nested")
     ]
     assert "ok: tiny: unrolled is host" in said
 

@@ -341,6 +341,15 @@ def test_auto_without_a_loop_is_host(models, fake, monkeypatch):
     assert ours.report().layout is None
 
 
+def test_the_loop_can_be_forbidden(models, fake, monkeypatch):
+    monkeypatch.setattr(backends, "captures_by_itself", lambda device: True)
+    monkeypatch.setenv("MORSE_ENGINE_LAYOUT", "none")
+    ours = compiled(models, "auto")
+    ours(seed=1)
+    assert ours.report().backend == "host"
+    assert ours.report().why == "no one-launch loop: MORSE_ENGINE_LAYOUT is none"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("refused", [(), ("switch",), ("conditional",), ("extern",), ("launch",)])
 def test_every_layout_makes_the_bits_of_the_host(models, fake, refused):

@@ -65,6 +65,10 @@ def test_a_layout_can_be_forced(fake, monkeypatch):
     monkeypatch.setenv(native.FORCED, "loop")
     with pytest.raises(ValueError, match="MORSE_ENGINE_LAYOUT='loop': use one of switch, two_ifs"):
         composed(fake)
+    monkeypatch.setenv(native.FORCED, "none")
+    assert native.reason(fake.library) == "MORSE_ENGINE_LAYOUT is none"
+    with pytest.raises(RuntimeError, match="MORSE_ENGINE_LAYOUT is none"):
+        composed(fake)
 
 
 def test_no_layout_at_all_says_each_reason_once(fake):
@@ -90,6 +94,18 @@ def test_a_trial_that_does_not_end_is_the_last(fake, monkeypatch):
     with pytest.raises(RuntimeError, match="layout switch: a run of no steps did not end") as error:
         composed(fake)
     assert "two_ifs" not in str(error.value)
+    fake.run_pending()
+
+
+def test_a_device_that_fails_is_not_waited_for(fake):
+    def look():
+        raise RuntimeError("an illegal address")
+
+    rig = Rig(fake, deferred=True)
+    rig.loop.set_plan("-")
+    rig.loop.launch()
+    with pytest.raises(RuntimeError, match="an illegal address"):
+        native.ends_within(rig.loop, 60, look)
     fake.run_pending()
 
 
