@@ -19,7 +19,7 @@ from ..sampling.plan import DASH, DOT, FREE, Plan
 from ..sampling.request import Request
 from ..sampling.solver import SolverTable
 from ..system.errors import Unavailable
-from ..system.timing import Call, in_turns
+from ..system.timing import Call, in_turns, synchronize
 from . import native
 from .capture import capture, own_stream
 from .steps import Steps
@@ -102,6 +102,7 @@ class StepGraphs:
         try:
             handles = {symbol: graph.raw_cuda_graph() for symbol, graph in self._graphs.items()}
             with self.turn():  # the device's context is current
+                synchronize(self.device)  # the trial's bound is for the loop alone
                 made = native.compose(
                     native.Driver(),
                     handles[DASH],
