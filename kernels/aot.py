@@ -1,7 +1,8 @@
 """Compile every kernel without a GPU: `python -m morse_engine.kernels.aot`.
 
-For each architecture, dtype and block size in use it prints registers, shared memory and spills,
-and fails if a kernel does not compile or spills registers to memory.
+For each launch of `variants.py` and each architecture it prints registers, shared memory and the
+stack of a thread, and fails if a kernel does not compile or has a stack: nothing of ours needs
+one but registers that are spilled to memory.
 """
 
 import os
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,73 +22,83 @@ from rich.console import Console
 from rich.table import Table
 
 from ..system.errors import Unavailable
+from . import variants
+from .checks import in_mode
 
-OPS = ("philox_normal", "dash_update", "residual_up_update", "trajectory_down", "time_silu")
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 
 
-def signature(kernel: Any, types: dict[str, str], constants: dict) -> dict[str, str]:
-    """The type of each argument: those given, constants, and 32-bit integers for the rest."""
-    return {
-        name: "constexpr" if name in constants else types.get(name, "i32")
-        for name in kernel.arg_names
-    }
+class Device:
+    """In the place of a GPU's driver: what Triton asks it in order to compile for a GPU."""
+
+    def __init__(self, architecture: int):
+        self.architecture = architecture
+
+    def get_current_device(self) -> int:
+        return self.architecture  # Triton keeps what it compiled by device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.architecture, 32)
 
 
-def found(pattern: str, text: str) -> re.Match[str]:
-    """The first match in a text that has one."""
-    match = re.search(pattern, text)
-    assert match is not None, f"no {pattern!r} in {text!r}"
-    return match
+@contextmanager
+def compiling(architecture: int) -> Iterator[list]:
+    """Within it the ops compile what they launch, on CPU tensors, and launch nothing.
 
+    The arguments are those of the launchers, and Triton chooses by them what to compile, as it does
+    in a run: what is compiled here is what a GPU of this architecture is given.
 
-def resources(ptx: str, architecture: int) -> dict:
-    """The name of the target, registers and bytes spilled, as ptxas reports them.
-
-    Raises:
-        Unavailable: ptxas refuses the code.
+    Yields:
+        The kernels compiled so far.
     """
-    from triton.backends.nvidia.compiler import get_ptxas
+    import triton
+    from triton.runtime import driver
 
-    target = found(r"\.target (\w+)", ptx).group(1)
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "kernel.ptx")
-        source.write_text(ptx)
-        command = [get_ptxas(architecture).path, "-v", f"--gpu-name={target}"]
-        command += [source, "-o", Path(folder, "kernel.cubin")]
-        done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise Unavailable(f"ptxas refuses a kernel for {target}: {done.stderr or done.stdout}")
-    spills = found(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
-    return {
-        "architecture": target,
-        "registers": int(found(r"Used (\d+) registers", done.stderr).group(1)),
-        "spilled": sum(int(count) for count in spills.groups()),
-    }
+    compiled, run = [], triton.JITFunction.run
+
+    def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        compiled.append(run(kernel, *args, grid=grid, warmup=True, **options))
+
+    driver.set_active(Device(architecture))
+    triton.JITFunction.run = compile_only
+    try:
+        with in_mode("kernels"):
+            yield compiled
+    finally:
+        triton.JITFunction.run = run
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers and bytes of stack of a thread, as cuobjdump reads them from the code."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [tool, "-res-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()  # type: ignore[union-attr]
+    return {"registers": int(registers), "stack": int(stack)}
 
 
 def compile_variant(op: str, index: int) -> list[dict]:
     """One variant of an op for every architecture: a row each."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    variants = import_module(f"morse_engine.kernels.{op}").variants()
-    kernel, types, constants = list(variants)[index]
-    kinds = signature(kernel, types, constants)
-    # PyTorch's allocations are aligned, and Triton compiles another kernel for that.
-    aligned = [i for i, kind in enumerate(kinds.values()) if kind.startswith("*")]
-    attrs = {(i,): [["tt.divisibility", 16]] for i in aligned}
-    source = ASTSource(kernel, kinds, constexprs=constants, attrs=attrs)
-    dtype = types.get("z_ptr") or types.get("features_ptr") or types["out_ptr"]
-    shown = " ".join(f"{name}={value}" for name, value in constants.items() if name != "WIDEN")
-    row = {"kernel": op, "dtype": dtype.removeprefix("*"), "constants": shown}
+    name, arguments = list(variants.OPS[op]())[index]
+    launch = getattr(import_module(f"morse_engine.kernels.{op}"), op)
     rows = []
     for architecture in ARCHITECTURES:
-        target = GPUTarget("cuda", architecture, 32)
-        compiled = triton.compile(source, target=target, options={"num_stages": 1})
-        used = resources(compiled.asm["ptx"], architecture)
-        rows.append(row | {"shared": compiled.metadata.shared} | used)
+        with compiling(architecture) as compiled:
+            launch(*arguments)
+        (kernel,) = compiled
+        row = {"kernel": op, "variant": name, "architecture": f"sm_{architecture}"}
+        row |= {"shared": kernel.metadata.shared}
+        rows.append(row | resources(kernel.asm["cubin"]))
     return rows
 
 
@@ -98,11 +110,7 @@ def compile_all() -> Iterator[dict]:
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise Unavailable("TRITON_INTERPRET=1 is set: nothing would be compiled; unset it")
-    jobs = [
-        (op, index)
-        for op in OPS
-        for index in range(len(list(import_module(f"morse_engine.kernels.{op}").variants())))
-    ]
+    jobs = [(op, index) for op, of in variants.OPS.items() for index in range(len(list(of())))]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for rows in pool.map(compile_variant, *zip(*jobs, strict=True)):
             yield from rows
@@ -115,22 +123,22 @@ def main() -> None:
         for row in compile_all():
             rows.append(row)
             status.update(f"compiling: {row['kernel']} for {row['architecture']}")
-    table = Table("kernel", "dtype", "constants")
+    table = Table("kernel", "variant")
     for name in dict.fromkeys(row["architecture"] for row in rows):
         table.add_column(name, justify="right")
-    table.caption = "registers / bytes of shared memory; spilled bytes in red"
-    variants: dict[tuple, list[dict]] = {}
+    table.caption = "registers / bytes of shared memory; bytes of stack in red"
+    of: dict[tuple, list[dict]] = {}
     for row in rows:
-        variants.setdefault((row["kernel"], row["dtype"], row["constants"]), []).append(row)
-    for names, same in variants.items():
+        of.setdefault((row["kernel"], row["variant"]), []).append(row)
+    for names, same in of.items():
         cells = [f"{row['registers']}/{row['shared']}" for row in same]
         cells = [
-            f"[red]{cell} spills {row['spilled']}[/]" if row["spilled"] else cell
+            f"[red]{cell} stack {row['stack']}[/]" if row["stack"] else cell
             for cell, row in zip(cells, same, strict=True)
         ]
         table.add_row(*names, *cells)
     console.print(table)
-    spilled = sum(row["spilled"] > 0 for row in rows)
+    spilled = sum(row["stack"] > 0 for row in rows)
     console.print(f"{len(rows)} kernels compiled, {spilled} spill")
     sys.exit(1 if spilled else 0)
 

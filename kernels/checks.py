@@ -29,18 +29,18 @@ def interpreter() -> Iterator[None]:
     Raises:
         Unavailable: Triton is missing, or was imported without TRITON_INTERPRET=1.
     """
-    if triton is None or isinstance(_nothing, triton.JITFunction):
+    if triton is None or not interpreted():
         raise Unavailable(
             "kernels run on the CPU only in Triton's interpreter: install triton, and set "
             "TRITON_INTERPRET=1 before Python starts"
         )
-    with _in_mode("kernels"):
+    with in_mode("kernels"):
         yield
 
 
 def references() -> AbstractContextManager[None]:
     """Within it the ops run their references, on every device: the specification does."""
-    return _in_mode("references")
+    return in_mode("references")
 
 
 def or_reference(
@@ -60,7 +60,8 @@ def or_reference(
 
 
 @contextmanager
-def _in_mode(mode: str) -> Iterator[None]:
+def in_mode(mode: str) -> Iterator[None]:
+    """Within it the ops run as `_mode` says."""
     token = _mode.set(mode)
     try:
         yield
@@ -71,6 +72,16 @@ def _in_mode(mode: str) -> Iterator[None]:
 @jit
 def _nothing() -> None:
     pass
+
+
+def interpreted() -> bool:
+    """Whether Triton, imported with TRITON_INTERPRET=1, interprets kernels and compiles none."""
+    return triton is not None and not isinstance(_nothing, triton.JITFunction)
+
+
+def widens(dtype: torch.dtype) -> bool:
+    """Whether products have to be of float32: the interpreter multiplies bfloat16 as integers."""
+    return dtype == torch.bfloat16 and interpreted()
 
 
 def runs_kernel(tensor: Tensor) -> bool:
@@ -149,6 +160,11 @@ def plane_strides(tensor: Tensor) -> tuple[int, int]:
 def tap_strides(weight: Tensor) -> tuple[int, int]:
     """Elements from one input channel to the next and from one tap of 3 x 3 to the next."""
     return (9, 1) if weight.is_contiguous() else (1, weight.shape[1])
+
+
+def block_of(pixels: int, batch: int) -> int:
+    """Pixels of a program: 32, or 16 where an H100 has more processors than programs of 32."""
+    return 32 if batch * (-(-pixels // 32)) >= 132 else 16
 
 
 def power_of_2(n: int, least: int = 1) -> int:

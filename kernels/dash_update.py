@@ -10,9 +10,6 @@ Per element, without guidance and with a solver of first order: 3 loads (x, z, z
 model_input, x_s, z_s, z_p).
 """
 
-from collections.abc import Iterator
-from itertools import product
-
 import torch
 from torch import Tensor
 
@@ -23,7 +20,6 @@ from .philox_normal import normal_block
 from .solver_step import (
     ROW,
     SCALE,
-    STATE_TYPES,
     D,
     State,
     check_state,
@@ -31,7 +27,7 @@ from .solver_step import (
     solver_step,
     solver_step_ref,
 )
-from .triton_or_stub import Variant, jit, tl, triton
+from .triton_or_stub import jit, tl, triton
 
 BLOCK = 512
 
@@ -214,20 +210,10 @@ def dash_update(
             SLOTS=len(history),
             LINE=clean is not None,
             BLOCK=BLOCK,
+            enable_fp_fusion=True,
         )
 
 
 @dash_update.register_fake
 def _(*arguments: Tensor | None) -> None:
     return None
-
-
-def variants() -> Iterator[Variant]:
-    """What `aot.py` compiles: (kernel, types of the arguments, constants)."""
-    for dtype in ("fp32", "fp16", "bf16"):
-        names = ("z_ptr", "x_s_ptr", "z_s_ptr", "z_p_ptr", "model_input_ptr")
-        types = STATE_TYPES | {name: f"*{dtype}" for name in names}
-        of = ((False, 2, 1), (False, 2, 4), (True, 2, 4), (True, 1, 4))
-        for (guidance, keep, slots), line in product(of, (False, True)):
-            constants = {"GUIDANCE": guidance, "KEEP": keep, "SLOTS": slots, "LINE": line}
-            yield _dash_update_kernel, types, constants | {"BLOCK": BLOCK}

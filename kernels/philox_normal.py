@@ -9,7 +9,6 @@ float32 here, in float64 there.
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch import Tensor
 from ..sampling import noise
 from ..system.errors import Refused
 from .checks import INTS, MAX_ELEMENTS, check, on_device, runs_kernel
-from .triton_or_stub import Variant, constexpr, jit, tl, triton
+from .triton_or_stub import constexpr, jit, tl, triton
 
 BLOCK = 512
 _HALF_RANGE = constexpr(2.0**-32)
@@ -36,7 +35,8 @@ def normal_pair(w0, w1):
     # Where u is close to 1, float32 has only few of its values and ln u is all in 1 - u. That is
     # exact from the complement of the word; ln(1 - v) = log(y) (-v) / (y - 1) with y = 1 - v keeps
     # its digits because the rounding of y cancels.
-    v = ((~w0).to(tl.float32) + 0.5) * _HALF_RANGE
+    # Not ~w0, which Triton's interpreter before 3.9 cannot do for unsigned words.
+    v = ((w0 ^ 0xFFFFFFFF).to(tl.float32) + 0.5) * _HALF_RANGE
     y = 1.0 - v
     near_one = tl.where(y == 1.0, -v, tl.log(y) * -v / tl.where(y == 1.0, -1.0, y - 1.0))
     low = tl.log((w0.to(tl.float32) + 0.5) * _HALF_RANGE)
@@ -133,16 +133,10 @@ def philox_normal(seeds: Tensor, step: Tensor, shape: list[int]) -> Tensor:
     if len(seeds):
         with on_device(seeds):
             grid = (triton.cdiv(numel, BLOCK) * len(seeds),)
-            _philox_normal_kernel[grid](out, seeds, step, numel, BLOCK=BLOCK)
+            _philox_normal_kernel[grid](out, seeds, step, numel, BLOCK=BLOCK, enable_fp_fusion=True)
     return out
 
 
 @philox_normal.register_fake
 def _philox_normal_fake(seeds: Tensor, step: Tensor, shape: list[int]) -> Tensor:
     return seeds.new_empty((seeds.shape[0], *shape), dtype=torch.float32)
-
-
-def variants() -> Iterator[Variant]:
-    """What `aot.py` compiles: (kernel, types of the arguments, constants)."""
-    types = {"out_ptr": "*fp32", "seeds_ptr": "*i64", "step_ptr": "*i32", "numel": "i32"}
-    yield _philox_normal_kernel, types, {"BLOCK": BLOCK}

@@ -10,15 +10,13 @@ One program makes the 4 C values of each of BLOCK pixels of the low resolution b
 products and never writes h, eta or z. x_s, z_s and z_p stay as Dash left them.
 """
 
-from collections.abc import Iterator
-from itertools import product
-
 import torch
 from torch import Tensor, nn
 
 from ..sampling.solver import Column
 from ..system.errors import Refused
 from .checks import (
+    block_of,
     check,
     check_image,
     leading,
@@ -27,12 +25,12 @@ from .checks import (
     power_of_2,
     runs_kernel,
     tap_strides,
+    widens,
 )
 from .philox_normal import normal_at
 from .solver_step import (
     ROW,
     SCALE,
-    STATE_TYPES,
     D,
     State,
     check_state,
@@ -40,14 +38,7 @@ from .solver_step import (
     solver_step,
     solver_step_ref,
 )
-from .triton_or_stub import Variant, jit, tl, triton
-
-BLOCK_K = 32
-
-
-def block(with_free: bool) -> int:
-    """Pixels of a program: half as many where free steps need registers too, which would spill."""
-    return 16 if with_free else 32
+from .triton_or_stub import jit, tl, triton
 
 
 def residual_up_ref(
@@ -80,6 +71,7 @@ def _up(
     weight_ptr,
     bias_ptr,
     image,  # of the features
+    batch,  # images from one branch to the next
     y,
     x,
     height,
@@ -88,34 +80,47 @@ def _up(
     stride_pixel,
     weight_stride_k,
     weight_stride_tap,
-    channels,
     c_out,
+    BRANCHES: tl.constexpr,
+    CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """The convolution at a block of pixels (y, x), all outputs: float32 [BLOCK, BLOCK_N]."""
+    """The convolution at a block of pixels (y, x), all outputs: float32 [BLOCK, BLOCK_N].
+
+    Returns:
+        That of both branches, which share the weights; of one branch it twice.
+    """
     n = tl.arange(0, BLOCK_N)
     in_n = n < c_out
     acc = tl.zeros([BLOCK, BLOCK_N], tl.float32)
     acc += tl.load(bias_ptr + n, in_n, other=0).to(tl.float32)[None, :]
-    base = features_ptr + image * channels * height * width
+    second = acc
+    base = features_ptr + image * CHANNELS * height * width
+    base_second = features_ptr + (image + batch) * CHANNELS * height * width
     # Not unrolled: nine unrolled products keep all of their operands in registers at once.
-    for term in range(0, 9 * tl.cdiv(channels, BLOCK_K)):
+    for term in range(9 * tl.cdiv(CHANNELS, BLOCK_K)):
         k = (term // 9) * BLOCK_K + tl.arange(0, BLOCK_K)
         tap = term % 9
-        in_k = k < channels
+        in_k = k < CHANNELS
         yy, xx = y + tap // 3 - 1, x + tap % 3 - 1
         inside = (yy >= 0) & (yy < height) & (xx >= 0) & (xx < width)
-        at = (yy * width + xx)[:, None] * stride_pixel + k[None, :] * stride_c
-        h = tl.load(base + at, inside[:, None] & in_k[None, :], other=0)
-        at = n[None, :] * (channels * 9) + k[:, None] * weight_stride_k + tap * weight_stride_tap
+        mask = inside[:, None] & in_k[None, :]
+        at = n[None, :] * (CHANNELS * 9) + k[:, None] * weight_stride_k + tap * weight_stride_tap
         w = tl.load(weight_ptr + at, in_n[None, :] & in_k[:, None], other=0)
+        at = (yy * width + xx)[:, None] * stride_pixel + k[None, :] * stride_c
+        h = tl.load(base + at, mask, other=0)
         if WIDEN:
             h, w = h.to(tl.float32), w.to(tl.float32)
         acc = tl.dot(h, w, acc, input_precision="ieee")
-    return acc
+        if BRANCHES == 2:
+            h = tl.load(base_second + at, mask, other=0)
+            if WIDEN:
+                h = h.to(tl.float32)
+            second = tl.dot(h, w, second, input_precision="ieee")
+    return acc, second
 
 
 @jit
@@ -151,8 +156,8 @@ def _residual(h, x_in, x_s, z_s, z_p, mix_ptr):
 
 @jit
 def _residual_up_update_kernel(
-    features_ptr,  # [B or 2 B, channels, H / 2, W / 2], any plane strides
-    weight_ptr,  # [4 C, channels, 3, 3], dtype of the features, channels-last or not
+    features_ptr,  # [B or 2 B, CHANNELS, H / 2, W / 2], any plane strides
+    weight_ptr,  # [4 C, CHANNELS, 3, 3], dtype of the features, channels-last or not
     bias_ptr,  # [4 C]
     mix_ptr,  # [1, B or 2 B; 5] float32
     x_s_ptr,  # [B, C, H, W]
@@ -171,7 +176,6 @@ def _residual_up_update_kernel(
     advance_ptr,  # [1]
     total,  # elements of x
     batch,
-    channels,
     c_out,  # 4 C
     height,  # of the features
     width,
@@ -184,6 +188,7 @@ def _residual_up_update_kernel(
     mix_stride,  # 0 or 5
     last_row,
     BRANCHES: tl.constexpr,
+    CHANNELS: tl.constexpr,  # of the features
     COPIES: tl.constexpr,
     SLOTS: tl.constexpr,
     LINE: tl.constexpr,
@@ -203,16 +208,16 @@ def _residual_up_update_kernel(
     x_in = (x * tl.load(row + SCALE)).to(model_input_ptr.dtype.element_ty).to(tl.float32)
     x_s = tl.load(x_s_ptr + at, mask, other=0).to(tl.float32)
     z = tl.zeros([BLOCK, BLOCK_N], tl.float32)
+    up = _up(
+        features_ptr, weight_ptr, bias_ptr, image, batch, y, column, height, width, stride_c,
+        stride_pixel, weight_stride_k, weight_stride_tap, c_out,
+        BRANCHES, CHANNELS, BLOCK, BLOCK_K, BLOCK_N, WIDEN,
+    )  # fmt: skip
     for branch in tl.static_range(BRANCHES):
-        of = image + branch * batch
-        h = _up(
-            features_ptr, weight_ptr, bias_ptr, of, y, column, height, width, stride_c,
-            stride_pixel, weight_stride_k, weight_stride_tap, channels, c_out,
-            BLOCK, BLOCK_K, BLOCK_N, WIDEN,
-        )  # fmt: skip
         z_s = tl.load(z_s_ptr + branch * total + at, mask, other=0).to(tl.float32)
         z_p = tl.load(z_p_ptr + branch * total + at, mask, other=0).to(tl.float32)
-        z_branch = z_s + _residual(h, x_in, x_s, z_s, z_p, mix_ptr + of * mix_stride)
+        mix = mix_ptr + (image + branch * batch) * mix_stride
+        z_branch = z_s + _residual(up[branch], x_in, x_s, z_s, z_p, mix)
         if branch == 0:
             z = z_branch
         else:
@@ -301,13 +306,14 @@ def residual_up_update(
     if not runs_kernel(x):
         return residual_up_update_ref(features, weight, bias, mix, x_s, z_s, z_p, state)
     with on_device(x):
-        pixels = block(clean is not None)
-        _residual_up_update_kernel[(triton.cdiv(height // 2 * (width // 2), pixels) * batch,)](
+        pixels, channels = height // 2 * (width // 2), features.shape[1]
+        # Half as many where free steps need registers too, which would spill.
+        block = 16 if clean is not None else block_of(pixels, batch)
+        _residual_up_update_kernel[(triton.cdiv(pixels, block) * batch,)](
             *(features, weight, bias, mix, x_s, z_s, z_p),
             *state.pointers(),
             x.numel(),
             batch,
-            features.shape[1],
             4 * c,
             height // 2,
             width // 2,
@@ -317,32 +323,20 @@ def residual_up_update(
             5 if len(mix) > 1 else 0,
             len(rows) - 1,
             BRANCHES=branches,
+            CHANNELS=channels,
             COPIES=len(model_input) // batch,
             SLOTS=len(history),
             LINE=clean is not None,
-            BLOCK=pixels,
-            BLOCK_K=BLOCK_K if features.shape[1] > 16 else 16,
+            BLOCK=block,
+            BLOCK_K=min(64, power_of_2(channels, 16)),
             BLOCK_N=power_of_2(4 * c, 16),
-            # Triton's interpreter multiplies the bits of bfloat16 as if they were integers.
-            WIDEN=features.dtype == torch.bfloat16 and not features.is_cuda,
-            num_stages=1,
+            WIDEN=widens(features.dtype),
+            # Loads ahead of the products need channels side by side.
+            num_stages=1 if features.is_contiguous() else 3,
+            enable_fp_fusion=True,
         )
 
 
 @residual_up_update.register_fake
 def _(*arguments: Tensor | None) -> None:
     return None
-
-
-def variants() -> Iterator[Variant]:
-    """What `aot.py` compiles: (kernel, types of the arguments, constants)."""
-    for dtype in ("fp32", "fp16", "bf16"):
-        names = ("features_ptr", "weight_ptr", "bias_ptr", "x_s_ptr", "z_s_ptr", "z_p_ptr")
-        types = {name: f"*{dtype}" for name in (*names, "model_input_ptr")}
-        types |= STATE_TYPES | {"mix_ptr": "*fp32"}
-        # without guidance; on both branches; of the guided estimate
-        of = ((1, 1, 16), (1, 1, 32), (2, 2, 32), (1, 2, 32))
-        for (branches, copies, block_k), line in product(of, (False, True)):
-            constants = {"BRANCHES": branches, "COPIES": copies, "SLOTS": 4, "LINE": line}
-            constants |= {"BLOCK": block(line), "BLOCK_K": block_k, "BLOCK_N": 16, "WIDEN": False}
-            yield _residual_up_update_kernel, types, constants

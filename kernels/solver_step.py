@@ -210,7 +210,9 @@ def solver_step(
     x, m = _row(row, x, z, noise, m1, m2, m3, SLOTS)
     if LINE:
         seed = tl.load(seeds_ptr + image)
-        for j in range(i + 1, last + 1):
+        # Not range(): before Triton 3.9 the interpreter cannot count to a number in memory.
+        j = i + 1
+        while j <= last:
             row = rows_ptr + tl.minimum(j, last_row) * ROW
             x_0 = _clamp(clean + tl.load(row + SLOPE) * (clean - before), low, high)
             z = (x_0 - tl.load(row + U) * x) / tl.load(row + V)
@@ -220,6 +222,7 @@ def solver_step(
                 fresh = d * normal_at(seed, j, position)
             m3, m2, m1 = m2, m1, m
             x, m = _row(row, x, z, fresh, m1, m2, m3, SLOTS)
+            j += 1
         # Those that load an element need not be the threads that store it.
         tl.debug_barrier()
         tl.store(clean_ptr + at, clean, mask)

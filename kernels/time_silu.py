@@ -5,14 +5,12 @@
 bias is the one of the convolution that made h. 1 load and 1 store per element.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
 from .checks import check, check_image, leading, on_device, runs_kernel
 from .reference_gradient import reference_gradient
-from .triton_or_stub import Variant, jit, tl, triton
+from .triton_or_stub import jit, tl, triton
 
 BLOCK = 512
 
@@ -88,6 +86,7 @@ def time_silu(h: Tensor, bias: Tensor, scale_shift: Tensor) -> Tensor:
             2 * channels if len(scale_shift) > 1 else 0,
             CHANNELS_LAST=not h.is_contiguous(),
             BLOCK=BLOCK,
+            enable_fp_fusion=True,
         )
     return out
 
@@ -98,12 +97,3 @@ def _(h: Tensor, bias: Tensor, scale_shift: Tensor) -> Tensor:
 
 
 reference_gradient(time_silu, time_silu_ref)
-
-
-def variants() -> Iterator[Variant]:
-    """What `aot.py` compiles: (kernel, types of the arguments, constants)."""
-    for dtype in ("fp32", "fp16", "bf16"):
-        types = {name: f"*{dtype}" for name in ("out_ptr", "h_ptr", "bias_ptr")}
-        types["scale_shift_ptr"] = "*fp32"
-        for channels_last in (False, True):
-            yield _time_silu_kernel, types, {"CHANNELS_LAST": channels_last, "BLOCK": BLOCK}

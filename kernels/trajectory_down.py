@@ -7,12 +7,11 @@
 Neither the f_j nor their concatenation nor h are written: 4 C values in, O / 4 out per pixel.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
 from .checks import (
+    block_of,
     check,
     check_image,
     is_channels_last,
@@ -22,11 +21,10 @@ from .checks import (
     power_of_2,
     runs_kernel,
     tap_strides,
+    widens,
 )
 from .reference_gradient import reference_gradient
-from .triton_or_stub import Variant, jit, tl, triton
-
-TILE = 2048  # numbers that one program makes: pixels times outputs
+from .triton_or_stub import jit, tl, triton
 
 
 def trajectory_down_ref(
@@ -50,6 +48,13 @@ def trajectory_down_ref(
 
 
 @jit
+def _to_nearest_bfloat16(value):
+    """What the interpreter, which cuts bits off, then converts without an error."""
+    bits = value.to(tl.int32, bitcast=True)
+    return (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
+
+
+@jit
 def _trajectory_down_kernel(
     out_ptr,  # [B, c_out, ceil(H / 2), ceil(W / 2)], any plane strides
     x_ptr,  # [B, C, H, W]
@@ -60,7 +65,6 @@ def _trajectory_down_kernel(
     weight_ptr,  # [c_out, 4 C, 3, 3], channels-last or not
     bias_ptr,  # [c_out]
     scale_shift_ptr,  # [1 or B, 2 c_out]
-    channels,  # C
     c_out,
     height,
     width,
@@ -72,8 +76,11 @@ def _trajectory_down_kernel(
     weight_stride_tap,
     mix_stride,  # 0 or 16
     scale_stride,  # 0 or 2 c_out
+    CHANNELS: tl.constexpr,  # C
     BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    WIDEN: tl.constexpr,
 ):
     pixels = height_out * width_out
     blocks = tl.cdiv(pixels, BLOCK)
@@ -82,24 +89,34 @@ def _trajectory_down_kernel(
     y, x = 2 * (pixel // width_out), 2 * (pixel % width_out)
     n = tl.arange(0, BLOCK_N)
     in_n = n < c_out
-    mix = mix_ptr + image * mix_stride
     plane = height * width
+    start = image * CHANNELS * plane
     acc = tl.zeros([BLOCK, BLOCK_N], tl.float32)
-    for term in range(0, 9 * channels):
-        c, tap = term // 9, term % 9
-        yy, xx = y + tap // 3 - 1, x + tap % 3 - 1
-        inside = (yy >= 0) & (yy < height) & (xx >= 0) & (xx < width) & (pixel < pixels)
-        at = (image * channels + c) * plane + yy * width + xx
-        x_here = tl.load(x_ptr + at, inside, other=0).to(tl.float32)
-        x_s_here = tl.load(x_s_ptr + at, inside, other=0).to(tl.float32)
-        z_s_here = tl.load(z_s_ptr + at, inside, other=0).to(tl.float32)
-        z_p_here = tl.load(z_p_ptr + at, inside, other=0).to(tl.float32)
-        w_at = weight_ptr + n * (36 * channels) + c * weight_stride_k + tap * weight_stride_tap
-        for j in tl.static_range(4):
-            f = tl.load(mix + 4 * j) * x_here + tl.load(mix + 4 * j + 1) * x_s_here
-            f += tl.load(mix + 4 * j + 2) * z_s_here + tl.load(mix + 4 * j + 3) * z_p_here
-            w = tl.load(w_at + j * channels * weight_stride_k, in_n, other=0).to(tl.float32)
-            acc += f[:, None] * w[None, :]
+    for first in tl.static_range(0, 4 * CHANNELS, BLOCK_K):
+        k = first + tl.arange(0, BLOCK_K)  # channel c of f_j is input j C + c of the convolution
+        in_k, c = k < 4 * CHANNELS, k % CHANNELS
+        mix = mix_ptr + image * mix_stride + 4 * (k // CHANNELS)
+        of_x, of_x_s = tl.load(mix, in_k, other=0), tl.load(mix + 1, in_k, other=0)
+        of_z_s, of_z_p = tl.load(mix + 2, in_k, other=0), tl.load(mix + 3, in_k, other=0)
+        for tap in range(9):
+            yy, xx = y + tap // 3 - 1, x + tap % 3 - 1
+            inside = (yy >= 0) & (yy < height) & (xx >= 0) & (xx < width) & (pixel < pixels)
+            at = start + (yy * width + xx)[:, None] + c[None, :] * plane
+            mask = inside[:, None] & in_k[None, :]
+            f = of_x[None, :] * tl.load(x_ptr + at, mask, other=0).to(tl.float32)
+            f += of_x_s[None, :] * tl.load(x_s_ptr + at, mask, other=0).to(tl.float32)
+            f += of_z_s[None, :] * tl.load(z_s_ptr + at, mask, other=0).to(tl.float32)
+            f += of_z_p[None, :] * tl.load(z_p_ptr + at, mask, other=0).to(tl.float32)
+            if WIDEN:
+                f = _to_nearest_bfloat16(f)
+            f = f.to(weight_ptr.dtype.element_ty)
+            at = n[None, :] * (36 * CHANNELS) + k[:, None] * weight_stride_k
+            w = tl.load(
+                weight_ptr + at + tap * weight_stride_tap, in_n[None, :] & in_k[:, None], other=0
+            )
+            if WIDEN:
+                f, w = f.to(tl.float32), w.to(tl.float32)
+            acc = tl.dot(f, w, acc, input_precision="ieee")
     acc += tl.load(bias_ptr + n, in_n, other=0).to(tl.float32)[None, :]
     scale_at = scale_shift_ptr + image * scale_stride + n
     scale = tl.load(scale_at, in_n, other=0).to(tl.float32)
@@ -150,8 +167,8 @@ def trajectory_down(
         return trajectory_down_ref(x, x_s, z_s, z_p, mix, weight, bias, scale_shift)
     out = _trajectory_down_fake(x, x_s, z_s, z_p, mix, weight, bias, scale_shift)
     check_image("the result", out)
-    pixels, block_n = out.shape[2] * out.shape[3], power_of_2(c_out)
-    block = max(16, TILE // block_n)
+    pixels, block_n = out.shape[2] * out.shape[3], power_of_2(c_out, 16)
+    block = 16 if block_n > 64 else block_of(pixels, batch)
     with on_device(x):
         _trajectory_down_kernel[(triton.cdiv(pixels, block) * batch,)](
             out,
@@ -163,7 +180,6 @@ def trajectory_down(
             weight,
             bias,
             scale_shift,
-            channels,
             c_out,
             height,
             width,
@@ -172,9 +188,13 @@ def trajectory_down(
             *tap_strides(weight),
             16 if len(mix) > 1 else 0,
             2 * c_out if len(scale_shift) > 1 else 0,
+            CHANNELS=channels,
             BLOCK=block,
+            BLOCK_K=16 if channels <= 4 else 32,
             BLOCK_N=block_n,
+            WIDEN=widens(weight.dtype),
             num_stages=1,
+            enable_fp_fusion=True,
         )
     return out
 
@@ -196,13 +216,3 @@ def _trajectory_down_fake(
 
 
 reference_gradient(trajectory_down, trajectory_down_ref)
-
-
-def variants() -> Iterator[Variant]:
-    """What `aot.py` compiles: (kernel, types of the arguments, constants)."""
-    for dtype in ("fp32", "fp16", "bf16"):
-        names = ("out_ptr", "x_ptr", "x_s_ptr", "z_s_ptr", "z_p_ptr", "weight_ptr", "bias_ptr")
-        types = {name: f"*{dtype}" for name in names}
-        types |= {"mix_ptr": "*fp32", "scale_shift_ptr": "*fp32"}
-        for block_n in (16, 64):
-            yield _trajectory_down_kernel, types, {"BLOCK": TILE // block_n, "BLOCK_N": block_n}

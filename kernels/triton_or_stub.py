@@ -1,7 +1,6 @@
 """Triton where it is installed. Without it the package imports all the same and runs references."""
 
 from collections.abc import Callable
-from typing import Any
 
 try:
     import triton
@@ -21,7 +20,4 @@ except ImportError:
         return value
 
 
-# What `aot.py` compiles: a kernel, the types of its arguments, its constants.
-Variant = tuple[Any, dict[str, str], dict[str, int]]
-
-__all__ = ["Variant", "constexpr", "jit", "tl", "triton"]
+__all__ = ["constexpr", "jit", "tl", "triton"]

@@ -16,6 +16,7 @@ from kernel_inputs import (
     check_all,
     check_dash_update,
     check_residual_up_update,
+    check_trajectory_down,
     clone,
     down_inputs,
     randn,
@@ -268,20 +269,28 @@ def test_residual_up_update_of_channels_last_models():
 )
 def test_trajectory_down(shape, width, rows, dtype):
     inputs = down_inputs(shape, dtype, width, rows)
-    if dtype != torch.float32:
-        # The reference rounds what Dot looks at to half precision, the kernel does not.
-        wide = [t.float() for t in inputs]
-        expected = kernels.trajectory_down_ref(*wide).to(dtype)
-    else:
-        expected = kernels.trajectory_down_ref(*inputs)
-    assert_close(tolerance(dtype), kernels.trajectory_down(*inputs), expected)
+    check_trajectory_down(inputs)
+
+
+def test_trajectory_down_rounds_what_dot_looks_at_as_its_reference_does():
+    inputs = down_inputs((1, 1, 2, 2), torch.float16, 1)
+    x, x_s, z_s, z_p, mix, weight, bias, scale_shift = inputs
+    x.fill_(1 + 2**-10)
+    mix.zero_()
+    mix[:, :2, 0] = torch.tensor([1 + 2**-11, -1.0])  # f_0 and f_1: not numbers of half precision
+    for t in (x_s, z_s, z_p, bias, scale_shift):
+        t.zero_()
+    weight.fill_(1000)
+    assert torch.equal(kernels.trajectory_down(*inputs), kernels.trajectory_down_ref(*inputs))
+
+
+def test_trajectory_down_of_many_channels():
+    check_trajectory_down(down_inputs((1, 9, 4, 6), torch.float16, 20))
 
 
 def test_trajectory_down_follows_the_layout_of_its_weight():
     inputs = down_inputs((2, 3, 8, 6), torch.float32, 16, layout=torch.channels_last)
-    out = kernels.trajectory_down(*inputs)
-    assert checks.is_channels_last(out)
-    assert_close("kernel/float32", out, kernels.trajectory_down_ref(*inputs))
+    assert checks.is_channels_last(check_trajectory_down(inputs))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

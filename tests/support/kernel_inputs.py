@@ -142,3 +142,10 @@ def down_inputs(shape, dtype, width, rows=1, layout=torch.contiguous_format):
         randn(width, dtype=dtype),
         randn(rows, 2 * width),
     ]
+
+
+def check_trajectory_down(inputs):
+    """Compare with the reference; returns the kernel's output."""
+    out = kernels.trajectory_down(*inputs)
+    assert_close(tolerance(out.dtype), out, kernels.trajectory_down_ref(*inputs))
+    return out

@@ -1,0 +1,131 @@
+"""The launches of real models that `aot.py` compiles: arguments of each op, on the CPU, unwritten.
+
+Models of the paper: pixels without guidance and a Dot that begins with 32 channels, latents with
+guidance and 64. Triton compiles a kernel anew for other dtypes of its arguments, for numbers that
+are 1 or divisible by 16, and for other constants; so all of these are as in a run
+(`tests/kernels/test_variants.py` compares).
+"""
+
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from ..sampling.solver import HISTORY, Column
+from .solver_step import State
+
+Arguments = tuple[Tensor | list[int] | None, ...]
+Variant = tuple[str, Arguments]  # what it is, in words, and the op's arguments
+
+ROWS = 1024  # what captured memory has room for
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+LATENTS, PIXELS = (4, 64, 64), (3, 256, 256)
+
+
+def empty(*size: int, dtype: torch.dtype = torch.float32, layout: str = "NCHW") -> Tensor:
+    return torch.empty(size, dtype=dtype, memory_format=LAYOUTS[layout] if len(size) == 4 else None)
+
+
+def state(
+    batch: int, image: tuple[int, ...], dtype: torch.dtype, guided: bool, line: bool
+) -> State:
+    """The memory of a run; line: of a plan with free steps."""
+    return State(
+        x=empty(batch, *image),
+        history=empty(1 + len(HISTORY), batch, *image),
+        model_input=empty(2 * batch if guided else batch, *image, dtype=dtype),
+        timestep=empty(1, dtype=torch.int64),
+        rows=empty(ROWS, len(Column)),
+        step=empty(1, dtype=torch.int32),
+        seeds=empty(batch, dtype=torch.int64),
+        guidance=empty(1) if guided else None,
+        clean=empty(batch, *image) if line else None,
+        bounds=empty(2, image[0]) if line else None,
+        advance=empty(1, dtype=torch.int32) if line else None,
+    )
+
+
+def philox_normal() -> Iterator[Variant]:
+    seeds, step = empty(1, dtype=torch.int64), empty(1, dtype=torch.int64)
+    yield "of a run's start", (seeds, step, list(LATENTS))
+
+
+def dash_update() -> Iterator[Variant]:
+    """Without guidance; with it, both branches kept, the guided estimate, none of them."""
+    kinds = {"": (PIXELS, 1), " of branches": (LATENTS, 2), " guided": (LATENTS, 1)}
+    kinds |= {" guided, no Dot": (LATENTS, 0)}
+    for name, layout, line, (kind, (image, kept)) in product(
+        DTYPES, LAYOUTS, (False, True), kinds.items()
+    ):
+        if name != "fp16" and kind != " of branches":
+            continue  # other dtypes are the same code but for the loads
+        dtype, st = DTYPES[name], state(1, image, DTYPES[name], bool(kind), line)
+        z = empty(*st.model_input.shape, dtype=dtype, layout=layout)
+        sizes = (min(kept, 1), kept, kept)
+        trajectory = [empty(n, *image, dtype=dtype) if n else None for n in sizes]
+        yield words(name, layout, line) + kind, (z, *st, *trajectory)
+
+
+def residual_up_update() -> Iterator[Variant]:
+    """Without guidance; on both branches of it, for a small and a large grid; of its estimate."""
+    kinds = {"": (8, PIXELS, 32, 1), " of branches": (8, LATENTS, 64, 2)}
+    kinds |= {" guided": (8, LATENTS, 64, 1), " of branches, batch 1": (1, LATENTS, 64, 2)}
+    for name, layout, line, (kind, (batch, image, width, branches)) in product(
+        DTYPES, LAYOUTS, (False, True), kinds.items()
+    ):
+        if name != "fp16" and kind != " of branches":
+            continue
+        (c, height, w), images = image, branches * batch
+        of = {"dtype": DTYPES[name]}
+        yield (
+            words(name, layout, line) + kind,
+            (
+                empty(images, width, height // 2, w // 2, **of, layout=layout),
+                empty(4 * c, width, 3, 3, **of, layout=layout),
+                empty(4 * c, **of),
+                empty(1, 5),
+                *(empty(n, *image, **of) for n in (batch, images, images)),
+                *state(batch, image, DTYPES[name], bool(kind), line),
+            ),
+        )
+
+
+def trajectory_down() -> Iterator[Variant]:
+    """Small and large grids."""
+    kinds = {"pixels": (1, PIXELS, 32), "latents": (16, LATENTS, 64)}
+    kinds |= {"pixels of CIFAR": (1, (3, 32, 32), 32), "latents, batch 1": (2, LATENTS, 64)}
+    for name, layout, (kind, (batch, image, width)) in product(DTYPES, LAYOUTS, kinds.items()):
+        of = {"dtype": DTYPES[name]}
+        yield (
+            f"{words(name, layout)} {kind}",
+            (
+                *(empty(batch, *image, **of) for _ in range(4)),
+                empty(1, 4, 4),
+                empty(width, 4 * image[0], 3, 3, **of, layout=layout),
+                empty(width, **of),
+                empty(1, 2 * width, **of),
+            ),
+        )
+
+
+def time_silu() -> Iterator[Variant]:
+    """All widths from 32 on are one kernel."""
+    for name, layout in product(DTYPES, LAYOUTS):
+        of = {"dtype": DTYPES[name]}
+        h = empty(2, 128, 16, 16, **of, layout=layout)
+        yield words(name, layout), (h, empty(128, **of), empty(1, 256, **of))
+
+
+def words(dtype: str, layout: str, line: bool = False) -> str:
+    return f"{dtype} {layout}{' free steps' if line else ''}"
+
+
+OPS = {
+    "philox_normal": philox_normal,
+    "dash_update": dash_update,
+    "residual_up_update": residual_up_update,
+    "trajectory_down": trajectory_down,
+    "time_silu": time_silu,
+}
