@@ -21,7 +21,7 @@ Variant = tuple[str, Arguments]  # what it is, in words, and the op's arguments
 ROWS = 1024  # what captured memory has room for
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
-LATENTS, PIXELS = (4, 64, 64), (3, 256, 256)
+LATENTS, PIXELS, CIFAR = (4, 64, 64), (3, 256, 256), (3, 32, 32)
 
 
 def empty(*size: int, dtype: torch.dtype = torch.float32, layout: str = "NCHW") -> Tensor:
@@ -53,15 +53,15 @@ def philox_normal() -> Iterator[Variant]:
 
 
 def dash_update() -> Iterator[Variant]:
-    """Without guidance; with it, both branches kept, the guided estimate, none of them."""
+    """Without guidance; with it, both branches kept or the guided estimate; without a Dot."""
     kinds = {"": (PIXELS, 1), " of branches": (LATENTS, 2), " guided": (LATENTS, 1)}
-    kinds |= {" guided, no Dot": (LATENTS, 0)}
+    kinds |= {" alone": (PIXELS, 0), " alone, with guidance": (LATENTS, 0)}
     for name, layout, line, (kind, (image, kept)) in product(
         DTYPES, LAYOUTS, (False, True), kinds.items()
     ):
         if name != "fp16" and kind != " of branches":
             continue  # other dtypes are the same code but for the loads
-        dtype, st = DTYPES[name], state(1, image, DTYPES[name], bool(kind), line)
+        dtype, st = DTYPES[name], state(1, image, DTYPES[name], image == LATENTS, line)
         z = empty(*st.model_input.shape, dtype=dtype, layout=layout)
         sizes = (min(kept, 1), kept, kept)
         trajectory = [empty(n, *image, dtype=dtype) if n else None for n in sizes]
@@ -69,13 +69,14 @@ def dash_update() -> Iterator[Variant]:
 
 
 def residual_up_update() -> Iterator[Variant]:
-    """Without guidance; on both branches of it, for a small and a large grid; of its estimate."""
-    kinds = {"": (8, PIXELS, 32, 1), " of branches": (8, LATENTS, 64, 2)}
-    kinds |= {" guided": (8, LATENTS, 64, 1), " of branches, batch 1": (1, LATENTS, 64, 2)}
+    """Without guidance, on both branches of it, of its estimate; large and small grids."""
+    kinds = {"": (8, PIXELS, 32, 1), ", batch 1": (1, CIFAR, 32, 1)}
+    kinds |= {" of branches": (8, LATENTS, 64, 2), " of branches, batch 1": (1, LATENTS, 64, 2)}
+    kinds |= {" guided, batch 1": (1, LATENTS, 64, 1)}
     for name, layout, line, (kind, (batch, image, width, branches)) in product(
         DTYPES, LAYOUTS, (False, True), kinds.items()
     ):
-        if name != "fp16" and kind != " of branches":
+        if name != "fp16" and (branches == 1 or (line and batch > 1)):
             continue
         (c, height, w), images = image, branches * batch
         of = {"dtype": DTYPES[name]}
@@ -87,15 +88,15 @@ def residual_up_update() -> Iterator[Variant]:
                 empty(4 * c, **of),
                 empty(1, 5),
                 *(empty(n, *image, **of) for n in (batch, images, images)),
-                *state(batch, image, DTYPES[name], bool(kind), line),
+                *state(batch, image, DTYPES[name], image == LATENTS, line),
             ),
         )
 
 
 def trajectory_down() -> Iterator[Variant]:
     """Small and large grids."""
-    kinds = {"pixels": (1, PIXELS, 32), "latents": (16, LATENTS, 64)}
-    kinds |= {"pixels of CIFAR": (1, (3, 32, 32), 32), "latents, batch 1": (2, LATENTS, 64)}
+    kinds = {"of pixels": (1, PIXELS, 32), "of pixels, CIFAR": (1, CIFAR, 32)}
+    kinds |= {"of latents": (16, LATENTS, 64), "of latents, batch 1": (2, LATENTS, 64)}
     for name, layout, (kind, (batch, image, width)) in product(DTYPES, LAYOUTS, kinds.items()):
         of = {"dtype": DTYPES[name]}
         yield (
@@ -105,7 +106,7 @@ def trajectory_down() -> Iterator[Variant]:
                 empty(1, 4, 4),
                 empty(width, 4 * image[0], 3, 3, **of, layout=layout),
                 empty(width, **of),
-                empty(1, 2 * width, **of),
+                empty(1, 2 * width),
             ),
         )
 
@@ -115,7 +116,7 @@ def time_silu() -> Iterator[Variant]:
     for name, layout in product(DTYPES, LAYOUTS):
         of = {"dtype": DTYPES[name]}
         h = empty(2, 128, 16, 16, **of, layout=layout)
-        yield words(name, layout), (h, empty(128, **of), empty(1, 256, **of))
+        yield words(name, layout), (h, empty(128, **of), empty(1, 256))
 
 
 def words(dtype: str, layout: str, line: bool = False) -> str:
