@@ -26,7 +26,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage lint types docs aot gpu gpu-first gpu-smoke zoo zoo-miniature quality bench clean
+.PHONY: help demo test test-fast coverage lint types docs aot versions gpu gpu-first gpu-smoke zoo zoo-miniature quality bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ docs: $(VENV)/.dev build/package build/docs ## build the documentation site into
 
 aot: $(VENV)/.dev ## compile every kernel for all architectures, without a GPU; a spill fails
 	$(BIN)/python -m morse_engine.kernels.aot
+
+versions: $(VENV)/.dev ## test and compile the kernels with older Tritons and NumPys
+	tests/versions.sh $(abspath $(BIN))/python
 
 # Folders of links: the package as it is when it is installed, and the documents where they link to each other.
 .PHONY: build/package build/docs

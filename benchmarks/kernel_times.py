@@ -22,7 +22,11 @@ from morse_engine.system.timing import Spread
 IMAGES = ((3, 32, 32), (4, 64, 64), (4, 128, 128), (3, 256, 256))
 BATCHES = (8, 1, 64)  # by importance
 DEVICE = "cuda"
-WIDTH = 16  # of Dot's first and last block
+
+
+def width(image: tuple[int, int, int]) -> int:
+    """Channels of the first and last block of the Dots in `paper_models.py`."""
+    return 64 if image[0] == 4 else 32
 
 
 def measure(out: Out, seconds: float) -> None:
@@ -142,10 +146,10 @@ def dash_update_case(batch, image, dtype):
 
 
 def residual_up_update_case(batch, image, dtype):
-    c, height, width = image
+    c, height, w = image
     state = run_state(batch, image, dtype)
-    features = randn(batch, WIDTH, height // 2, width // 2, dtype=dtype)
-    weight, bias = randn(4 * c, WIDTH, 3, 3, dtype=dtype), randn(4 * c, dtype=dtype)
+    features = randn(batch, width(image), height // 2, w // 2, dtype=dtype)
+    weight, bias = randn(4 * c, width(image), 3, 3, dtype=dtype), randn(4 * c, dtype=dtype)
     mix = randn(1, 5, dtype=torch.float32)
     x_s, z_s, z_p = (randn(batch, *image, dtype=dtype) for _ in range(3))
     inputs = (features, weight, bias, mix)
@@ -163,14 +167,15 @@ def residual_up_update_case(batch, image, dtype):
 
 def trajectory_down_case(batch, image, dtype):
     trajectory = [randn(batch, *image, dtype=dtype) for _ in range(4)]
+    outputs = width(image)
     inputs = (
         *trajectory,
         randn(1, 4, 4, dtype=torch.float32),
-        randn(WIDTH, 4 * image[0], 3, 3, dtype=dtype),
-        randn(WIDTH, dtype=dtype),
-        randn(1, 2 * WIDTH, dtype=torch.float32),
+        randn(outputs, 4 * image[0], 3, 3, dtype=dtype),
+        randn(outputs, dtype=dtype),
+        randn(1, 2 * outputs, dtype=torch.float32),
     )
-    out = batch * WIDTH * image[1] * image[2] // 4 * trajectory[0].element_size()
+    out = batch * outputs * image[1] * image[2] // 4 * trajectory[0].element_size()
     return (
         lambda: kernels.trajectory_down_ref(*inputs),
         lambda: kernels.trajectory_down(*inputs),
@@ -179,8 +184,9 @@ def trajectory_down_case(batch, image, dtype):
 
 
 def time_silu_case(batch, image, dtype):
-    h = randn(batch, WIDTH, image[1] // 2, image[2] // 2, dtype=dtype)
-    inputs = h, randn(WIDTH, dtype=dtype), randn(1, 2 * WIDTH, dtype=torch.float32)
+    c = 2 * width(image)  # inside: the outermost block's is fused with its convolution
+    h = randn(batch, c, image[1] // 4, image[2] // 4, dtype=dtype)
+    inputs = h, randn(c, dtype=dtype), randn(1, 2 * c, dtype=torch.float32)
     return lambda: kernels.time_silu_ref(*inputs), lambda: kernels.time_silu(*inputs), 2 * h.nbytes
 
 
