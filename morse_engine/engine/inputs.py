@@ -3,6 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -85,8 +86,9 @@ def _bound(name: str, model: Callable, positional: int, cond: dict | None = None
 
     Without keywords only the positional ones are looked at.
     """
+    function = model.forward if isinstance(model, nn.Module) else model
     try:
-        signature = inspect.signature(model.forward if isinstance(model, nn.Module) else model)
+        signature = _signature(function)
     except (TypeError, ValueError):  # it does not say what it takes
         return
     places = [None] * positional
@@ -95,6 +97,19 @@ def _bound(name: str, model: Callable, positional: int, cond: dict | None = None
     except TypeError as error:
         advice = _advice(signature, positional, cond or {})
         raise Refused(f"{name} cannot be called as asked: {error}{advice}") from None
+
+
+def _signature(function: Callable) -> inspect.Signature:
+    """As `inspect.signature`; that of a method is found once for its class, which lives anyway."""
+    if not inspect.ismethod(function):
+        return inspect.signature(function)
+    return _without_self(function.__func__)
+
+
+@lru_cache(maxsize=64)
+def _without_self(method: Callable) -> inspect.Signature:
+    signature = inspect.signature(method)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 def _advice(signature: inspect.Signature, positional: int, cond: dict) -> str:

@@ -159,7 +159,6 @@ class Sampler:
             a `Run`: `step()`, `segment(k)`, `watch(on_step)`, `cancel()` and `x`.
         """
         models = self.models
-        models.check()
         request = Request.make(
             noise, batch_size, seed, guidance_scale, cond, shape=self.shape, device=models.device
         )
@@ -167,6 +166,7 @@ class Sampler:
         check_shape(models, request.shape[1:], with_dot=bool(self.plan.num_dot))
         check_cond(models, cond, count if request.guidance_scale is None else 2 * count)
         if self.backend == "eager":
+            models.check()
             return EagerRun(models, self.plan, self.table, request)
         return self.captures.start(self.plan, self.table, request, self.backend)
 

@@ -89,13 +89,15 @@ class Captures:
         """Begin a run by "host", "device" or the faster of the two, "auto".
 
         Raises:
-            Unavailable: the steps cannot be captured or composed; with "auto" the run is eager,
-                with a warning at the first one of its layout.
+            Unavailable: a model is not fit for a run (`Models.check`); or the steps cannot be
+                captured or composed; with "auto" the run is eager then, with a warning at the first
+                one of its layout.
         """
         with self.lock, own_dtype(request.device):
             if why := graphs.reason(request.device):
                 if backend == "auto":
                     self.last = "host", why
+                self.models.check()
                 return self._fused(plan, table, request)
             self._watch_weights()
             capacity = CAPACITY
@@ -170,10 +172,16 @@ class Captures:
     # -- the ledger ----------------------------------------------------------------------------
 
     def _watch_weights(self) -> None:
-        """Forget all captures if something of the models changed that is fixed in them."""
+        """Forget all captures if something of the models changed that is fixed in them.
+
+        Raises:
+            Unavailable: the models are not fit for a run; one of unchanged ones is not asked again.
+        """
         if self._weights is not None and (changed := self._weights.changed()):
             self._clear()
             self._recaptured_because = changed
+        if self._weights is None:
+            self.models.check()
 
     def _get(self, layout: Layout, steps: Callable[[], Steps]) -> StepGraphs:
         """The capture of this layout, made if there is none."""

@@ -1,5 +1,6 @@
 """What the engine refuses, rather than make images that are silently wrong."""
 
+import inspect
 import re
 
 import numpy as np
@@ -366,3 +367,26 @@ def test_wrong_steps_of_a_run(sampler):
         sampler(on_step=lambda: None)
     with pytest.raises(Refused, match="a Plan and its table"):
         sampler.with_table("-", sampler.table)
+
+
+def test_what_a_model_takes_is_what_its_forward_takes_now(monkeypatch):
+    """A signature is found once for a class; a forward that was put into its place has another."""
+    unet = tiny_unet()
+    sampler = morse_engine.compile(unet, plan="-")
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"shift.*besides .* class_labels, return_dict"):
+            sampler(shift=1)
+    forward = unet.forward
+
+    def shifted(x, timestep, shift):
+        return forward(x, timestep).sample + shift
+
+    unet.forward = shifted
+    assert torch.isfinite(sampler(shift=1)).all()
+    with pytest.raises(Refused, match="missing a required argument: 'shift'"):
+        sampler()
+    del unet.forward
+    found, signature = [], inspect.signature
+    monkeypatch.setattr(inspect, "signature", lambda *args: found.append(args) or signature(*args))
+    sampler()
+    assert not found

@@ -21,6 +21,7 @@ from morse_engine import Dot
 from morse_engine.engine import Sampler
 from morse_engine.runtime import backends, graphs
 from morse_engine.runtime.captures import Captures
+from morse_engine.runtime.models import Models
 from morse_engine.sampling.solver import SolverTable
 from tolerances import assert_close
 
@@ -229,6 +230,23 @@ def test_cast_models_are_refused(models, fake):
     models[0].half()
     with pytest.raises(RuntimeError, match=r"Dash is on cpu in torch.float16.*compile again"):
         ours(seed=1)
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "eager"])
+def test_a_model_that_becomes_random_is_refused(fake, monkeypatch, backend):
+    unet = tiny_unet(dropout=0.1)
+    ours = morse_engine.compile(unet, plan="--", backend=backend)
+    before, asked = ours(seed=1), []
+    check = Models.check
+    monkeypatch.setattr(Models, "check", lambda models: asked.append(1) or check(models))
+    ours(seed=1)
+    assert len(asked) == (backend == "eager"), "captured steps are as they were"
+    unet.train()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"train\(\) mode, where its dropout of 0.1"):
+            ours(seed=1)
+    unet.eval()
+    assert torch.equal(ours(seed=1), before)
 
 
 def test_ledger(models, fake):
