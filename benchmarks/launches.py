@@ -1,17 +1,26 @@
 """Operations per step that launch a kernel on a GPU: `python benchmarks/launches.py`.
 
-Counted on the CPU from what PyTorch dispatches: views and allocations launch nothing, each other
-operation counts as one. cuDNN may split a convolution or a group norm, so this is a lower bound.
+Of the bundled digits, and of the paper's models as shapes alone. Counted from what PyTorch
+dispatches: views and allocations launch nothing, each other operation counts as one. PyTorch splits
+a group norm in three and adds the bias behind a convolution, so this is a lower bound;
+`model_step.py` counts kernels. `--out FILE` adds rows to a file.
 """
 
+import argparse
+import json
 from collections import Counter
+from pathlib import Path
 
 import torch
+from paper_models import MODELS
+from rows import conditions
+from shapes import one_attention, steps_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from morse_engine import engine, kernels, zoo
+from morse_engine.runtime.steps import Steps
 
 
 class Launches(TorchDispatchMode):
@@ -40,7 +49,7 @@ def is_tensor(value) -> bool:
     return isinstance(value, Tensor)
 
 
-def counts() -> dict[str, Counter]:
+def digits() -> dict[str, Counter]:
     """By name of step: one Dash and one Dot step of the bundled digits models, DPM-Solver++ 2M."""
     unet = zoo.digits_dash()
     dot, scheduler = zoo.digits_dot(unet), zoo.digits_scheduler("dpm")
@@ -51,8 +60,12 @@ def counts() -> dict[str, Counter]:
     with torch.no_grad(), Launches(fused=False) as launches:
         sampler(on_step=lambda i, n: seen.append(Counter(launches.names)))
     result["eager Dash"], result["eager Dot"] = seen[3] - seen[2], seen[4] - seen[3]
+    return result | of_steps(sampler.with_backend("host").start().steps)
 
-    steps = sampler.with_backend("host").start().steps
+
+def of_steps(steps: Steps) -> dict[str, Counter]:
+    """By name: the two steps with the fused kernels."""
+    result = {}
     for name, step in (("host Dash", steps.dash_step), ("host Dot", steps.dot_step)):
         with torch.no_grad(), Launches(fused=True) as launches:
             step()
@@ -60,7 +73,36 @@ def counts() -> dict[str, Counter]:
     return result
 
 
+def paper(name: str, batch: int = 1) -> dict[str, Counter]:
+    """The same of one of the paper's models, with guidance where it has any, in channels-last."""
+    steps = steps_of(MODELS[name], batch, channels_last=True)
+    with one_attention():
+        return of_steps(steps)
+
+
+def counts(name: str) -> dict[str, Counter]:
+    """By name of step: those of a model, "digits" or one of the paper's."""
+    return digits() if name == "digits" else paper(name)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", action="append", choices=["digits", *MODELS])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    rows = []
+    for model in options.model or ["digits", "cifar10", "church", "sd", "sdxl"]:
+        for name, counter in counts(model).items():
+            most = ", ".join(f"{op} {n}" for op, n in counter.most_common(12))
+            print(f"{model}, {name}: {counter.total()} operations ({most})")
+            row = {"bench": "launches", "model": model, "variant": name, "batch": 1}
+            row |= {"value": counter.total(), "unit": "operations", "by_name": dict(counter)}
+            rows.append(row | conditions("cpu"))
+    if options.out is not None:
+        before = json.loads(options.out.read_text()) if options.out.exists() else []
+        text = ",\n".join(json.dumps(row) for row in before + rows)
+        options.out.write_text(f"[\n{text}\n]\n")
+
+
 if __name__ == "__main__":
-    for name, counter in counts().items():
-        most = ", ".join(f"{op} {n}" for op, n in counter.most_common(12))
-        print(f"{name}: {counter.total()} operations ({most})")
+    main()
