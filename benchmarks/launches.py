@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from paper_models import MODELS
 from rows import conditions
-from shapes import one_attention, steps_of
+from shapes import as_on_a_gpu, steps_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -74,10 +74,17 @@ def of_steps(steps: Steps) -> dict[str, Counter]:
 
 
 def paper(name: str, batch: int = 1) -> dict[str, Counter]:
-    """The same of one of the paper's models, with guidance where it has any, in channels-last."""
-    steps = steps_of(MODELS[name], batch, channels_last=True)
-    with one_attention():
-        return of_steps(steps)
+    """The same of one of the paper's models, with guidance where it has any.
+
+    Dash as it is loaded, and all in channels-last, as a Dot is on a GPU whatever Dash is.
+    """
+    result = {}
+    for layout in ("contiguous", "channels-last"):
+        steps = steps_of(MODELS[name], batch, channels_last=layout == "channels-last")
+        with as_on_a_gpu():
+            result |= {f"{step}, {layout}": names for step, names in of_steps(steps).items()}
+    del result["host Dot, contiguous"]
+    return result
 
 
 def counts(name: str) -> dict[str, Counter]:
