@@ -11,6 +11,8 @@ Triton and no GPU.
 if __name__ == "morse_engine.kernels":
     from .checks import available, interpreter, is_channels_last, or_reference, references
     from .dash_update import dash_update, dash_update_ref
+    from .group_norm_silu import group_norm_silu as group_norm_silu_op
+    from .group_norm_silu import group_norm_silu_ref
     from .philox_normal import philox_normal, philox_normal_ref
     from .residual_up_update import residual_up_ref, residual_up_update, residual_up_update_ref
     from .time_silu import time_silu as time_silu_op
@@ -19,6 +21,7 @@ if __name__ == "morse_engine.kernels":
     from .trajectory_down import trajectory_down_ref
 
     # What a Dot calls in its model, several times a step.
+    group_norm_silu = or_reference(group_norm_silu_op, group_norm_silu_ref)
     time_silu = or_reference(time_silu_op, time_silu_ref)
     trajectory_down = or_reference(trajectory_down_op, trajectory_down_ref)
 
@@ -26,6 +29,8 @@ __all__ = [
     "available",
     "dash_update",
     "dash_update_ref",
+    "group_norm_silu",
+    "group_norm_silu_ref",
     "interpreter",
     "is_channels_last",
     "philox_normal",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def or_reference(
     """
 
     @wraps(reference)
-    def either(*args: Tensor) -> Tensor:
+    def either(*args: Any) -> Tensor:
         plain = not torch.compiler.is_compiling() and _mode.get() == "references"
         return reference(*args) if plain else op(*args)
 

@@ -15,16 +15,20 @@ def reference_gradient(op: CustomOpDef, reference: Callable[..., Tensor]) -> Non
     derivatives only.
     """
 
-    def setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
+        ctx.save_for_backward(*(v if isinstance(v, Tensor) else None for v in inputs))
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad
-        saved = zip(ctx.saved_tensors, wanted, strict=True)
-        inputs = [tensor.detach().requires_grad_(need) for tensor, need in saved]
+        inputs = [
+            other if tensor is None else tensor.detach().requires_grad_(need)
+            for tensor, other, need in zip(ctx.saved_tensors, ctx.others, wanted, strict=True)
+        ]
         with torch.enable_grad():
             output = reference(*inputs)
-        grads = iter(torch.autograd.grad(output, [t for t in inputs if t.requires_grad], grad))
+        sources = [t for t, need in zip(inputs, wanted, strict=True) if need]
+        grads = iter(torch.autograd.grad(output, sources, grad))
         return tuple(next(grads) if need else None for need in wanted)
 
     op.register_autograd(backward, setup_context=setup)

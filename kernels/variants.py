@@ -15,7 +15,7 @@ from torch import Tensor
 from ..sampling.solver import HISTORY, Column
 from .solver_step import State
 
-Arguments = tuple[Tensor | list[int] | None, ...]
+Arguments = tuple[Tensor | list[int] | float | None, ...]
 Variant = tuple[str, Arguments]  # what it is, in words, and the op's arguments
 
 ROWS = 1024  # what captured memory has room for
@@ -119,6 +119,21 @@ def time_silu() -> Iterator[Variant]:
         yield words(name, layout), (h, empty(128, **of), empty(1, 256))
 
 
+def group_norm_silu() -> Iterator[Variant]:
+    """The innermost level of CIFAR-10's model, and two of Stable Diffusion's; with a shift or none."""
+    kinds = {"of 8 channels": (256, 8), "of 40": (1280, 16), "of 80": (2560, 32)}
+    for name, layout, (kind, (channels, size)), shifted in product(
+        DTYPES, LAYOUTS, kinds.items(), (False, True)
+    ):
+        if name != "fp16" and not shifted:
+            continue
+        of = {"dtype": DTYPES[name]}
+        h, row = empty(2, channels, size, size, **of, layout=layout), empty(channels, **of)
+        shift = empty(1, channels, **of) if shifted else None
+        what = f"{words(name, layout)} {kind}{', shifted' if shifted else ''}"
+        yield what, (h, row, row, shift, 32, 1e-5, True)
+
+
 def words(dtype: str, layout: str, line: bool = False) -> str:
     return f"{dtype} {layout}{' free steps' if line else ''}"
 
@@ -129,4 +144,5 @@ OPS = {
     "residual_up_update": residual_up_update,
     "trajectory_down": trajectory_down,
     "time_silu": time_silu,
+    "group_norm_silu": group_norm_silu,
 }

@@ -24,6 +24,6 @@ def test_the_kernels_of_runs_are_among_those_that_are_compiled():
     assert done.returncode == 0, done.stderr
     compiled, runs = json.loads(done.stdout).values()
     names = {key.split()[0] for key in runs}
-    assert names == {key.split()[0] for key in compiled}
-    assert len(names) == 5
+    assert len(names) == 5  # those of a Dot's ends and of the solver's step
+    assert names < {key.split()[0] for key in compiled}
     assert set(runs) <= set(compiled)
