@@ -38,7 +38,7 @@ class Residual(nn.Module):
     def __init__(self, channels: int, emb_dim: int):
         super().__init__()
         groups = max(n for n in range(1, channels // 8 + 2) if channels % n == 0)
-        self.norm = nn.GroupNorm(groups, channels)
+        self.norm: nn.Module = nn.GroupNorm(groups, channels)  # or a `Norm`
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.act = TimeSiLU(channels, emb_dim)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)

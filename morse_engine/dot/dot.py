@@ -44,9 +44,9 @@ from ..kernels.solver_step import State
 from ..sampling.free import Numbers
 from ..system.errors import Refused
 from ..system.notice import warn
-from . import files, trajectory
+from . import files, merge, trajectory
 from .blocks import Down, Residual, Up
-from .family import Family, Given, has_adapters, without_adapters
+from .family import Family, Given, has_adapters
 from .helper import Helper, for_dot, seen
 from .levels import NoiseLevels
 from .options import Options, check_dtype
@@ -229,15 +229,22 @@ class Dot(Helper):
         t, t_s, t_p = torch.broadcast_tensors(*rows)
         return Moments.at(t, t_s, t_p, self.levels, self.inner.waves)
 
-    def when(self, moments: Moments, given: Given) -> When:
-        """What the weights make of the moments."""
+    def when(self, moments: Moments, given: Given, *, of_a_run: bool = False) -> When:
+        """What the weights make of the moments.
+
+        Args:
+            of_a_run: whether each row is a step with all the images of `given`; else there is one
+                for all images, or one for each.
+        """
         dtype = self.gains.weight.dtype
         waves = moments.waves.to(dtype)
         trail = self.trajectory_embedding(moments.trail.to(dtype))
         if given.guidance is not None:
             trail = trail + given.guidance
-        inner = self.inner.embedding(waves, trail, Given())
-        emb = nn.functional.silu(inner)
+        emb = nn.functional.silu(self.inner.embedding(waves, trail, Given()))
+        if of_a_run:
+            waves, trail = waves[:, None], trail[:, None]
+        told = self.inner.told(self.inner.embedding(waves, trail, given))
         # In the order in which `features` uses them.
         acts = [*(down.act for down in self.down), self.refine.act]
         for up in self.up:
@@ -245,10 +252,7 @@ class Dot(Helper):
         gains = self.gains(emb).float()[:, :, None]
         # Large terms may cancel, so no matrix product, which autocast or TF32 would round.
         mix = (gains * moments.basis).sum(1)
-        scale_shifts = [act.linear(emb) for act in acts]
-        if self.conditional:
-            return When(trail, waves, scale_shifts, moments.look, mix)
-        return When(self.inner.told(inner), waves[:, :0], scale_shifts, moments.look, mix)
+        return When(told, [act.linear(emb) for act in acts], moments.look, mix)
 
     def features(
         self, x: Tensor, x_s: Tensor, z_s: Tensor, z_p: Tensor, when: When, given: Given
@@ -268,10 +272,7 @@ class Dot(Helper):
             h = down(h, next(scale_shifts))
             skips.append(h)
         skips[-1] = h = self.refine(h, next(scale_shifts))
-        told = when.emb
-        if self.conditional:
-            told = self.inner.told(self.inner.embedding(when.waves, told, given))
-        h = self.inner.run(self.enter(h), told, given)
+        h = self.inner.run(self.enter(h), when.told, given)
         for up in self.up[:-1]:
             h = up.shuffle(up.features(h, skips.pop(), scale_shifts))
         return self.up[-1].features(h, skips.pop(), scale_shifts)
@@ -294,17 +295,10 @@ class Dot(Helper):
     def merged(self) -> "Dot":
         """A copy for inference with the LoRA added into a private copy of the trunk.
 
-        Faster (no extra layers), at the price of the trunk's weights in memory once more.
+        Faster (fewer launches, in the layout that pays), at the price of the trunk's weights in
+        memory once more.
         """
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        dot = copy.deepcopy(self).eval().requires_grad_(False)
-        for module in dot.trunk.modules():
-            if isinstance(module, BaseTunerLayer):
-                module.merge()
-        without_adapters(dot.trunk)
-        dot.inner.prepare()
-        return dot
+        return merge.merged(self)
 
     def compiled(self, **options: Any) -> "Dot":
         """A second object with the same weights, whose `features` go through `torch.compile`."""

@@ -23,7 +23,7 @@ class Given(NamedTuple):
 
     emb: Tensor | None = None  # [B, E], what is added to the embedding of the time
     timestep_cond: Tensor | None = None  # [B, ...], LCM's guidance embedding
-    text: Any = None  # [B, T, D], what the layers attend to
+    text: Any = None  # [B, T, D], what the layers attend to; any, of a prepared trunk
     masks: dict[str, Tensor] = {}  # noqa: RUF012 - biases of the attention, never changed
     cross_attention_kwargs: dict | None = None
     guidance: Tensor | None = None  # [1 or B, E], of the guidance scale, for a guided Dot
@@ -95,8 +95,9 @@ class Family(Protocol):
         """What each layer is told of time, trajectory and conditions, `[R or B, E]`.
 
         Args:
-            waves: `[R, F]`, `waves` of the time.
-            trail: `[R, E]`, Dot's embedding of the trajectory, to be added.
+            waves: `[R, F]`, `waves` of the time; `[R, 1, F]` makes `[R, 1 or B, E]`, all images of
+                R steps.
+            trail: `[R, E]` or `[R, 1, E]`, Dot's embedding of the trajectory, to be added.
             of: what is given; `Given()` for what Dot's own blocks are told, which is time alone.
         """
         ...
@@ -106,9 +107,9 @@ class Family(Protocol):
         ...
 
     def told(self, emb: Tensor) -> Tensor:
-        """What the layers make of `embedding` before they see an image, `[R or B, any]`.
+        """What the layers make of `embedding` before they see an image; the last size is any.
 
-        Without conditions it is the same in all runs of the same times, and computed beforehand.
+        A run computes it for all its steps beforehand.
         """
         ...
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..system.errors import Refused
+from . import attention, resnet
 from .family import Given, shared_copy, without_adapters
 
 # Keywords of UNet2DConditionModel.forward that a trunk reads. The residuals of a ControlNet belong
@@ -87,6 +88,7 @@ class UNet:
         for name in ("conv_in", "conv_norm_out", "conv_out"):
             delattr(trunk, name)
         trunk.projections = None  # of time, in all residual blocks at once: see `prepare`
+        trunk.of_text = None  # keys and values in all attentions at once, likewise
         self.channels = widths[max(0, cut - 1)], widths[cut]
         self.waves_dim = trunk.time_embedding.linear_1.in_features
         self.emb_dim = trunk.time_embedding.linear_2.out_features
@@ -126,17 +128,19 @@ class UNet:
         for name in ("attention_mask", "encoder_attention_mask"):
             if cond.get(name) is not None:
                 masks[name] = (1 - cond[name].to(dtype))[:, None] * -10000.0
-        attention = dict(cond.get("cross_attention_kwargs") or {})
-        attention.pop("scale", None)  # that of a LoRA on Dash, which the trunk does not have
+        options = dict(cond.get("cross_attention_kwargs") or {})
+        options.pop("scale", None)  # that of a LoRA on Dash, which the trunk does not have
         text = trunk.process_encoder_hidden_states(text, added)
-        return Given(emb, cond.get("timestep_cond"), text, masks, attention or None)
+        text = text if trunk.of_text is None else trunk.of_text(text)
+        return Given(emb, cond.get("timestep_cond"), text, masks, options or None)
 
     def embedding(self, waves: Tensor, trail: Tensor, of: Given) -> Tensor:
         emb = self.trunk.time_embedding(waves, of.timestep_cond) + trail
         return emb if of.emb is None else emb + of.emb
 
     def prepare(self) -> None:
-        self.trunk.projections = _projections(self.trunk)
+        self.trunk.projections = resnet.replace(self.trunk)
+        self.trunk.of_text = attention.replace(self.trunk)
 
     def told(self, emb: Tensor) -> Tensor:
         act = self.trunk.time_embed_act if self.attends else None
@@ -170,41 +174,3 @@ class UNet:
             )
             del skips[-count:]
         return h
-
-
-class _Columns(nn.Module):
-    """In the place of a residual block's projection of the time: its part of what is there."""
-
-    def __init__(self, part: slice):
-        super().__init__()
-        self.part = part
-
-    def forward(self, told: Tensor) -> Tensor:
-        return told[:, self.part]
-
-
-def _projections(trunk: nn.Module) -> nn.Module | None:
-    """The activation and the time projections of a trunk's residual blocks, as one layer.
-
-    The blocks get their parts of its output in the place of the embedding. None, and the trunk as
-    it is, where a block makes something else of the embedding.
-    """
-    from diffusers.models.resnet import ResnetBlock2D, ResnetBlockCondNorm2D
-
-    blocks = [m for m in trunk.modules() if isinstance(m, ResnetBlock2D) and m.time_emb_proj]
-    others = any(isinstance(m, ResnetBlockCondNorm2D) for m in trunk.modules())
-    kinds = {(type(m.nonlinearity), m.skip_time_act) for m in blocks}
-    if others or len(kinds) != 1:
-        return None
-    layers = [block.time_emb_proj for block in blocks]
-    with torch.no_grad():
-        weight = torch.cat([layer.weight for layer in layers])
-        bias = torch.cat([layer.bias for layer in layers])
-    joined = nn.utils.skip_init(nn.Linear, weight.shape[1], len(weight))
-    joined.weight, joined.bias = (nn.Parameter(p, requires_grad=False) for p in (weight, bias))
-    act = nn.Identity() if blocks[0].skip_time_act else blocks[0].nonlinearity
-    first = 0
-    for block, layer in zip(blocks, layers, strict=True):
-        block.time_emb_proj = _Columns(slice(first, first := first + layer.out_features))
-        block.skip_time_act = True
-    return nn.Sequential(act, joined)

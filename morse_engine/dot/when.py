@@ -49,25 +49,24 @@ class Moments(NamedTuple):
 class When(NamedTuple):
     """All that Dot computes from the times of a step: R rows, one for all images or one for each.
 
-    A run knows its times beforehand, so it computes the rows of all its Dot steps at once.
+    A run knows its times beforehand, so it computes the rows of all its Dot steps at once; then
+    each row of `told` has those of all images of the step, as conditions need them.
     """
 
-    emb: (
-        Tensor  # [R, any], what the trunk is told; [R, E] of the trajectory if there are conditions
-    )
-    waves: Tensor  # [R, F], sinusoids of t; [R, 0] if there are no conditions
+    told: Tensor  # [R, W], what the trunk's layers are told; [R, 1 or B, W] in the rows of a run
     scale_shifts: list[Tensor]  # [R, 2 C] for each `TimeSiLU`, in the order of their use
     look: Tensor  # float32 [R, 4, 4]: what Dot looks at, as sums over (x, x_s, z_s, z_p)
     mix: Tensor  # float32 [R, 5]: eta, as a sum over (h, x, x_s, z_s, z_p)
 
     def pack(self) -> Tensor:
         """All of it as float32 `[R, V]`."""
-        parts = (self.emb, self.waves, *self.scale_shifts, self.look.flatten(1), self.mix)
+        parts = (self.told.flatten(1), *self.scale_shifts, self.look.flatten(1), self.mix)
         return torch.cat([part.float() for part in parts], dim=1)
 
-    def unpack(self, rows: Tensor) -> "When":
-        """The inverse of `pack`, with the widths and the dtype of this one."""
-        widths = [part.shape[1] for part in (self.emb, self.waves, *self.scale_shifts)]
-        emb, waves, *scale_shifts, look, mix = rows.split([*widths, 16, 5], dim=1)
-        emb, waves = emb.to(self.emb.dtype), waves.to(self.waves.dtype)
-        return When(emb, waves, scale_shifts, look.unflatten(1, (4, 4)), mix)
+    def unpack(self, row: Tensor) -> "When":
+        """One row `[1, V]` of `pack`, for features in the dtype of this one."""
+        told = self.told[0]
+        widths = [told.numel(), *(part.shape[1] for part in self.scale_shifts)]
+        first, *scale_shifts, look, mix = row.split([*widths, 16, 5], dim=1)
+        first = first.view(told.shape).to(told.dtype)
+        return When(first, scale_shifts, look.unflatten(1, (4, 4)), mix)

@@ -233,7 +233,7 @@ class _Fused:
         self.dot, self.times, self.cond, self.guidance = dot, times, cond, guidance
         self.moments = dot.moments(*times.unbind(1))
         self.given = tree_map(owned, dot.given(cond, guidance))
-        self.when = dot.when(self.moments, self.given)  # its rows lie in `packed`
+        self.when = dot.when(self.moments, self.given, of_a_run=True)  # its rows are in `packed`
         self.packed = self.when.pack()
 
     @property
@@ -248,7 +248,8 @@ class _Fused:
     def begin(self) -> None:
         """Once the conditioning is that of another run, or the weights have changed."""
         copy_tensors(self.given, self.dot.given(self.cond, self.guidance))
-        self.packed.copy_(self.dot.when(self.moments, self.given).pack())
+        when = self.dot.when(self.moments, self.given, of_a_run=True)
+        self.packed.copy_(when.pack())
 
     def step(self, state: State, trajectory: list[Tensor]) -> None:
         when = self.when.unpack(self.packed.index_select(0, state.step))
