@@ -33,7 +33,7 @@ class Launches(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace == "morse_engine" and not self.fused:
-            reference = func.name().partition("::")[2].partition(".")[0] + "_ref"
+            reference = name_of(func) + "_ref"
             with self:
                 return getattr(kernels, reference)(*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
@@ -41,8 +41,16 @@ class Launches(TorchDispatchMode):
         views = [t.untyped_storage()._cdata in given for t in tree_leaves(out) if is_tensor(t)]
         is_view = bool(views) and all(views) and not func._schema.is_mutable
         if not is_view and "empty" not in func.name():
-            self.names[func.name().partition("::")[2].partition(".")[0]] += 1
+            self.count(func, args, kwargs or {}, out)
         return out
+
+    def count(self, func, args: tuple, kwargs: dict, out) -> None:
+        """Take note of an operation that launches something."""
+        self.names[name_of(func)] += 1
+
+
+def name_of(func) -> str:
+    return func.name().partition("::")[2].partition(".")[0]
 
 
 def is_tensor(value) -> bool:
