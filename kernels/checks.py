@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..system.errors import Refused, Unavailable
 from .triton_or_stub import jit, triton
+
+Result = TypeVar("Result")
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 INTS = (torch.int32, torch.int64)
@@ -45,15 +47,15 @@ def references() -> AbstractContextManager[None]:
 
 
 def or_reference(
-    op: Callable[..., Tensor], reference: Callable[..., Tensor]
-) -> Callable[..., Tensor]:
+    op: Callable[..., Result], reference: Callable[..., Result]
+) -> Callable[..., Result]:
     """The op, and within `references()` its reference called as the plain function that it is.
 
     The dispatch of an op of our own costs some 50 us on a CPU, more than the small ones compute.
     """
 
     @wraps(reference)
-    def either(*args: Any) -> Tensor:
+    def either(*args: Any) -> Result:
         plain = not torch.compiler.is_compiling() and _mode.get() == "references"
         return reference(*args) if plain else op(*args)
 

@@ -134,6 +134,20 @@ def group_norm_silu() -> Iterator[Variant]:
         yield what, (h, row, row, shift, 32, 1e-5, True)
 
 
+def add_layer_norm() -> Iterator[Variant]:
+    """A transformer block of Stable Diffusion: its outer and its inner level."""
+    for name, channels in product(DTYPES, (320, 1280)):
+        of = {"dtype": DTYPES[name]}
+        h, row = empty(2, 256, channels, **of), empty(channels, **of)
+        yield f"{name} of {channels}", (h, h, row, row, 1e-5)
+
+
+def geglu() -> Iterator[Variant]:
+    """All widths divisible by 16 are one kernel."""
+    for name, dtype in DTYPES.items():
+        yield name, (empty(2, 256, 2 * 1280, dtype=dtype),)
+
+
 def words(dtype: str, layout: str, line: bool = False) -> str:
     return f"{dtype} {layout}{' free steps' if line else ''}"
 
@@ -145,4 +159,6 @@ OPS = {
     "trajectory_down": trajectory_down,
     "time_silu": time_silu,
     "group_norm_silu": group_norm_silu,
+    "add_layer_norm": add_layer_norm,
+    "geglu": geglu,
 }

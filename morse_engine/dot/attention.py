@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .. import kernels
 from .joined import Columns, can_be_joined, columns, joined
 from .norm import Norm
 
@@ -51,22 +52,53 @@ class PixelAttention(nn.Module):
         return h + _as_image(self.attention(_as_tokens(self.norm(h))), h)
 
 
+class AddNorm(nn.Module):
+    """`tokens + delta` and its layer norm; without a delta the tokens and theirs."""
+
+    def __init__(self, norm: Any):
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, tokens: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        weight, bias = self.weight, self.bias
+        if delta is not None:
+            return kernels.add_layer_norm(tokens, delta, weight, bias, self.eps)
+        return tokens, nn.functional.layer_norm(tokens, weight.shape, weight, bias, self.eps)
+
+
+class FeedForward(nn.Module):
+    """In the place of a `FeedForward` with `GEGLU`."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.enter, self.leave = model.net[0].proj, model.net[2]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.leave(kernels.geglu(self.enter(tokens)))
+
+
 class Block(nn.Module):
-    """In the place of a `BasicTransformerBlock`."""
+    """In the place of a `BasicTransformerBlock`; what it ends with is added by the next one."""
 
     def __init__(self, block: Any, key: Columns, value: Columns):
         super().__init__()
-        self.norm1, self.norm2, self.norm3 = block.norm1, block.norm2, block.norm3
+        self.norm1, self.norm2, self.norm3 = map(AddNorm, (block.norm1, block.norm2, block.norm3))
         self.attention = SelfAttention(block.attn1)
         self.to_text = CrossAttention(block.attn2, key, value)
-        self.feed_forward = block.ff
+        self.feed_forward = FeedForward(block.ff)
 
     def forward(
-        self, tokens: Tensor, text: Tensor, mask: Tensor | None, text_mask: Tensor | None
-    ) -> Tensor:
-        tokens = self.attention(self.norm1(tokens), mask) + tokens
-        tokens = self.to_text(self.norm2(tokens), text, text_mask) + tokens
-        return self.feed_forward(self.norm3(tokens)) + tokens
+        self,
+        tokens: Tensor,
+        delta: Tensor | None,
+        text: Tensor,
+        mask: Tensor | None,
+        text_mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        tokens, normed = self.norm1(tokens, delta)
+        tokens, normed = self.norm2(tokens, self.attention(normed, mask))
+        tokens, normed = self.norm3(tokens, self.to_text(normed, text, text_mask))
+        return tokens, self.feed_forward(normed)
 
 
 class Transformer(nn.Module):
@@ -87,10 +119,11 @@ class Transformer(nn.Module):
         encoder_attention_mask: Tensor | None = None,
         **unused: Any,
     ) -> tuple[Tensor]:
-        tokens = self.enter(_as_tokens(self.norm(h)))
+        tokens, delta = self.enter(_as_tokens(self.norm(h))), None
+        told = (encoder_hidden_states, attention_mask, encoder_attention_mask)
         for block in self.blocks:
-            tokens = block(tokens, encoder_hidden_states, attention_mask, encoder_attention_mask)
-        return (h + _as_image(self.leave(tokens), h),)
+            tokens, delta = block(tokens, delta, *told)
+        return (h + _as_image(self.leave(tokens + delta), h),)
 
 
 def _as_tokens(h: Tensor) -> Tensor:
@@ -187,8 +220,12 @@ def _is_transformer(model: Any) -> bool:
 
 
 def _is_block(block: Any) -> bool:
+    from diffusers.models.activations import GEGLU
+
     return (
-        block.norm_type == "layer_norm"
+        type(block.ff.net[0]) is GEGLU
+        and block.norm1.bias is not None
+        and block.norm_type == "layer_norm"
         and block.pos_embed is None
         and block.attn2 is not None
         and not block.only_cross_attention
