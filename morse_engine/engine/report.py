@@ -17,6 +17,7 @@ class Report(Ledger):
         backend, why: what the last run used, and why that; the backend asked for before any run.
         not_available: the other backends and what they lack.
         dash_bytes, dot_bytes: of the models' weights.
+        layouts: memory formats of the models' convolutions, in words; empty for plain functions.
         chosen: where the plan comes from, if a budget bought it.
         speed: latencies at `batch_size`; None if they were not measured.
 
@@ -32,6 +33,7 @@ class Report(Ledger):
     device: str
     dash_bytes: int
     dot_bytes: int
+    layouts: str
     batch_size: int
     speed: Speed | None
 
@@ -66,6 +68,7 @@ class Report(Ledger):
             *(f"          not {reason}" for reason in self.not_available),
             f"memory    Dash {_mib(self.dash_bytes)}, Dot {_mib(self.dot_bytes)} more"
             + (f", captured steps {_mib(self.graph_bytes)}" if self.captures else ""),
+            *([f"          {self.layouts}"] if self.layouts else []),
         ]
         if self.captures:
             lines.append(f"captures  {self.captures}, {self.replays} launches since the last")

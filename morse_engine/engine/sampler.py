@@ -205,6 +205,7 @@ class Sampler:
             device=str(device or "cpu"),
             dash_bytes=weight_bytes(models.unet),
             dot_bytes=weight_bytes(models.helper, beside=models.unet),
+            layouts=models.layouts,
             batch_size=batch_size,
             speed=speed,
             **vars(self.captures.ledger),

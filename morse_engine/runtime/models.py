@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from ..dot.helper import as_helper
+from ..dot.layout import layout_of
 from ..sampling.free import Numbers, as_range
 from ..system.errors import Refused, Unavailable
 
@@ -67,6 +68,14 @@ class Models:
         """What Dash computes in."""
         first = _first_parameter(self.unet)
         return first.dtype if first is not None else torch.float32
+
+    @property
+    def layouts(self) -> str:
+        """Memory formats of the convolutions, in words."""
+        named = (("Dash", self.unet), ("Dot", self.helper))
+        return ", ".join(
+            f"{name} {layout_of(m)}" for name, m in named if _first_parameter(m) is not None
+        )
 
     @property
     def shape(self) -> tuple[int, ...] | None:

@@ -157,3 +157,13 @@ def test_conditioning_that_dot_does_not_take(models):
     host.models.unet = Conditioned()
     with pytest.raises(ValueError, match="takes no conditioning, got label"):
         host(label=torch.zeros(1))
+
+
+def test_the_report_says_the_layouts():
+    unet = tiny_unet().to(DEVICE, memory_format=torch.channels_last)
+    sampler = morse_engine.compile(unet, Dot(unet), plan="-.")
+    assert "\n          Dash channels-last, Dot channels-last\n" in str(sampler.report())
+    plain = morse_engine.compile(tiny_unet().to(DEVICE), lambda *a: a[3], plan="-.")
+    assert "\n          Dash contiguous\n" in str(plain.report())
+    functions = morse_engine.compile(lambda x, t: x, lambda *a: a[3], plan="-.", shape=(1, 2, 2))
+    assert functions.report().layouts == ""
