@@ -37,7 +37,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, tokens: Tensor, text: Tensor, mask: Tensor | None = None) -> Tensor:
         parts = (self.q(tokens), self.key(text), self.value(text))
-        return self.out(_attend(*(_of_heads(part, self.heads) for part in parts), mask))
+        q, k, v = (_of_heads(part, self.heads) for part in parts)
+        return self.out(_attend(q, k, v, mask))
 
 
 class PixelAttention(nn.Module):

@@ -1,6 +1,7 @@
 """The blocks of Dot: all of it that is not Dash's trunk."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class Residual(nn.Module):
     def __init__(self, channels: int, emb_dim: int):
         super().__init__()
         groups = max(n for n in range(1, channels // 8 + 2) if channels % n == 0)
-        self.norm: nn.Module = nn.GroupNorm(groups, channels)  # or a `Norm`
+        self.norm: Any = nn.GroupNorm(groups, channels)  # or a `Norm`
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.act = TimeSiLU(channels, emb_dim)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)

@@ -21,8 +21,8 @@ def joined(layers: Sequence[nn.Linear]) -> nn.Linear:
     """The layers as one, for inference: `[..., D]` to `[..., sum of their outputs]`."""
     with torch.no_grad():
         weight = torch.cat([layer.weight for layer in layers])
-        biases = [layer.bias for layer in layers]
-        bias = None if biases[0] is None else torch.cat(biases)
+        biased = layers[0].bias is not None
+        bias = torch.cat([layer.bias for layer in layers]) if biased else None
     one = nn.utils.skip_init(nn.Linear, weight.shape[1], len(weight), bias=bias is not None)
     one.weight = nn.Parameter(weight, requires_grad=False)
     one.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)

@@ -72,10 +72,11 @@ class Models:
     @property
     def layouts(self) -> str:
         """Memory formats of the convolutions, in words."""
-        named = (("Dash", self.unet), ("Dot", self.helper))
-        return ", ".join(
-            f"{name} {layout_of(m)}" for name, m in named if _first_parameter(m) is not None
-        )
+        words = []
+        for name, model in (("Dash", self.unet), ("Dot", self.helper)):
+            if isinstance(model, nn.Module) and _first_parameter(model) is not None:
+                words.append(f"{name} {layout_of(model)}")
+        return ", ".join(words)
 
     @property
     def shape(self) -> tuple[int, ...] | None:
