@@ -192,6 +192,7 @@ def group_norm_silu(
             BLOCK=block,
             BLOCK_C=block_c,
             enable_fp_fusion=True,
+            num_stages=1,
         )
     return out
 

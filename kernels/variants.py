@@ -120,7 +120,7 @@ def time_silu() -> Iterator[Variant]:
 
 
 def group_norm_silu() -> Iterator[Variant]:
-    """The innermost level of CIFAR-10's model, and two of Stable Diffusion's; with a shift or none."""
+    """The inmost level of CIFAR-10's model and two of Stable Diffusion's, with a shift or none."""
     kinds = {"of 8 channels": (256, 8), "of 40": (1280, 16), "of 80": (2560, 32)}
     for name, layout, (kind, (channels, size)), shifted in product(
         DTYPES, LAYOUTS, kinds.items(), (False, True)
