@@ -50,7 +50,7 @@ def _state(weights: dict[str, Tensor]) -> list:
     for name, tensor in weights.items():
         state.append((name, tensor.shape, tensor.dtype, tensor.data_ptr(), tensor._version))
         # In the order of memory, so that channels-last weights are not copied.
-        order = sorted(range(tensor.ndim), key=lambda d: -tensor.stride(d))
+        order = sorted(range(tensor.ndim), key=tensor.stride().__getitem__, reverse=True)
         values = tensor.detach().permute(order).flatten()
         step = max(1, len(values) // _LOOKED_AT)
         looked_at.setdefault(tensor.device, []).append(values[::step].float())
