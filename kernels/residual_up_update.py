@@ -328,7 +328,8 @@ def residual_up_update(
             SLOTS=len(history),
             LINE=clean is not None,
             BLOCK=block,
-            BLOCK_K=min(64, power_of_2(channels, 16)),
+            # Of float32, which has no matrix units, as many in registers would spill.
+            BLOCK_K=min(32 if features.dtype == torch.float32 else 64, power_of_2(channels, 16)),
             BLOCK_N=power_of_2(4 * c, 16),
             WIDEN=widens(features.dtype),
             # Loads ahead of the products need channels side by side.

@@ -209,7 +209,6 @@ def solver_step(
         high = tl.load(bounds_ptr + channels + channel, mask, other=0)
     x, m = _row(row, x, z, noise, m1, m2, m3, SLOTS)
     if LINE:
-        seed = tl.load(seeds_ptr + image)
         # Not range(): before Triton 3.9 the interpreter cannot count to a number in memory.
         j = i + 1
         while j <= last:
@@ -219,7 +218,8 @@ def solver_step(
             d = tl.load(row + D)
             fresh = tl.zeros_like(x)
             if d != 0:
-                fresh = d * normal_at(seed, j, position)
+                # The seed is read here: kept in registers through the loop, it spills on sm_120.
+                fresh = d * normal_at(tl.load(seeds_ptr + image), j, position)
             m3, m2, m1 = m2, m1, m
             x, m = _row(row, x, z, fresh, m1, m2, m3, SLOTS)
             j += 1

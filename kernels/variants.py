@@ -7,6 +7,7 @@ are 1 or divisible by 16, and for other constants; so all of these are as in a r
 """
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 
 import torch
@@ -79,15 +80,15 @@ def residual_up_update() -> Iterator[Variant]:
         if name != "fp16" and (branches == 1 or (line and batch > 1)):
             continue
         (c, height, w), images = image, branches * batch
-        of = {"dtype": DTYPES[name]}
+        of = partial(empty, dtype=DTYPES[name])
         yield (
             words(name, layout, line) + kind,
             (
-                empty(images, width, height // 2, w // 2, **of, layout=layout),
-                empty(4 * c, width, 3, 3, **of, layout=layout),
-                empty(4 * c, **of),
+                of(images, width, height // 2, w // 2, layout=layout),
+                of(4 * c, width, 3, 3, layout=layout),
+                of(4 * c),
                 empty(1, 5),
-                *(empty(n, *image, **of) for n in (batch, images, images)),
+                *(of(n, *image) for n in (batch, images, images)),
                 *state(batch, image, DTYPES[name], image == LATENTS, line),
             ),
         )
@@ -98,14 +99,14 @@ def trajectory_down() -> Iterator[Variant]:
     kinds = {"of pixels": (1, PIXELS, 32), "of pixels, CIFAR": (1, CIFAR, 32)}
     kinds |= {"of latents": (16, LATENTS, 64), "of latents, batch 1": (2, LATENTS, 64)}
     for name, layout, (kind, (batch, image, width)) in product(DTYPES, LAYOUTS, kinds.items()):
-        of = {"dtype": DTYPES[name]}
+        of = partial(empty, dtype=DTYPES[name])
         yield (
             f"{words(name, layout)} {kind}",
             (
-                *(empty(batch, *image, **of) for _ in range(4)),
+                *(of(batch, *image) for _ in range(4)),
                 empty(1, 4, 4),
-                empty(width, 4 * image[0], 3, 3, **of, layout=layout),
-                empty(width, **of),
+                of(width, 4 * image[0], 3, 3, layout=layout),
+                of(width),
                 empty(1, 2 * width),
             ),
         )
@@ -114,9 +115,9 @@ def trajectory_down() -> Iterator[Variant]:
 def time_silu() -> Iterator[Variant]:
     """All widths from 32 on are one kernel."""
     for name, layout in product(DTYPES, LAYOUTS):
-        of = {"dtype": DTYPES[name]}
-        h = empty(2, 128, 16, 16, **of, layout=layout)
-        yield words(name, layout), (h, empty(128, **of), empty(1, 256))
+        of = partial(empty, dtype=DTYPES[name])
+        h = of(2, 128, 16, 16, layout=layout)
+        yield words(name, layout), (h, of(128), empty(1, 256))
 
 
 def group_norm_silu() -> Iterator[Variant]:
