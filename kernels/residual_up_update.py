@@ -334,6 +334,7 @@ def residual_up_update(
             WIDEN=widens(features.dtype),
             # Loads ahead of the products need channels side by side.
             num_stages=1 if features.is_contiguous() else 3,
+            maxnreg=255,  # ptxas for sm_120 aims at fewer than these need, and spills
             enable_fp_fusion=True,
         )
 

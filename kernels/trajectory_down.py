@@ -194,6 +194,7 @@ def trajectory_down(
             BLOCK_N=block_n,
             WIDEN=widens(weight.dtype),
             num_stages=1,
+            maxnreg=255,  # ptxas for sm_120 aims at fewer than these need, and spills
             enable_fp_fusion=True,
         )
     return out
