@@ -9,6 +9,7 @@ are 1 or divisible by 16, and for other constants; so all of these are as in a r
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,7 +129,7 @@ def group_norm_silu() -> Iterator[Variant]:
     ):
         if name != "fp16" and not shifted:
             continue
-        of = {"dtype": DTYPES[name]}
+        of: dict[str, Any] = {"dtype": DTYPES[name]}
         h, row = empty(2, channels, size, size, **of, layout=layout), empty(channels, **of)
         shift = empty(1, channels, **of) if shifted else None
         what = f"{words(name, layout)} {kind}{', shifted' if shifted else ''}"
@@ -138,7 +139,7 @@ def group_norm_silu() -> Iterator[Variant]:
 def add_layer_norm() -> Iterator[Variant]:
     """A transformer block of Stable Diffusion: its outer and its inner level."""
     for name, channels in product(DTYPES, (320, 1280)):
-        of = {"dtype": DTYPES[name]}
+        of: dict[str, Any] = {"dtype": DTYPES[name]}
         h, row = empty(2, 256, channels, **of), empty(channels, **of)
         yield f"{name} of {channels}", (h, h, row, row, 1e-5)
 
