@@ -168,7 +168,9 @@ def group_norm_silu(
     if groups < 1 or channels % groups:
         raise Refused(f"groups={groups}: has to divide the {channels} channels of h")
     if not runs_kernel(h):
-        return group_norm_silu_ref(h, weight, bias, shift, groups, eps, silu)
+        out = group_norm_silu_ref(h, weight, bias, shift, groups, eps, silu)
+        # PyTorch's group norm on CUDA answers contiguously.
+        return out if out.stride() == h.stride() else torch.empty_like(h).copy_(out)
     out, pixels, per_group = torch.empty_like(h), h[0, 0].numel(), channels // groups
     block_c = power_of_2(per_group)
     block = min(max(1, TILE // block_c), power_of_2(pixels))

@@ -1,5 +1,6 @@
 """`group_norm_silu` against its reference: shapes, dtypes, layouts, gradients, refusals."""
 
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -65,6 +66,17 @@ def test_the_reference_has_the_bits_of_layers_of_torch():
     with torch.no_grad(), kernels.references():
         out = kernels.group_norm_silu(h, weight, bias, shift, 4, norm.eps, True)
         assert torch.equal(out, torch.nn.SiLU()(norm(h + shift[:, :, None, None])))
+
+
+def test_the_layout_is_that_of_h_whatever_the_reference_answers(monkeypatch):
+    module = sys.modules["morse_engine.kernels.group_norm_silu"]
+    reference = module.group_norm_silu_ref
+    monkeypatch.setattr(module, "group_norm_silu_ref", lambda *a: reference(*a).contiguous())
+    given = inputs((2, 4, 3, 5), layout=torch.channels_last)
+    with kernels.references():
+        out = torch.ops.morse_engine.group_norm_silu(*given, 2, 1e-5, True)
+    assert out.stride() == given[0].stride()
+    assert torch.equal(out, reference(*given, 2, 1e-5, True))
 
 
 def test_gradients():
