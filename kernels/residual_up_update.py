@@ -312,11 +312,7 @@ def residual_up_update(
         _residual_up_update_kernel[(triton.cdiv(pixels, block) * batch,)](
             *(features, weight, bias, mix, x_s, z_s, z_p),
             *state.pointers(),
-            x.numel(),
-            batch,
-            4 * c,
-            height // 2,
-            width // 2,
+            *(x.numel(), batch, 4 * c, height // 2, width // 2),
             *plane_strides(features),
             *tap_strides(weight),
             *plane_strides(model_input),
