@@ -210,6 +210,7 @@ def dash_update(
             SLOTS=len(history),
             LINE=clean is not None,
             BLOCK=BLOCK,
+            maxnreg=255,  # ptxas for sm_120 aims at fewer than free steps need, and spills
             enable_fp_fusion=True,
         )
 
