@@ -1,6 +1,5 @@
 """What a training is given, checked before any work: images as a model takes them, the model."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,10 +7,39 @@ from torch import Tensor, nn
 
 from ..dot.dot import Dot
 from ..dot.levels import NoiseLevels
+from ..system import checks
 from ..system.errors import Refused
 from .captioned import Captioned
 
 SLACK = 0.01  # beyond -1 and 1, for filters that overshoot and for rounding
+
+
+def check_noise(noise_scheduler: Any) -> None:
+    """Raise `Refused` for something that adds no noise as a diffusers scheduler does."""
+    what = "the diffusers scheduler that Dash was trained with, such as DDPMScheduler()"
+    checks.configured("noise_scheduler", noise_scheduler, what)
+    if not hasattr(noise_scheduler, "add_noise"):
+        raise Refused(f"noise_scheduler is {checks.kind(noise_scheduler)}: pass {what}")
+
+
+def check_kinds(dot: Any, unet: Any, noise_scheduler: Any, schedulers: Any) -> None:
+    """Raise `Refused` where a training is given something else than what it works with."""
+    if not isinstance(dot, Dot):
+        raise Refused(f"dot is {checks.kind(dot)}: pass a Dot, Dot(unet, noise_scheduler)")
+    check_unet(unet)
+    check_noise(noise_scheduler)
+    if not checks.is_list(schedulers) or not len(schedulers):
+        raise Refused(
+            f"schedulers={checks.shown(schedulers)}: give a list of at least one scheduler"
+        )
+    for scheduler in schedulers:
+        checks.configured("one of schedulers", scheduler, "diffusers schedulers")
+
+
+def check_unet(unet: Any) -> None:
+    """Raise `Refused` for something else than a UNet of diffusers."""
+    if not isinstance(unet, nn.Module) or not hasattr(unet, "config"):
+        raise Refused(f"unet is {checks.kind(unet)}: pass a diffusers UNet, such as UNet2DModel")
 
 
 def check_model(unet: nn.Module, name: str = "Dash") -> None:
@@ -98,7 +126,6 @@ def check_training(
     unet: nn.Module,
     images: Any,
     noise_scheduler: Any,
-    schedulers: Any,
     held_out: Any = None,
 ) -> None:
     """Raise `Refused` for what a Dot is not to be trained with; see `dot.DotTraining`."""
@@ -106,8 +133,6 @@ def check_training(
     check_images(images, unet)
     if held_out is not None:
         check_images(held_out, unet, "held_out")
-    if not isinstance(schedulers, Sequence) or not schedulers:
-        raise Refused(f"schedulers={schedulers!r}: give a list of at least one scheduler")
     given = NoiseLevels.from_scheduler(noise_scheduler).config
     for name, value in dot.levels.config.items():
         if value != given[name]:

@@ -16,7 +16,7 @@ from ..system.errors import Refused
 from ..system.images import MODES
 from . import identity
 from .batches import noisy_batch
-from .checks import check_images, check_model
+from .checks import check_images, check_model, check_noise, check_unet
 from .fit import Fit
 from .recipe import Recipe
 
@@ -70,7 +70,9 @@ def train_dash(
 
     Source: Ho et al. 2020 (arXiv 2006.11239), eq. 14.
     """
-    kind = noise_scheduler.config.prediction_type
+    check_unet(unet)
+    check_noise(noise_scheduler)
+    kind = getattr(noise_scheduler.config, "prediction_type", None)
     if kind not in PREDICTION_TYPES:
         raise Refused(f"prediction_type={kind!r}: use one of {', '.join(PREDICTION_TYPES)}")
     recipe = Recipe(num_steps=num_steps, batch_size=batch_size, lr=lr, **fit_options)

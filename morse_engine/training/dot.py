@@ -15,9 +15,10 @@ from ..dot.dot import Dot
 from ..dot.levels import NoiseLevels
 from ..sampling.loop import Trajectory
 from ..sampling.schedulers import name_of
+from ..system import checks
 from .batches import noisy_batch
 from .captioned import Captioned
-from .checks import check_training
+from .checks import check_kinds, check_training
 from .fit import Fit, Recipe, step_generator
 from .identity import of_training
 from .judge import Judge, Verdict
@@ -57,15 +58,26 @@ class DotRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("num_visits", "refresh_every"):
+            self._settle_whole(name)
         for name in ("own_way_from", "data_share", "dropout"):
+            self._settle_number(name)
             self._require(name, 0 <= getattr(self, name) <= 1, "give a part, from 0 to 1")
         self._require("num_visits", self.num_visits >= 1, "keep at least one point")
         self._require("refresh_every", self.refresh_every >= 1, "give at least one step")
-        least, most = self.run_steps
-        holds = 2 <= least <= most
-        self._require("run_steps", holds, "give two numbers of 2 or more, the lower first")
-        low, high = self.guidance
-        self._require("guidance", 0 <= low <= high, "give two scales from 0, the lower first")
+        steps = self._pair("run_steps", "give two numbers of 2 or more, the lower first", 2)
+        object.__setattr__(self, "run_steps", tuple(map(int, steps)))
+        scales = self._pair("guidance", "give two scales from 0, the lower first", 0)
+        object.__setattr__(self, "guidance", scales)
+
+    def _pair(self, name: str, fix: str, least: int) -> tuple[float, float]:
+        """Two numbers of `least` or more, the lower first; of 2 or more they are whole."""
+        value = getattr(self, name)
+        self._require(name, checks.is_list(value) and len(value) == 2, fix)
+        low, high = (checks.number(f"a number of {name}", one) for one in value)
+        whole = least == 0 or (low.is_integer() and high.is_integer())
+        self._require(name, whole and least <= low <= high, fix)
+        return low, high
 
 
 def train_dot(
@@ -162,6 +174,7 @@ class DotTraining:
         recipe: DotRecipe,
         held_out: Tensor | Captioned | None = None,
     ):
+        check_kinds(dot, unet, noise_scheduler, schedulers)
         unet.eval()
         prompts = partial(
             Prompts, dot=dot, unet=unet, dropout=recipe.dropout, guidance=recipe.guidance
@@ -169,7 +182,7 @@ class DotTraining:
         self.dot, self.recipe = dot, recipe
         self.noise_scheduler, self.schedulers = noise_scheduler, schedulers
         self.prompts = prompts(images)
-        check_training(dot, unet, images, noise_scheduler, schedulers, held_out)
+        check_training(dot, unet, images, noise_scheduler, held_out)
         dot.solvers = tuple(dict.fromkeys((*dot.solvers, *map(name_of, schedulers))))
         self.unseen = None if held_out is None else prompts(held_out)
         self.judge = Judge(self.unseen or self.prompts, schedulers, recipe.run_steps[1])
@@ -179,7 +192,7 @@ class DotTraining:
 
     def run(self, out_dir: str | Path) -> Dot:
         """Train to the end, from the checkpoint in the folder if there is one."""
-        self.out_dir = Path(out_dir)
+        self.out_dir = checks.path("out_dir", out_dir)
         fit = Fit(
             self.dot, self.loss, self.validate, out_dir, self.recipe,
             before_step=self.walk, state=self.visits, preview=self.judge.preview,

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..system import checks
 from ..system.errors import Refused
 from ..system.lock import alone
 from . import checkpoint, identity, trackers
@@ -90,7 +91,7 @@ class Fit:
         self.bare_model, self.loss, self.validate, self.preview = model, loss, validate, preview
         self.recipe, self.before_step, self.state = recipe, before_step, state
         self.identity = identity.of_recipe(recipe) | (about or {})
-        self.out_dir = Path(out_dir)
+        self.out_dir = checks.path("out_dir", out_dir)
         self.out_dir.mkdir(parents=True, exist_ok=True)
         self.log = Log(self.out_dir, recipe.num_steps)
         self.accelerator = Accelerator(

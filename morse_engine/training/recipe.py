@@ -1,10 +1,13 @@
 """The numbers of a training."""
 
+import math
 from dataclasses import dataclass
 
+from ..system import checks
 from ..system.errors import Refused
 
 PRECISIONS = ("no", "bf16", "fp16")
+MOST = (1 << 64) - 1  # of any whole number; seeds go so far
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,11 @@ class Recipe:
     report_to: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "warmup", "accumulate", "seed", "checkpoint_every"):
+            self._settle_whole(name)
+        for name in ("lr", "clip", "ema_decay"):
+            self._settle_number(name)
+        checks.flag("progress", self.progress)
         self._require("num_steps", self.num_steps >= 1, "a run needs at least one step")
         self._require("batch_size", self.batch_size >= 1, "a batch needs at least one point")
         self._require("lr", 0 < self.lr < float("inf"), "give a rate above 0")
@@ -54,10 +62,23 @@ class Recipe:
         self._require("ema_decay", 0 <= self.ema_decay < 1, "give a decay from 0 to below 1")
         self._require("accumulate", self.accumulate >= 1, "a step needs at least one batch")
         known = f"use one of {', '.join(PRECISIONS)}"
-        self._require("mixed_precision", self.mixed_precision in PRECISIONS, known)
+        precision = self.mixed_precision
+        holds = isinstance(precision, str) and precision in PRECISIONS
+        self._require("mixed_precision", holds, known)
         self._require("seed", self.seed >= 0, "give 0 or more")
         self._require("checkpoint_every", self.checkpoint_every >= 1, "give at least one step")
 
+    def _settle_whole(self, name: str) -> None:
+        """What counts as an integer becomes one."""
+        value = checks.integer(name, getattr(self, name), -MOST, MOST)
+        object.__setattr__(self, name, value)  # of a frozen class
+
+    def _settle_number(self, name: str) -> None:
+        """What counts as a number becomes one; infinity is left to what its range says."""
+        value = getattr(self, name)
+        if not (isinstance(value, float) and math.isinf(value)):
+            object.__setattr__(self, name, checks.number(name, value))
+
     def _require(self, name: str, holds: bool, fix: str) -> None:
         if not holds:
-            raise Refused(f"{name}={getattr(self, name)!r}: {fix}")
+            raise Refused(f"{name}={checks.shown(getattr(self, name))}: {fix}")

@@ -8,7 +8,7 @@ from torch import nn
 from models import text_cond, tiny_text_unet, tiny_unet
 from morse_engine import Dot, Refused, train_dash, train_dot
 from morse_engine.training import Captioned
-from morse_engine.training.checks import check_images, check_model, check_training
+from morse_engine.training.checks import check_images, check_kinds, check_model, check_training
 
 GOOD = torch.linspace(-1, 1, 4)[:, None, None, None].expand(-1, 1, 16, 16).contiguous()
 
@@ -100,11 +100,11 @@ def test_the_noise_of_another_dot():
     unet = tiny_unet()
     dot = Dot(unet, DDPMScheduler(), widths=(8, 8))
     with pytest.raises(Refused, match=r"noise with beta_end=0\.02, noise_scheduler has 0\.01"):
-        check_training(dot, unet, GOOD, DDPMScheduler(beta_end=0.01), [1])
+        check_training(dot, unet, GOOD, DDPMScheduler(beta_end=0.01))
 
 
 def test_no_solver():
     unet = tiny_unet()
     for wrong in ([], None, DDPMScheduler()):
         with pytest.raises(Refused, match="give a list of at least one scheduler"):
-            check_training(Dot(unet, widths=(8, 8)), unet, GOOD, DDPMScheduler(), wrong)
+            check_kinds(Dot(unet, widths=(8, 8)), unet, DDPMScheduler(), wrong)
