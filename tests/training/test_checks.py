@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from torch import nn
 
 from models import text_cond, tiny_text_unet, tiny_unet
@@ -10,6 +10,7 @@ from morse_engine import Dot, Refused, train_dash, train_dot
 from morse_engine.training import Captioned
 from morse_engine.training.checks import check_images, check_kinds, check_model, check_training
 
+WAYS = [DDIMScheduler()]
 GOOD = torch.linspace(-1, 1, 4)[:, None, None, None].expand(-1, 1, 16, 16).contiguous()
 
 
@@ -46,7 +47,9 @@ def test_a_hint_for_each_kind(images, said, tmp_path):
         train_dash(unet, images, DDPMScheduler(), tmp_path / "dash", num_steps=1)
     dot = Dot(unet, widths=(8, 8))
     with pytest.raises(Refused, match=said):
-        train_dot(dot, unet, images, DDPMScheduler(), tmp_path / "dot", schedulers=[1], num_steps=1)
+        train_dot(
+            dot, unet, images, DDPMScheduler(), tmp_path / "dot", schedulers=WAYS, num_steps=1
+        )
     with pytest.raises(Refused, match=said.replace("images", "held_out", 1)):
         check_images(images, unet, "held_out")
     assert not list(tmp_path.iterdir())

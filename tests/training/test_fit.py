@@ -151,7 +151,7 @@ def test_another_run_in_the_same_folder_is_refused(whole, tmp_path):
         ({"lr": 0.0}, "lr=0.0: give a rate above 0"),
         ({"lr": float("inf")}, "lr=inf: give a rate above 0"),
         ({"warmup": -1}, "warmup=-1: give a number of steps, 0 for none"),
-        ({"clip": 0}, "clip=0: give a norm above 0, or inf"),
+        ({"clip": 0.0}, "clip=0.0: give a norm above 0, or inf"),
         ({"ema_decay": 1.0}, "ema_decay=1.0: give a decay from 0 to below 1"),
         ({"accumulate": 0}, "accumulate=0: a step needs at least one batch"),
         ({"mixed_precision": "half"}, "mixed_precision='half': use one of no, bf16, fp16"),
