@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,12 +116,11 @@ def load(asked: Asked, dot: str | None, solver: str | None, device: torch.device
 
 def _quiet() -> None:
     """Libraries say what went wrong, not what they are loading."""
-    import diffusers
-    import transformers
-
-    for library in diffusers, transformers:
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
+    for name in "diffusers", "transformers":
+        if find_spec(name) is not None:  # what is missing is said by what needs it
+            logging = import_module(f"{name}.utils.logging")
+            logging.set_verbosity_error()
+            logging.disable_progress_bar()
 
 
 def _put_on(pipe: Any, lora: str) -> None:

@@ -1,6 +1,7 @@
 """The command `sample` with prompts: pictures of a pipeline, their files and what is refused."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -127,6 +128,12 @@ def test_a_dot_and_a_lora(tmp_path, pipe, fails):
     morse_engine.restore(pipe)
     assert accelerated.report().num_dot == 2
     assert_pictures(tmp_path / "without", expected)
+
+
+def test_without_transformers(tmp_path, fails, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    message = fails("sample", "--prompt", "a frog", "--out", tmp_path / "out")
+    assert "pip install transformers" in message
 
 
 def test_what_does_not_go_together_is_refused(tmp_path, fails):
