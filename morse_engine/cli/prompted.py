@@ -5,6 +5,7 @@ plus k mod n. Its first latents are drawn from a generator of that seed on the C
 does not depend on its batch, and is that of the same seed in diffusers.
 """
 
+import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..dot.fingerprint import fingerprint
 from ..integrations.pipelines import accelerate, restore
 from ..sampling import probe, schedulers
 from ..sampling.plan import Plan
@@ -29,6 +31,7 @@ from .sets import Pngs, Set
 if TYPE_CHECKING:
     from ..dot.dot import Dot
 
+OTHERS = ("text_encoder", "text_encoder_2", "vae")  # models that a picture follows from too
 MINIATURE_GUIDANCE = 3.0  # what its pictures were looked at with
 
 
@@ -73,6 +76,8 @@ def pictures(
     """
     pipe, helper = load(asked, dot, solver, device)
     settings = sets.settings(wanted, "png", pipe.unet, helper, pipe.scheduler) | {
+        "lora": None if asked.lora is None else _of_lora(pipe),
+        **{part: fingerprint(getattr(pipe, part)) for part in OTHERS if hasattr(pipe, part)},
         "pipeline": type(pipe).__name__,
         "prompts": asked.prompts,
         "negative": asked.negative,
@@ -130,6 +135,17 @@ def _put_on(pipe: Any, lora: str) -> None:
         raise Refused(f"--lora {lora} is no LoRA of this {type(pipe).__name__}: {error}") from error
     if not pipe.get_active_adapters():
         raise Refused(f"--lora {lora} holds no layer of this {type(pipe).__name__}")
+
+
+def _of_lora(pipe: Any) -> str:
+    """A name for the weights of a pipeline's LoRA, which fingerprints of its models leave out."""
+    digest = hashlib.sha256()
+    for model in (getattr(pipe, part) for part in ("unet", *OTHERS) if hasattr(pipe, part)):
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                digest.update(name.encode())
+                digest.update(weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def plan_of(wanted: Plan | float, pipe: Any, dot: "Dot | None") -> Plan:

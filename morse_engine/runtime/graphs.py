@@ -11,7 +11,7 @@ several layouts.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
 
@@ -218,7 +218,8 @@ class StepGraphs:
         for end in (plan.whole(1), until):  # a single step first: it shows most of what can hang
             start()
             self.launch_loop(end)
-            self._await_loop(limit_s)
+            if not native.ends_within(self.loop, limit_s, self.raise_errors):
+                raise RuntimeError(f"it does not end within {limit_s:.0f} s")
         # By bits: NaN is not equal to itself.
         if not torch.equal(self.steps.state.x.view(torch.int32), expected.view(torch.int32)):
             return "host", "the one-launch loop gave other bits than single launches"
@@ -229,28 +230,19 @@ class StepGraphs:
         said = ", ".join(f"{name} {value:.3f} ms" for name, value in ms.items())
         return min(ms, key=ms.__getitem__), f"{said} for {until} steps"
 
-    def _await_loop(self, limit_s: float) -> None:
-        """Until the loop has ended, without a wait that could not be broken off."""
-        assert self.loop is not None  # composed
-        end = time.monotonic() + limit_s
-        while not self.loop.done():
-            self.raise_errors()
-            if time.monotonic() > end:
-                raise RuntimeError(f"it does not end within {limit_s:.0f} s")
-            time.sleep(POLL_S)
-
     def _give_up(self) -> None:
-        """End the loop and forget it; where it does not end, nothing else can run."""
+        """Forget the loop, which was cancelled if it hung; if it goes on, nothing else can run."""
         assert self.loop is not None  # composed
-        with suppress(RuntimeError):  # an unrolled one cannot be cancelled
-            self.loop.cancel()
+        said = f"it does not end within {PATIENCE_S:.0f} s"
         try:
-            self._await_loop(PATIENCE_S)
-        except RuntimeError as error:
+            ended = native.ends_within(self.loop, PATIENCE_S, self.raise_errors)
+        except RuntimeError as error:  # the device has failed
+            ended, said = False, str(error)
+        if not ended:
             raise Unavailable(
-                f"{self.why}; and cancelled, {error}: the GPU is not to be had in this process, "
+                f"{self.why}; and cancelled, {said}: the GPU is not to be had in this process, "
                 "start it again with backend='host'"
-            ) from error
+            )
         self.loop = self._in_loop = None
 
     @property

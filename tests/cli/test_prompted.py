@@ -118,6 +118,8 @@ def test_a_dot_and_a_lora(tmp_path, pipe, fails):
     assert run(*words, "--out", tmp_path / "without") == 0
     assert run(*words, "--lora", tmp_path / "lora", "--out", tmp_path / "with") == 0
     assert (pictures(tmp_path / "with") - pictures(tmp_path / "without")).abs().mean() > 0.01
+    words_of_it = [*words, "--lora", tmp_path / "lora"]
+    assert "holds images with lora null" in fails(*words_of_it, "--out", tmp_path / "without")
     assert "is no LoRA of this" in fails(
         *words, "--lora", tmp_path / "dot", "--out", tmp_path / "x"
     )

@@ -6,7 +6,6 @@ import diffusers
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
     ControlNetUnionModel,
     DDIMScheduler,
     DDPMScheduler,
@@ -38,6 +37,7 @@ from pipelines import (
     quiet,
     text_encoder,
     tokenizer,
+    vae,
 )
 
 pytestmark = [
@@ -86,11 +86,7 @@ def pipeline(kind, scheduler=None):
         options["num_class_embeds"] = 1000
     unet = tiny_text_unet(**options)
     parts = {
-        "vae": AutoencoderKL(
-            in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(4, 4),
-            norm_num_groups=2, down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-        ).eval(),
+        "vae": vae(),
         "text_encoder": text_encoder(CLIPTextModel, 4 if sdxl else 8),
         "tokenizer": tokenizer(),
         "text_encoder_2": text_encoder(CLIPTextModelWithProjection, 4),

@@ -69,11 +69,7 @@ def pipeline(kind: str, scheduler=None, *, unet=None, controlnets: int = 1, **op
     if "LatentConsistency" in kind:
         options = {"time_cond_proj_dim": 8} | options
     parts = {
-        "vae": AutoencoderKL(
-            in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(4, 4),
-            norm_num_groups=2, down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-        ).eval(),
+        "vae": vae(),
         "text_encoder": text_encoder(CLIPTextModel, 4 if sdxl else 8),
         "tokenizer": tokenizer(),
         "unet": unet or tiny_text_unet(**options),
@@ -102,6 +98,14 @@ def shallow(kind: str, scheduler=None, **options):
 def quiet(pipe):
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(4, 4),
+        norm_num_groups=2, down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    ).eval()  # fmt: skip
 
 
 def text_encoder(cls, width: int):
