@@ -1,4 +1,4 @@
-"""The models that ship with the package: a Dash, a Dot and a classifier for handwritten digits.
+"""The models that ship with the package: for handwritten digits, and a miniature Stable Diffusion.
 
 See `MODEL_CARD.md` in this folder for data, recipe and results; `python -m morse_engine.zoo.train`
 makes all of it anew.
@@ -12,9 +12,10 @@ from torch import nn
 
 from ..dot.dot import Dot
 from ..sampling import schedulers
+from . import miniature
 
 if TYPE_CHECKING:
-    from diffusers import SchedulerMixin, UNet2DModel
+    from diffusers import SchedulerMixin, StableDiffusionPipeline, UNet2DModel
 
     from .classifier import DigitClassifier
 
@@ -43,6 +44,30 @@ def digits_classifier() -> "DigitClassifier":
     from .classifier import load_classifier
 
     return load_classifier(WEIGHTS / "classifier.safetensors")
+
+
+def miniature_pipeline() -> "StableDiffusionPipeline":
+    """The miniature Stable Diffusion: pictures `[B, 3, 64, 64]` of prompts.
+
+    Its words are in `weights/miniature/MODEL_CARD.md`. The UNet, 3.0 M parameters for latents
+    `[B, 4, 16, 16]`, is channels-last.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(miniature.WEIGHTS, safety_checker=None)
+    pipe.unet.to(memory_format=torch.channels_last)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def miniature_dot(unet: nn.Module, kind: str = "guided") -> Dot:
+    """A Dot of the unet of `miniature_pipeline()`.
+
+    Args:
+        kind: "guided", of the guided estimate, or "branches", of each branch of the guidance.
+    """
+    dot = Dot.from_pretrained(miniature.DOTS[kind], unet)
+    return dot.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it is one
 
 
 def digits_scheduler(solver: str = "ddim") -> "SchedulerMixin":

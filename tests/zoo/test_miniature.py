@@ -4,7 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from morse_engine.zoo.miniature import WEIGHTS, captions, data, pipeline, text, train, unet, vae
+from morse_engine import zoo
+from morse_engine.training.captions import find
+from morse_engine.zoo.miniature import (
+    WEIGHTS,
+    captions,
+    data,
+    dots,
+    judge,
+    pipeline,
+    text,
+    train,
+    unet,
+    vae,
+)
 from morse_engine.zoo.miniature.data import Icon
 from morse_engine.zoo.miniature.stage import Stage
 from tolerances import assert_close
@@ -83,6 +96,14 @@ def test_subgroups_in_words(subgroup, words):
     assert captions.subgroup_words(subgroup) == words
 
 
+def test_coarse_prompts_are_each_style_with_each_kind():
+    prompts = captions.coarse()
+    assert len(set(prompts)) == len(prompts) == len(data.PACKAGES) * len(data.SUBGROUPS)
+    assert {"a 3d mammal", "a noto heart", "a flat smiling face"} <= set(prompts)
+    assert len({prompt.split()[1] for prompt in prompts[:6]}) == 3  # any part is a mixture
+    assert len({prompt.split(" ", 2)[2] for prompt in prompts[:6]}) == 6
+
+
 def test_a_seed_is_a_row_of_captions():
     def drawn(seed):
         generator = torch.Generator().manual_seed(seed)
@@ -114,6 +135,7 @@ def tiny(monkeypatch):
     new_vae, new_unet = vae.new_vae, unet.new_unet
     monkeypatch.setattr(vae, "BATCH", 4)
     monkeypatch.setattr(unet, "BATCH", 4)
+    monkeypatch.setattr(judge, "BATCH", 4)
     monkeypatch.setattr(vae, "new_vae", lambda: new_vae((4, 4, 8)))
     monkeypatch.setattr(unet, "new_unet", lambda **kwargs: new_unet((8, 8, 16), **kwargs))
     monkeypatch.setattr(pipeline, "new_unet", unet.new_unet)
@@ -129,8 +151,14 @@ def unet_stage(folder, num_steps):
     return unet.train_unet(latents, [TIGER, APPLE] * 3, tokenizer, folder / "state.pt", num_steps)
 
 
+def judge_stage(folder, num_steps):
+    tokenizer = text.learn_tokenizer(["tiger face", "red apple"] * 4, entries=530)
+    icons = [TIGER, APPLE] * 3
+    return judge.train_judge(made_up(6, 64), icons, tokenizer, folder / "state.pt", num_steps)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [vae_stage, unet_stage])
+@pytest.mark.parametrize("stage", [vae_stage, unet_stage, judge_stage])
 @pytest.mark.usefixtures("tiny")
 def test_a_stopped_training_ends_as_one_that_was_not(stage, tmp_path):
     whole = stage(tmp_path / "whole", 6)
@@ -202,3 +230,43 @@ def test_a_training_from_pictures_to_a_pipeline(tmp_path, monkeypatch):
         assert_close("miniature/half", b, a)
     train.train(tmp_path, vae_steps=2, unet_steps=3)
     assert pipeline.learnt(tmp_path)[1] == 3
+
+
+@pytest.mark.slow
+def test_the_judge_tells_what_a_picture_shows():
+    pipe = zoo.miniature_pipeline()
+    prompts = ["a noto heart", "a flat cat face", "a 3d smiling face", "a noto flower"]
+    generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
+    pictures = pipe(
+        prompts, generator=generators, num_inference_steps=12, guidance_scale=3, output_type="pt"
+    ).images
+    critic = judge.load()
+    pictures = 2 * pictures - 1
+    assert critic.features(pictures).shape == (4, critic.num_features)
+    scores = torch.stack([critic.prompt_score(pictures, [prompt] * 4) for prompt in prompts])
+    assert scores.argmax(0).tolist() == [0, 1, 2, 3]
+    assert (critic.prompt_score(pictures, prompts) == scores.diagonal()).all()
+    noise = torch.rand(pictures.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert critic.prompt_score(noise, prompts).max() < scores.diagonal().min()
+
+
+def test_a_caption_of_the_judge_may_be_right_for_several_pictures():
+    fits = torch.tensor([[True, True], [False, True]])
+    sure = torch.tensor([[0.0, 0.0], [-50.0, 0.0]])
+    assert judge._cross_entropy(sure, fits).item() == pytest.approx(np.log(2) / 2, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_pictures_for_the_dots_have_captions(tmp_path):
+    images, icons = made_up(6, 64), [TIGER, APPLE] * 3
+    folder = dots.export(images, icons, tmp_path / "captioned")
+    examples = find(folder)
+    assert len(examples) == 6 * dots.CAPTIONS
+    assert {example.caption for example in examples} <= {
+        *captions.ladder(TIGER, "orange"), *captions.ladder(TIGER, "big cat"),
+        *captions.ladder(APPLE, "fruit"), *captions.ladder(APPLE, "food"),
+    }  # fmt: skip
+    assert_close("miniature/half", examples[0].pixels(64), data.to_float(images)[0])
+    before = (folder / "metadata.jsonl").stat().st_mtime_ns
+    assert dots.export(images, icons, folder) == folder
+    assert (folder / "metadata.jsonl").stat().st_mtime_ns == before

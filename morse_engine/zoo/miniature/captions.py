@@ -6,7 +6,7 @@ hundred. So most captions here stand for many pictures, and a picture meets all 
 
 import torch
 
-from .data import Icon
+from .data import PACKAGES, SUBGROUPS, Icon
 
 # How often a picture is shown with each kind of caption. The empty one is what guidance needs.
 LADDER = {
@@ -54,6 +54,21 @@ def subgroup_words(subgroup: str) -> str:
     if first in ("animal", "food", "plant") and rest != "other":
         return rest.replace("-", " ")
     return first if rest == "other" else subgroup.replace("-", " ")
+
+
+def coarse() -> list[str]:
+    """Prompts that stand for many pictures: each style with each kind, "a 3d mammal", 60 of them.
+
+    Neighbours in the list are of different kinds, so that any part of it is a mixture.
+    """
+    styles = list(PACKAGES)
+    kinds = [subgroup_words(subgroup) for subgroup in SUBGROUPS]
+    kinds = kinds[::3] + kinds[1::3] + kinds[2::3]
+    return [
+        f"a {styles[(k + turn) % len(styles)]} {kind}"
+        for turn in range(len(styles))
+        for k, kind in enumerate(kinds)
+    ]
 
 
 def corpus(icons: list[Icon]) -> list[str]:
