@@ -1,14 +1,16 @@
-"""How true the miniature's pictures stay: plans at equal time, by sampler, guidance and Dot.
+"""How true the miniature's pictures stay: plans at equal time, by sampler and guidance.
 
-    python benchmarks/fidelity.py [--part samplers guidance ...] [--images 128]
+    python benchmarks/fidelity.py --speed
+    python benchmarks/fidelity.py [--samplers ddim dpm ...] [--guidance 1 3 5] [--images 128]
 
-The bundled miniature Stable Diffusion, its bundled Dots, prompts that stand for many pictures. Each
+The bundled miniature Stable Diffusion with its Dot, prompts that stand for many pictures. Each
 point is one plan with one sampler and guidance, from the same seeds. Its picture of a seed is
 compared with that of the full run, 50 Dash steps of the same sampler:
 
     value         `evaluation.score.score` in the features of the bundled judge, all pictures
     rms           of a picture's pixels, of a range of 1, the mean over the pictures
     unlike        1 - cosine of the two pictures in the judge's features, the mean
+    to_real       `judge.to_real`: the distance to the icons that Dash was trained on
     prompt_score  cosine of picture and prompt in the judge's space, the mean; it needs no full run
 
 A sampler that adds noise draws other noise in another number of steps: it has no rms and unlike.
@@ -20,29 +22,34 @@ for all points. A run that was stopped goes on where it was.
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import morse_engine
-from morse_engine import zoo
+from morse_engine import Dot, zoo
+from morse_engine.dot.fingerprint import fingerprint
+from morse_engine.evaluation.partial import Partial
 from morse_engine.evaluation.score import score
 from morse_engine.evaluation.speedup import speedup
 from morse_engine.integrations.latents import range_of
 from morse_engine.sampling import schedulers
 from morse_engine.sampling.budget import choose
-from morse_engine.sampling.plan import Plan
 from morse_engine.sampling.solver import SolverTable
-from morse_engine.system.files import whole, write_rows
+from morse_engine.system.files import write_rows
+from morse_engine.system.images import eight_bits
 from morse_engine.system.machine import commit, machine, now
-from morse_engine.zoo.miniature import captions, judge
+from morse_engine.zoo.miniature import captions, data, judge
 
 RESULTS = Path(__file__).parent / "results"
 SPEED = RESULTS / "miniature-speed.json"
 FULL, STEPS, BUDGETS = 50, (3, 4, 5, 6, 8, 10, 12, 16, 20), (3, 4, 5, 6, 8)
+BATCHES = 1, 16  # N is theirs
 BATCH, FIRST_SEED, DRAWS = 32, 900_000, 200
 ALONE, FREE, MORSE = "dash only", "free steps", "morse"
 SAMPLERS = {
@@ -57,7 +64,7 @@ SAMPLERS = {
 
 @dataclass(frozen=True)
 class Point:
-    """One plan with one sampler, guidance scale and Dot; `batch` is what its N is of."""
+    """One plan with one sampler and guidance scale; `batch` is what the N of its cost is of."""
 
     sampler: str
     guidance: float
@@ -65,14 +72,12 @@ class Point:
     plan: str
     budget: float
     cost: float
-    dot: str = ""
     batch: int = 0
 
     @property
-    def made(self) -> tuple:
+    def made(self) -> tuple[str, float, str]:
         """What its pictures depend on."""
-        dot = self.dot if "." in self.plan else ""
-        return self.sampler, self.guidance, dot, self.plan
+        return self.sampler, self.guidance, self.plan
 
 
 class Bench:
@@ -80,39 +85,38 @@ class Bench:
 
     Args:
         images: of a point.
-        folder: of what was made.
+        partial: keeps the pictures.
     """
 
-    def __init__(self, images: int, folder: Path):
-        self.pipe, self.judge, self.folder = zoo.miniature_pipeline(), judge.load(), folder
+    def __init__(self, images: int, partial: Partial):
+        self.pipe, self.judge, self.partial = zoo.miniature_pipeline(), judge.load(), partial
+        partial.settings({"images": images, "dash": fingerprint(self.pipe.unet)}, dict)
         texts = captions.coarse()
         self.texts = [texts[k % len(texts)] for k in range(images)]
         text, empty = self.pipe.encode_prompt(self.texts, "cpu", 1, True)
         self.text, self.empty = text, empty
-        self.speeds = {
-            (r["dot"], r["batch_size"]): r["value"] for r in json.loads(SPEED.read_text())
-        }
+        rows = json.loads(SPEED.read_text()) if SPEED.exists() else []
+        self.speeds = {row["batch_size"]: row["value"] for row in rows}
+        self._seen: dict[tuple, dict[str, Tensor]] = {}
 
     @cached_property
-    def dots(self) -> dict:
-        return {kind: zoo.miniature_dot(self.pipe.unet, kind) for kind in ("guided", "branches")}
+    def dot(self) -> Dot:
+        return zoo.miniature_dot(self.pipe.unet)
 
     def scheduler(self, sampler: str) -> object:
         name = sampler.removesuffix("-karras")
         made = schedulers.make(name, self.pipe.scheduler.config)
         return type(made).from_config(made.config, **SAMPLERS[sampler])
 
-    def bought(self, sampler: str, guidance: float, budget: float, dot: str, batch: int) -> Point:
-        """What a budget buys; without a Dot, where `dot` is empty, Dash and free steps."""
-        known = {"clean_range": range_of(self.pipe)}
-        if dot:
-            helper = self.dots[dot]
-            known |= {"folder": helper.folder, "trained": helper.solvers}
-        speed = self.speeds[dot, batch] if dot else None
+    def bought(self, sampler: str, guidance: float, budget: float, batch: int) -> Point:
+        """What a budget buys at a batch size; without the Dot, where that is 0."""
+        known: dict[str, Any] = {"clean_range": range_of(self.pipe)}
+        speed = self.speeds[batch] if batch else None
+        if batch:
+            known |= {"folder": self.dot.folder, "trained": self.dot.solvers}
         plan, _ = choose(budget, self.scheduler(sampler), speed, **known)
         cost = plan.num_dash if speed is None else plan.lsd(speed)
-        variant = MORSE if dot else FREE
-        return Point(sampler, guidance, variant, str(plan), budget, cost, dot, batch)
+        return Point(sampler, guidance, MORSE if batch else FREE, str(plan), budget, cost, batch)
 
     @torch.no_grad()
     def pictures(self, point: Point) -> Tensor:
@@ -120,7 +124,7 @@ class Bench:
         unet, guided = self.pipe.unet, point.guidance != 1
         sampler = morse_engine.compile(
             unet,
-            self.dots[point.dot] if "." in point.plan else None,
+            self.dot if "." in point.plan else None,
             scheduler=self.scheduler(point.sampler),
             plan=point.plan,
             clean_range=range_of(self.pipe),
@@ -139,42 +143,40 @@ class Bench:
         return torch.cat(made).clamp(-1, 1)
 
     def seen(self, point: Point) -> dict[str, Tensor]:
-        """The pictures of a point (8 bits), their features and prompt scores, made once."""
-        name = "_".join(map(str, point.made)).replace(":", "f")
-        file = self.folder / f"{name}.pt"
-        if not file.exists():
-            pictures = self.pictures(point)
+        """The pictures of a point in 8 bits, made once, their features and prompt scores."""
+        if point.made not in self._seen:
+            name = "_".join(map(str, point.made)).replace(":", "f")
+            pictures = self.partial.images(name, lambda: eight_bits(self.pictures(point)))
+            shown = data.to_float(pictures)
             with torch.no_grad():
-                features = self.judge.features(pictures)
-            kept = {
-                "pictures": ((pictures + 1) * 127.5).round().to(torch.uint8),
-                "features": features,
-                "prompt": self.judge.prompt_score(pictures, self.texts),
-            }
-            with whole(file) as path:
-                torch.save(kept, path)
-        return torch.load(file, weights_only=True)
+                features = self.judge.features(shown)
+            prompt = self.judge.prompt_score(shown, self.texts)
+            self._seen[point.made] = {"pictures": pictures, "features": features, "prompt": prompt}
+        return self._seen[point.made]
 
 
-def points(bench: Bench, sampler: str, guidance: float, dots: list[str]) -> Iterator[Point]:
+def points(bench: Bench, sampler: str, guidance: float) -> Iterator[Point]:
     """All of one sampler and guidance, the full run first."""
     for n in (FULL, *STEPS):
         yield Point(sampler, guidance, ALONE, "-" * n, n, n)
     for budget in BUDGETS:
-        yield bench.bought(sampler, guidance, budget, "", 0)
-        for dot in dots:
-            for batch in (1, 16):
-                yield bench.bought(sampler, guidance, budget, dot, batch)
+        # Without guidance a guided Dot has nothing to correct.
+        for batch in (0, *BATCHES) if guidance != 1 else (0,):
+            yield bench.bought(sampler, guidance, budget, batch)
 
 
-def cases(part: str) -> list[tuple[str, float, list[str]]]:
-    """(sampler, guidance, Dots) of a part. A guided Dot has nothing to correct without guidance."""
-    if part == "samplers":
-        return [(sampler, 3.0, ["guided"]) for sampler in SAMPLERS]
-    if part == "guidance":
-        both = [("ddim", 5.0, ["guided"]), ("dpm", 5.0, ["guided"])]
-        return both + [("ddim", 1.0, ["branches"]), ("dpm", 1.0, ["branches"])]
-    return [("ddim", 3.0, ["guided", "branches"]), ("dpm", 3.0, ["guided", "branches"])]
+def measure_speed(bench: Bench) -> None:
+    """N at each batch size, with guidance, into results/miniature-speed.json."""
+    sampler = morse_engine.compile(
+        bench.pipe.unet, bench.dot, scheduler=bench.scheduler("ddim"), plan="-."
+    )
+    rows = []
+    for batch in BATCHES:
+        cond = torch.cat([bench.empty[:batch], bench.text[:batch]])
+        speed = sampler.measure(batch, guidance_scale=3.0, encoder_hidden_states=cond)
+        row = {"bench": "miniature speed", "batch_size": batch, "guidance": 3.0, "unit": "N"}
+        rows.append(row | {"value": speed.dot_speed, **asdict(speed), **about()})
+    write_rows(SPEED, rows)
 
 
 def rows_of(bench: Bench, found: list[Point]) -> list[dict]:
@@ -190,12 +192,12 @@ def rows_of(bench: Bench, found: list[Point]) -> list[dict]:
         values = [score(seen["features"][draw], full["features"][draw]) for draw in draws]
         curves[point] = values
         row = {"bench": "fidelity", "solver": point.sampler, "guidance": point.guidance}
-        row |= {"variant": point.variant, "dot": point.dot, "plan": point.plan}
+        row |= {"variant": point.variant, "plan": point.plan}
         row |= {"budget_lsd": point.budget, "cost_lsd": round(point.cost, 3)}
         row |= {"batch_size": point.batch, "images": len(bench.texts)}
         row |= {"unit": "distance to the full run"}
         row |= {"value": score(seen["features"], full["features"]), **band("value", values)}
-        row |= mean("prompt_score", seen["prompt"])
+        row |= {"to_real": judge.to_real(seen["features"]), **mean("prompt_score", seen["prompt"])}
         if not noisy:
             row |= mean("rms", apart(seen["pictures"], full["pictures"]))
             cosine = torch.cosine_similarity(seen["features"], full["features"])
@@ -211,11 +213,10 @@ def gains(found: list[Point], rows: list[dict], curves: dict) -> Iterator[dict]:
     def curve(chosen: list[Point], draw: int | None) -> list[tuple[float, float]]:
         return [(p.cost, values[p] if draw is None else curves[p][draw]) for p in chosen]
 
-    def those(variant: str, dot: str = "", batch: int = 0) -> list[Point]:
-        named = (variant, dot, batch)
-        return [p for p in found if (p.variant, p.dot, p.batch) == named and p.cost < FULL]
+    def those(variant: str, batch: int = 0) -> list[Point]:
+        return [p for p in found if (p.variant, p.batch) == (variant, batch) and p.cost < FULL]
 
-    kinds = dict.fromkeys((p.variant, p.dot, p.batch) for p in found if p.variant != ALONE)
+    kinds = dict.fromkeys((p.variant, p.batch) for p in found if p.variant != ALONE)
     for kind in kinds:
         for over in (ALONE, FREE):
             if kind[0] == over:
@@ -224,7 +225,7 @@ def gains(found: list[Point], rows: list[dict], curves: dict) -> Iterator[dict]:
             whole_set = speedup(curve(theirs, None), curve(mine, None))
             drawn = [speedup(curve(theirs, k), curve(mine, k)).mean for k in range(DRAWS)]
             row = {"bench": "fidelity", "solver": found[0].sampler, "guidance": found[0].guidance}
-            row |= {"variant": kind[0], "dot": kind[1], "batch_size": kind[2], "over": over}
+            row |= {"variant": kind[0], "batch_size": kind[1], "over": over}
             row |= {"unit": "speed-up", "value": whole_set.mean, "said": str(whole_set)}
             row |= {"per_budget": [round(ratio, 3) for ratio in whole_set.per_budget]}
             yield row | band("value", drawn) | {"images": rows[0]["images"]} | about()
@@ -253,27 +254,26 @@ def about() -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", nargs="+", default=["samplers", "guidance", "dots"])
+    parser.add_argument("--speed", action="store_true", help="measure N anew, on a quiet machine")
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
+    parser.add_argument("--guidance", type=float, nargs="+", default=[3.0])
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--out", type=Path, default=RESULTS / "fidelity.json")
     options = parser.parse_args()
-    folder = options.out.with_suffix(".partial")
-    folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options.images, folder)
+    bench = Bench(options.images, Partial(options.out.with_suffix(".partial")))
+    if options.speed:
+        return measure_speed(bench)
     rows = json.loads(options.out.read_text()) if options.out.exists() else []
-    for part in options.part:
-        for sampler, guidance, dots in cases(part):
-            found = list(points(bench, sampler, guidance, dots))
-            for point in found:
-                bench.seen(point)
-                print(part, *point.made, flush=True)
-            rows = [
-                r
-                for r in rows
-                if (r["part"], r["solver"], r["guidance"]) != (part, sampler, guidance)
-            ]
-            rows += [{"part": part, **row} for row in rows_of(bench, found)]
-            write_rows(options.out, rows)
+    for sampler, guidance in product(options.samplers, options.guidance):
+        found = list(points(bench, sampler, guidance))
+        for point in found:
+            bench.seen(point)
+            print(*point.made, flush=True)
+        mine = {"solver": sampler, "guidance": guidance}
+        rows = [row for row in rows if not mine.items() <= row.items()]
+        rows += rows_of(bench, found)
+        write_rows(options.out, rows)
+    return None
 
 
 if __name__ == "__main__":

@@ -60,13 +60,9 @@ def miniature_pipeline() -> "StableDiffusionPipeline":
     return pipe
 
 
-def miniature_dot(unet: nn.Module, kind: str = "guided") -> Dot:
-    """A Dot of the unet of `miniature_pipeline()`.
-
-    Args:
-        kind: "guided", of the guided estimate, or "branches", of each branch of the guidance.
-    """
-    dot = Dot.from_pretrained(miniature.DOTS[kind], unet)
+def miniature_dot(unet: nn.Module) -> Dot:
+    """The guided Dot of the unet of `miniature_pipeline()`."""
+    dot = Dot.from_pretrained(miniature.DOT, unet)
     return dot.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it is one
 
 

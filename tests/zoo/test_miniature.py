@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+import morse_engine
 from morse_engine import zoo
 from morse_engine.training.captions import find
 from morse_engine.zoo.miniature import (
+    DOT,
+    JUDGE,
     WEIGHTS,
     captions,
     data,
-    dots,
+    dot,
     judge,
     pipeline,
     text,
@@ -72,8 +75,21 @@ def test_the_prompt_decides_the_picture():
     assert yellow[1] > yellow[0] + 0.2
 
 
-def test_the_bundled_folder_is_small():
-    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file()) < 9e6
+def test_the_bundled_folders_are_small():
+    folders = WEIGHTS, DOT, JUDGE
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 12e6
+
+
+@pytest.mark.slow
+def test_the_bundled_dot_belongs_to_the_pipeline():
+    pipe = zoo.miniature_pipeline()
+    accelerated = morse_engine.accelerate(pipe, zoo.miniature_dot(pipe.unet), plan="-.:-.")
+    generator = torch.Generator().manual_seed(0)
+    picture = pipe("a noto heart", guidance_scale=3, generator=generator, output_type="np").images
+    assert np.isfinite(picture).all()
+    report = accelerated.report()
+    assert (report.num_dash, report.num_dot) == (2, 2)
 
 
 def test_the_ladder_goes_from_nothing_to_the_name():
@@ -257,16 +273,16 @@ def test_a_caption_of_the_judge_may_be_right_for_several_pictures():
 
 
 @pytest.mark.slow
-def test_pictures_for_the_dots_have_captions(tmp_path):
+def test_pictures_for_the_dot_have_captions(tmp_path):
     images, icons = made_up(6, 64), [TIGER, APPLE] * 3
-    folder = dots.export(images, icons, tmp_path / "captioned")
+    folder = dot.export(images, icons, tmp_path / "captioned")
     examples = find(folder)
-    assert len(examples) == 6 * dots.CAPTIONS
+    assert len(examples) == 6 * dot.CAPTIONS
     assert {example.caption for example in examples} <= {
         *captions.ladder(TIGER, "orange"), *captions.ladder(TIGER, "big cat"),
         *captions.ladder(APPLE, "fruit"), *captions.ladder(APPLE, "food"),
     }  # fmt: skip
     assert_close("miniature/half", examples[0].pixels(64), data.to_float(images)[0])
     before = (folder / "metadata.jsonl").stat().st_mtime_ns
-    assert dots.export(images, icons, folder) == folder
+    assert dot.export(images, icons, folder) == folder
     assert (folder / "metadata.jsonl").stat().st_mtime_ns == before

@@ -4,4 +4,4 @@ from pathlib import Path
 
 WEIGHTS = Path(__file__).parent.parent / "weights" / "miniature"
 JUDGE = WEIGHTS.with_name("miniature-judge")
-DOTS = {kind: WEIGHTS.with_name(f"miniature-dot-{kind}") for kind in ("guided", "branches")}
+DOT = WEIGHTS.with_name("miniature-dot")

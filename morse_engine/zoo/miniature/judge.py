@@ -6,12 +6,14 @@ trains it on all icons. Interrupt it at any time; the same command goes on.
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...system.files import whole
 from . import JUDGE, WEIGHTS, captions, data, text
 from .stage import Stage
 from .unet import held_out
@@ -19,6 +21,7 @@ from .unet import held_out
 WIDTH = 96  # of both towers and of what they have in common
 BATCH = 128
 STEPS = 1500
+REAL = "real.json"  # what the features of real pictures are like
 MARGIN = 4  # pixels that a picture is moved by at most
 
 
@@ -70,9 +73,35 @@ def load(folder: Path = JUDGE) -> Judge:
     return Judge(clip, text.load_tokenizer(WEIGHTS / "tokenizer")).eval()
 
 
-def save(judge: Judge, folder: Path) -> None:
-    """Write the judge in half precision, as `load` and `CLIPModel.from_pretrained` read it."""
+def save(judge: Judge, real: Tensor, folder: Path) -> None:
+    """Write the judge in half precision, as `load` and `CLIPModel.from_pretrained` read it.
+
+    Args:
+        real: uint8 `[n, 3, 64, 64]`, pictures whose features' means and deviations go with it.
+    """
+    features = seen(judge, data.to_float(real))
+    told = {"mean": features.mean(0).tolist(), "deviation": features.std(0).tolist()}
     judge.clip.half().save_pretrained(folder)
+    with whole(folder / REAL) as path:
+        path.write_text(json.dumps({k: [round(v, 5) for v in row] for k, row in told.items()}))
+
+
+@torch.no_grad()
+def seen(judge: Judge, images: Tensor) -> Tensor:
+    """The features `[n, num_features]` of many pictures."""
+    return torch.cat([judge.features(part) for part in images.split(BATCH)])
+
+
+def to_real(features: Tensor, folder: Path = JUDGE) -> float:
+    """How far `[n, num_features]` features are from those of the icons that Dash was trained on.
+
+    `sum_k (mu_k - mu'_k)^2 + (s_k - s'_k)^2`, the Frechet distance of normal distributions whose
+    features do not depend on each other, over means and deviations that were kept.
+    """
+    told = json.loads((folder / REAL).read_text())
+    mean, deviation = (torch.tensor(told[name]) for name in ("mean", "deviation"))
+    apart = (features.mean(0) - mean).square() + (features.std(0) - deviation).square()
+    return float(apart.sum())
 
 
 def new(tokenizer: Any) -> Judge:
@@ -205,7 +234,7 @@ def main() -> None:
     judge = stage.averaged()
     for name, number in validation(judge, images, icons).items():
         print(f"{name}: {number:.3f}")
-    save(judge, options.out / "judge" / "weights")
+    save(judge, images[data.chosen(icons)], options.out / "judge" / "weights")
     print(f"the judge is in {options.out / 'judge' / 'weights'}")
 
 
