@@ -8,6 +8,9 @@
 #   GPU_OUT      folder of what make gpu says, a log for each part (build/gpu)
 #   GPU_ROWS     the file of rows of make gpu (benchmarks/results/gpu.json; gpu-first: GPU_OUT/gpu.json)
 #   GPU_MINUTES  the most for the benchmarks of make gpu, without its tests (4.5: 9 minutes in all)
+#   ZOO_DATA     for make zoo-gpu: the folder of pictures, rendered where npm is (runs/pictures)
+#   ZOO_OUT      folder of make zoo-gpu, with which the next call goes on (runs/miniature-gpu)
+#   ZOO_OPTIONS  more of its options, such as --batch-size 512 --unet-steps 40000
 #   COMMIT       of the code, for the rows of make gpu where this is no git checkout
 #   TORCH_INDEX  package index that torch comes from (pip's own). On Linux the usual torch carries CUDA,
 #                several GB. Without an NVIDIA GPU this is a tenth of it:
@@ -20,13 +23,16 @@ GPU_PYTHON ?= python3
 GPU_OUT ?= build/gpu
 GPU_ROWS ?=
 GPU_MINUTES ?= 4.5
+ZOO_DATA ?= runs/pictures
+ZOO_OUT ?= runs/miniature-gpu
+ZOO_OPTIONS ?=
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage lint types docs aot versions gpu gpu-first gpu-smoke zoo zoo-miniature quality bench clean
+.PHONY: help demo test test-fast coverage lint types docs aot versions gpu gpu-first gpu-smoke zoo zoo-miniature zoo-gpu quality bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +99,12 @@ zoo: $(VENV)/.demo ## train the bundled digits models again, from nothing, into 
 zoo-miniature: $(VENV)/.demo ## train the miniature Stable Diffusion on, or from nothing; needs npm
 	@$(PIP) install -c constraints.txt -e '.[demo,miniature]'
 	$(BIN)/python -m morse_engine.zoo.miniature.train --out runs/miniature
+
+# Batch and rate are guesses: nothing of this has run on a GPU.
+zoo-gpu: ## train the bundled miniature on, on a GPU, 9 minutes a call, without network (docs/gpu.md)
+	$(GPU_PYTHON) -m morse_engine.zoo.miniature.train --out $(ZOO_OUT) --data $(ZOO_DATA) \
+		--start morse_engine/zoo/weights/miniature --device cuda --bf16 --minutes 8.5 \
+		--batch-size 256 --lr 2e-3 --unet-steps 20000 $(ZOO_OPTIONS)
 
 quality: $(VENV)/.demo ## measure image quality against fewer steps of the same sampler
 	$(BIN)/python benchmarks/quality.py

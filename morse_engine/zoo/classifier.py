@@ -77,6 +77,8 @@ def train_classifier(
     Raises:
         Refused: images and labels differ in number, or num_steps is below 1.
     """
+    from rich.progress import track
+
     if len(images) != len(labels):
         raise Refused(f"{len(images)} images but {len(labels)} labels: one label per image")
     if num_steps < 1:
@@ -88,7 +90,7 @@ def train_classifier(
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=num_steps)
     model.train()
-    for _ in range(num_steps):
+    for _ in track(range(num_steps), "classifier"):
         rows = torch.randint(len(images), (batch_size,), generator=generator)
         logits = model(augmented(images[rows], generator))
         loss = nn.functional.cross_entropy(logits, labels[rows], label_smoothing=0.05)

@@ -1,7 +1,8 @@
 """Train the bundled models from nothing: `python -m morse_engine.zoo.train --out runs/zoo`.
 
-Interrupt it at any time; the same command continues. The finished models are written to
-`OUT/weights`, and with `--install` over those that ship with the package.
+Interrupt it at any time; the same command continues (the classifier, a minute, begins anew). The
+finished models are written to `OUT/weights`, and with `--install` over those that ship with the
+package.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def train(out: Path) -> Path:
 
     if not (weights / "classifier.safetensors").exists():
         save_classifier(train_classifier(images, labels), weights / "classifier.safetensors")
-    if not (weights / "dash" / "config.json").exists():
+    if not (weights / "dash" / "diffusion_pytorch_model.safetensors").exists():
         unet: UNet2DModel = train_dash(
             new_dash(),
             images,

@@ -1,5 +1,8 @@
 """The miniature Stable Diffusion: the bundled folder, its captions, and trainings that go on."""
 
+import sys
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -157,14 +160,15 @@ def tiny(monkeypatch):
     monkeypatch.setattr(pipeline, "new_unet", unet.new_unet)
 
 
-def vae_stage(folder, num_steps):
-    return vae.train_vae(made_up(6), [0, 2], folder, num_steps)
+def vae_stage(folder, num_steps, **options):
+    return vae.train_vae(made_up(6), [0, 2], folder, num_steps, **options)
 
 
-def unet_stage(folder, num_steps):
+def unet_stage(folder, num_steps, **options):
     tokenizer = text.learn_tokenizer(["tiger face", "red apple"] * 4, entries=530)
     latents = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return unet.train_unet(latents, [TIGER, APPLE] * 3, tokenizer, folder / "state.pt", num_steps)
+    icons = [TIGER, APPLE] * 3
+    return unet.train_unet(latents, icons, tokenizer, folder / "state.pt", num_steps, **options)
 
 
 def judge_stage(folder, num_steps):
@@ -174,9 +178,19 @@ def judge_stage(folder, num_steps):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [vae_stage, unet_stage, judge_stage])
+@pytest.mark.parametrize(
+    ("stage", "bf16"),
+    [
+        (vae_stage, False),
+        (vae_stage, True),
+        (unet_stage, False),
+        (unet_stage, True),
+        (judge_stage, False),
+    ],
+)
 @pytest.mark.usefixtures("tiny")
-def test_a_stopped_training_ends_as_one_that_was_not(stage, tmp_path):
+def test_a_stopped_training_ends_as_one_that_was_not(stage, bf16, tmp_path):
+    stage = partial(stage, bf16=True) if bf16 else stage
     whole = stage(tmp_path / "whole", 6)
     assert whole.run()
     stopped = stage(tmp_path / "stopped", 6)
@@ -187,19 +201,23 @@ def test_a_stopped_training_ends_as_one_that_was_not(stage, tmp_path):
     assert resumed.step == 1
     assert resumed.run()
     for a, b in zip(whole.averaged().parameters(), resumed.averaged().parameters(), strict=True):
+        assert a.dtype == torch.float32
         assert torch.equal(a, b)
 
 
-def test_a_training_learns_and_a_loss_that_is_none_stops_it(tmp_path):
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_training_learns_and_a_loss_that_is_none_stops_it(tmp_path, bf16):
     model = torch.nn.Linear(1, 1)
 
     def loss(model, generator, step):
         x = torch.rand(16, 1, generator=generator)
-        return (model(x) - 3 * x).square().mean(), {}
+        y = model(x)
+        assert y.dtype == (torch.bfloat16 if bf16 else torch.float32)
+        return (y - 3 * x).square().mean(), {}
 
-    stage = Stage(
-        model, loss, tmp_path / "state.pt", num_steps=300, batch_size=16, lr=0.1, ema=0.9, warm_up=5
-    )
+    file = tmp_path / "state.pt"
+    numbers = {"num_steps": 300, "batch_size": 16, "lr": 0.1, "ema": 0.9, "warm_up": 5}
+    stage = Stage(model, loss, file, **numbers, bf16=bf16)
     assert stage.rate(0) == pytest.approx(0.02)
     assert stage.rate(100) == 0.1
     assert stage.rate(270) == pytest.approx(0.05)
@@ -261,7 +279,8 @@ def test_the_judge_tells_what_a_picture_shows():
     assert critic.features(pictures).shape == (4, critic.num_features)
     scores = torch.stack([critic.prompt_score(pictures, [prompt] * 4) for prompt in prompts])
     assert scores.argmax(0).tolist() == [0, 1, 2, 3]
-    assert (critic.prompt_score(pictures, prompts) == scores.diagonal()).all()
+    own = critic.prompt_score(pictures, prompts)
+    assert (own - scores.diagonal()).abs().max() < 1e-5
     noise = torch.rand(pictures.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert critic.prompt_score(noise, prompts).max() < scores.diagonal().min()
 
@@ -286,3 +305,56 @@ def test_pictures_for_the_dot_have_captions(tmp_path):
     before = (folder / "metadata.jsonl").stat().st_mtime_ns
     assert dot.export(images, icons, folder) == folder
     assert (folder / "metadata.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny")
+def test_calls_of_some_minutes_go_on_and_each_exports(tmp_path, monkeypatch):
+    asked = []
+
+    def load(folder):
+        asked.append(folder)
+        return made_up(6, 64), [TIGER, APPLE] * 3
+
+    monkeypatch.setattr(data, "load", load)
+    call = partial(
+        train.train,
+        tmp_path / "out",
+        vae_steps=2,
+        unet_steps=9,
+        batch_size=3,
+        pictures=tmp_path / "pictures",
+        bf16=True,
+    )
+    assert call(minutes=0.0) is None  # one step of the VAE
+    folder = call(minutes=0.0)
+    assert pipeline.learnt(tmp_path / "out")[1] == 1
+    first = (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert call() == folder
+    assert pipeline.learnt(tmp_path / "out")[1] == 9
+    assert (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() != first
+    assert asked == [tmp_path / "pictures"] * 3
+
+
+def test_a_copy_that_was_cut_short_is_made_again(tmp_path):
+    source, half = tmp_path / "source", tmp_path / "out" / ".vae.partial"
+    source.mkdir()
+    half.mkdir(parents=True)
+    for name in "config.json", "weights":
+        (source / name).write_text(name)
+    (half / "weights").write_text("wei")
+    train._copy(source, tmp_path / "out" / "vae")
+    assert (tmp_path / "out" / "vae" / "weights").read_text() == "weights"
+    assert not half.exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "said"), [("cuda", "device 'cuda': torch "), ("gpu", "device 'gpu': choose auto")]
+)
+def test_a_device_that_is_not_there_is_refused_in_words(device, said, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(data, "load", lambda folder: pytest.fail("it began to work"))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--device", device])
+    with pytest.raises(SystemExit, match="2"):
+        train.main()
+    assert said in capsys.readouterr().err

@@ -1,9 +1,14 @@
 """Captioned icons: emoji in three styles, 64 x 64 pixels, with names, tags and groups.
 
+    python -m morse_engine.zoo.miniature.data --out FOLDER
+
+renders them, once, for a machine without npm or network: two files, 60 MB.
+
 The drawings come from three npm packages of SVG icons, the words from a fourth. All of them are
 fetched by name when the models are trained; what ships with the package is what was learnt.
 """
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -96,13 +101,15 @@ def to_float(images: Tensor) -> Tensor:
 
 def _render(npm: Path) -> tuple[np.ndarray, list[Icon]]:
     """All icons, style by style in the order of emojibase: uint8 `[n, SIZE, SIZE, 3]` and words."""
+    from rich.progress import track
+
     entries = _words(npm)
     chars = {style: _read(npm, package, "chars.json") for style, package in PACKAGES.items()}
     chars["3d"] = chars["flat"]  # the same names, and a table only in one of the two packages
     images, icons = [], []
     for style, package in PACKAGES.items():
         drawings = _read(npm, package, "icons.json")
-        for code, icon in entries.items():
+        for code, icon in track(entries.items(), f"rendering, {style}"):
             picture = _picture(drawings, chars[style].get(code), MARGIN.get(style, 0.0))
             if picture is not None:
                 images.append(picture)
@@ -171,3 +178,14 @@ def _read(npm: Path, package: str, member: str) -> Any:
         found = archive.extractfile(f"package/{member}")
         assert found is not None, f"{member} is a file of {package}"
         return json.load(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    print(f"{len(load(options.out)[1]):,} pictures are in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

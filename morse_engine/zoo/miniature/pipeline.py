@@ -70,7 +70,7 @@ def learnt(out: Path) -> tuple[Denoiser, int]:
     tokenizer = text.load_tokenizer(out / "tokenizer")
     text_encoder = text.new_text_encoder(tokenizer)
     model = Denoiser(new_unet(cross=text_encoder.config.hidden_size), text_encoder)
-    state = torch.load(file, weights_only=True)
+    state = torch.load(file, map_location="cpu", weights_only=True)
     for parameter, mean in zip(model.parameters(), state["ema"]["shadow_params"], strict=True):
         parameter.data.copy_(mean)
     return model.eval(), state["step"]

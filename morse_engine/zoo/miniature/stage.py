@@ -23,12 +23,15 @@ class Stage(Generic[Model]):
     averaged weights (EMA) lag behind by up to 1 / (1 - `ema`) steps, less in the beginning.
 
     Args:
-        model: what is trained; starts from its present weights where there is no checkpoint.
+        model: what is trained, moved to `device`; starts from its present weights where there is no
+            checkpoint.
         loss: `loss(model, generator, step)` is the mean loss of a batch, a tensor, and a dictionary
-            of numbers to show.
+            of numbers to show. The generator is one of the CPU: batches are the same everywhere.
         file: the checkpoint, written every `every` seconds and at the end.
         num_steps: the end. With a larger number a finished training goes on.
         batch_size: pictures in a step, to show the throughput.
+        device: of the training; its checkpoint goes on on another one, too.
+        bf16: the loss is computed under autocast to bfloat16; weights and averages are float32.
     """
 
     def __init__(
@@ -44,14 +47,17 @@ class Stage(Generic[Model]):
         warm_up: int = 200,
         every: float = 90.0,
         seed: int = 0,
+        device: str | torch.device = "cpu",
+        bf16: bool = False,
     ):
         from diffusers.training_utils import EMAModel
 
-        self.model, self.loss, self.file = model, loss, file
+        self.device, self.bf16 = torch.device(device), bf16
+        self.model, self.loss, self.file = model.to(self.device), loss, file
         self.num_steps, self.batch_size, self.lr = num_steps, batch_size, lr
         self.warm_up, self.every, self.seed = warm_up, every, seed
         self.optimizer = torch.optim.AdamW(model.parameters(), lr, (0.9, 0.99), weight_decay=0.01)
-        self.ema = EMAModel(model.parameters(), decay=ema)
+        self.ema = EMAModel(model.parameters(), decay=ema, foreach=True)
         self.step = 0
         if file.exists():
             self._restore()
@@ -78,9 +84,9 @@ class Stage(Generic[Model]):
         return self.step >= self.num_steps
 
     def averaged(self) -> Model:
-        """The model with its averaged weights, in evaluation mode; training ends with this."""
+        """The model with its averaged weights, on the CPU, in evaluation mode; training ends so."""
         self.ema.copy_to(self.model.parameters())
-        return self.model.eval()
+        return self.model.eval().cpu()
 
     def rate(self, step: int) -> float:
         """The learning rate of a step: warm-up, `lr`, a straight line down over the last fifth."""
@@ -91,7 +97,8 @@ class Stage(Generic[Model]):
         generator = torch.Generator().manual_seed((self.seed << 32) + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
-        loss, numbers = self.loss(self.model, generator, self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss, numbers = self.loss(self.model, generator, self.step)
         if not torch.isfinite(loss):
             raise Unavailable(
                 f"the loss of step {self.step} is {loss.item()}: start {self.file.parent} again "
@@ -127,8 +134,9 @@ class Stage(Generic[Model]):
             torch.save(state, path)
 
     def _restore(self) -> None:
-        state = torch.load(self.file, weights_only=True)
+        state = torch.load(self.file, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
+        self.ema.to(self.device)
         self.step = state["step"]

@@ -14,6 +14,7 @@ from .text import new_text_encoder, tokens
 
 BATCH = 16
 STEPS = 30_000
+RATE = 1e-3
 MIN_SNR = 5.0
 # Stable Diffusion's own noise schedule, as its scheduler_config.json has it.
 SCHEDULE = {
@@ -84,6 +85,11 @@ def train_unet(
     file: Path,
     num_steps: int = STEPS,
     start: Path | None = None,
+    *,
+    batch_size: int = BATCH,
+    lr: float = RATE,
+    device: str | torch.device = "cpu",
+    bf16: bool = False,
 ) -> Stage[Denoiser]:
     """A stage that trains a `Denoiser` on latents `[n, 4, H, W]`, scaled, of n icons.
 
@@ -97,17 +103,27 @@ def train_unet(
     )
     if start is not None:
         load(model, start)
-    alphas = alphas_cumprod()
+    alphas, known = alphas_cumprod().to(device), latents.to(device)
 
     def loss(
         model: nn.Module, generator: torch.Generator, step: int
     ) -> tuple[Tensor, dict[str, float]]:
-        batch = rows[torch.randint(len(rows), (BATCH,), generator=generator)]
+        batch = rows[torch.randint(len(rows), (batch_size,), generator=generator)]
         prompts = tokens(tokenizer, [captions.draw(icons[row], generator) for row in batch])
-        return noise_loss(model, latents[batch], prompts, alphas, generator)
+        x0 = known[batch.to(known.device)]
+        return noise_loss(model, x0, prompts.to(x0.device), alphas, generator)
 
     return Stage(
-        model, loss, file, num_steps=num_steps, batch_size=BATCH, lr=1e-3, ema=0.999, seed=1
+        model,
+        loss,
+        file,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        lr=lr,
+        ema=0.999,
+        seed=1,
+        device=device,
+        bf16=bf16,
     )
 
 
@@ -122,8 +138,8 @@ def noise_loss(
     """
     # One timestep from each of B equal parts: less noise in the gradient than B free draws.
     parts = (torch.arange(len(x0)) + torch.rand(len(x0), generator=generator)) / len(x0)
-    t = (parts * len(alphas)).long()
-    noise = torch.randn(x0.shape, generator=generator)
+    t = (parts * len(alphas)).long().to(x0.device)
+    noise = torch.randn(x0.shape, generator=generator).to(x0.device)
     a = alphas[t].view(-1, 1, 1, 1)
     x = (a.sqrt() * x0 + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
     error = (model(x, t, prompts) - noise).square().mean((1, 2, 3))

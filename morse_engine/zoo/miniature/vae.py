@@ -45,7 +45,15 @@ def new_vae(widths: tuple[int, ...] = (16, 32, 64), seed: int = 0) -> Any:
     ).to(memory_format=torch.channels_last)
 
 
-def train_vae(images: Tensor, favoured: list[int], folder: Path, num_steps: int = STEPS) -> Stage:
+def train_vae(
+    images: Tensor,
+    favoured: list[int],
+    folder: Path,
+    num_steps: int = STEPS,
+    *,
+    device: str | torch.device = "cpu",
+    bf16: bool = False,
+) -> Stage:
     """A stage that trains a VAE on uint8 images `[n, 3, H, W]`, half of them from `favoured`."""
     weights = _colourful(images)
     half = torch.zeros_like(weights)
@@ -56,7 +64,7 @@ def train_vae(images: Tensor, favoured: list[int], folder: Path, num_steps: int 
         vae: nn.Module, generator: torch.Generator, step: int
     ) -> tuple[Tensor, dict[str, float]]:
         rows = weights.multinomial(BATCH, replacement=True, generator=generator)
-        x = data.to_float(_varied(images[rows], generator))
+        x = data.to_float(_varied(images[rows], generator)).to(device)
         return vae_loss(vae, x, generator, _hint(step))
 
     vae = new_vae()
@@ -68,6 +76,8 @@ def train_vae(images: Tensor, favoured: list[int], folder: Path, num_steps: int 
         batch_size=BATCH,
         lr=2e-3,
         ema=0.995,
+        device=device,
+        bf16=bf16,
     )
 
 
@@ -81,7 +91,7 @@ def vae_loss(
         hint: weight of the squared distance of the first three channels to `block_colours`.
     """
     posterior = vae.encode(x).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator)
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(x.device)
     y = vae.decode(posterior.mean + posterior.std * noise).sample
     error = y - x
     pixel = error.abs().mean()
@@ -102,8 +112,10 @@ def block_colours(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode(vae: Any, images: Tensor, batch_size: int = 64) -> Tensor:
-    """The mean latents `[n, 4, H / 4, W / 4]` of uint8 images, not scaled."""
-    parts = images.split(batch_size)
+    """The mean latents `[n, 4, H / 4, W / 4]` of uint8 images, not scaled, with a bar."""
+    from rich.progress import track
+
+    parts = track(images.split(batch_size), "latents")
     return torch.cat([vae.encode(data.to_float(part)).latent_dist.mean for part in parts])
 
 
