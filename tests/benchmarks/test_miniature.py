@@ -1,0 +1,94 @@
+"""A LoRA and a consistency model of the miniature: what their trainings do in a few steps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from morse_engine import Plan
+from morse_engine.zoo.miniature.data import Icon
+from tolerances import assert_close
+
+ICONS = [
+    Icon("3d", "tiger face", ("orange",), "animal-mammal", "animal"),
+    Icon("noto", "red apple", ("fruit",), "food-fruit", "food"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+
+
+@pytest.fixture
+def latents() -> torch.Tensor:
+    """Of two pictures of one colour each."""
+    colours = torch.randn(2, 4, 1, 1, generator=torch.Generator().manual_seed(0))
+    return colours.repeat(1, 1, 16, 16)
+
+
+@pytest.mark.slow
+def test_a_lora_learns_its_pictures_and_is_put_on(latents, tmp_path, monkeypatch, capsys):
+    import miniature_lora as lora
+
+    monkeypatch.setattr(lora, "PROMPTS", ("a noto bus",))
+    monkeypatch.setattr(lora, "FULL", 6)
+    pipe = lora.new_pipe()
+    lora.train(pipe, latents, ICONS, tmp_path, 20)
+    errors = lora.learnt(pipe, latents, ICONS)
+    assert errors["with"] < 0.97 * errors["without"]
+    assert "step 20 of 20" in capsys.readouterr().out
+    rows = lora.under(tmp_path, None)
+    assert {row["variant"] for row in rows} == {"free steps", "Dash alone"}
+    assert all(row["lora_changes"] > 0.01 for row in rows)
+
+
+@pytest.mark.slow
+def test_a_student_begins_as_its_teacher_and_becomes_a_pipeline(latents, tmp_path):
+    import miniature_lcm as lcm
+    from diffusers import LatentConsistencyModelPipeline, StableDiffusionPipeline
+
+    import morse_engine
+
+    pipe = StableDiffusionPipeline.from_pretrained(lcm.WEIGHTS)
+    run = lcm.Distillation(pipe, latents, ICONS, tmp_path / "state.pt", num_steps=2)
+    t, cond = torch.tensor([999, 19]), run._embedded(["a tiger", ""])
+    w = pipe.get_guidance_scale_embedding(torch.tensor([0.0, 5.0]), lcm.EMBEDDING)
+    with torch.no_grad():
+        theirs = run.teacher(latents, t, cond).sample
+        ours = run.stage.model(latents, t, cond, timestep_cond=w).sample
+    assert_close("miniature/student", ours, theirs)
+    before = [p.clone() for p in run.stage.model.parameters()]
+    assert run.stage.run()
+    student = run.stage.averaged()
+    assert any(not torch.equal(a, b) for a, b in zip(before, student.parameters(), strict=True))
+    lcm.save(pipe, student, tmp_path / "pipeline")
+    found = LatentConsistencyModelPipeline.from_pretrained(tmp_path / "pipeline")
+    found.set_progress_bar_config(disable=True)
+    call = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"}
+    own = found("a noto heart", generator=torch.Generator().manual_seed(0), **call).images
+    assert torch.isfinite(own).all()
+    morse_engine.accelerate(found, plan=Plan("--"))
+    found("a noto heart", generator=torch.Generator().manual_seed(0), **call)
+
+
+@pytest.mark.slow
+def test_with_a_perfect_model_nothing_is_left_to_distil(latents, tmp_path):
+    """All points of a way lead to x0 then: the student's, and the one that DDIM comes to."""
+    import miniature_lcm as lcm
+    from diffusers import StableDiffusionPipeline
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+
+    pipe = StableDiffusionPipeline.from_pretrained(lcm.WEIGHTS)
+    run = lcm.Distillation(pipe, latents[:1], ICONS[:1], tmp_path / "state.pt")
+    _, numbers = run.loss(run.stage.model, torch.Generator().manual_seed(0), 0)
+    assert numbers["rms"] > 0.05
+
+    def perfect(x, t, cond, timestep_cond=None):
+        a = run.alphas[t].view(-1, 1, 1, 1)
+        return UNet2DConditionOutput((x - a.sqrt() * latents[:1]) / (1 - a).sqrt())
+
+    run.teacher = perfect
+    run.target.forward = perfect
+    _, numbers = run.loss(perfect, torch.Generator().manual_seed(0), 0)
+    assert numbers["rms"] < 0.02  # x at the end of a way still has a 30th of its noise
