@@ -15,7 +15,7 @@ TEXT = (ROOT / "README.md").read_text()
 
 
 DOCUMENTS = ["README.md", *(f"docs/{n}.md" for n in ("architecture", "embedding", "stacks"))]
-DOCUMENTS.append("docs/training.md")
+DOCUMENTS += ["docs/training.md", "docs/tutorial.md", "docs/gpu.md"]
 
 
 @pytest.mark.slow
