@@ -1,13 +1,16 @@
-"""Train a LoRA of the bundled miniature on 50 pictures that it never saw, and say what it changes.
+"""Train a LoRA of the bundled miniature on 50 pictures in a new style, and say what it changes.
 
     python benchmarks/miniature_lora.py --data runs/miniature/data --out runs/miniature-lora
     python benchmarks/miniature_lora.py --out runs/miniature-lora --dot DOT
 
 needs the rendered pictures of `make zoo-miniature`. The recipe is that of diffusers'
 `train_text_to_image_lora.py`: rank 4 on the projections of the attention, squared error of the
-noise, AdamW, no averaging. The pictures are noto's vehicles, of which the miniature drew none.
+noise, AdamW, no averaging. The pictures are 50 of noto's in shades of blue, with their captions.
 `--dot` puts the finished LoRA under a Dot that knows nothing of it: the rows are how far a plan's
 pictures are from those of all steps, with the LoRA and without.
+
+A subgroup that the miniature never drew (noto's vehicles) was tried first: its error fell from 0.34
+to 0.13, but the text encoder does not know the words, and all prompts gave the same blurs.
 """
 
 import argparse
@@ -32,13 +35,15 @@ from morse_engine.zoo.miniature import WEIGHTS, captions, data, text, vae
 from morse_engine.zoo.miniature.data import Icon
 
 ROWS = Path(__file__).parent / "results/miniature-lora.json"
-STYLE, SUBGROUP = "noto", "transport-ground"
+STYLE, PICTURES = "noto", 50
+NAVY = 0.0, 0.0, 0.5  # what black becomes; white stays
 STEPS, BATCH, RATE, RANK = 1000, 8, 1e-3, 4
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 PROMPTS = (
-    *("a noto bus", "a noto taxi", "a noto ambulance", "a noto tractor", "a noto bicycle"),
-    *("a noto train", "a noto racing car", "a noto wheel"),
-    *("a noto place", "a noto transport ground") * 4,
+    *("a noto mammal", "a noto fruit", "a noto flower", "a noto heart", "a noto smiling face"),
+    *("a noto cat face", "a noto animal", "a noto face"),
+    *("a noto red heart", "a noto red apple", "a noto panda", "a noto frog", "a noto rose"),
+    *("a noto grinning face", "a noto squirrel", "a noto icon"),
 )
 FULL = 30  # Dash steps of the pictures that are compared with
 PLANS = {  # four Dash steps each, as in the verdict of a training
@@ -56,6 +61,13 @@ def new_pipe() -> Any:
     pipe.unet.set_attn_processor(AttnProcessor())
     pipe.unet.to(memory_format=torch.channels_last)
     return pipe
+
+
+def blue(images: Tensor) -> Tensor:
+    """Pictures in shades of `NAVY`, uint8 `[n, 3, H, W]` as they come."""
+    grey = (images.float() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, True) / 255
+    dark = torch.tensor(NAVY).view(3, 1, 1)
+    return ((dark + (1 - dark) * grey) * 255).round().to(torch.uint8)
 
 
 def loss(pipe: Any, x0: Tensor, prompts: list[str], generator: torch.Generator) -> Tensor:
@@ -165,10 +177,11 @@ def main() -> None:
         if options.data is None:
             parser.error(f"there is no LoRA in {options.out} yet: give --data")
         images, every = data.load(options.data)
-        rows = [n for n, i in enumerate(every) if (i.style, i.subgroup) == (STYLE, SUBGROUP)]
+        rows = [row for row in data.chosen(every) if every[row].style == STYLE]
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+        rows = [rows[place] for place in order[:PICTURES]]
         pipe, icons = new_pipe(), [every[row] for row in rows]
-        latents = vae.encode(pipe.vae, images[rows]) * pipe.vae.config.scaling_factor
-        print(f"{len(rows)} pictures: {STYLE}, {SUBGROUP}")
+        latents = vae.encode(pipe.vae, blue(images[rows])) * pipe.vae.config.scaling_factor
         train(pipe, latents, icons, options.out, options.steps)
         learnt(pipe, latents, icons)
     found = under(options.out, options.dot)

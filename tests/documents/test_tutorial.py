@@ -17,7 +17,7 @@ SMALLER = {
     "--steps 20": "--steps 2",
     "--num-images 4": "--num-images 1",
     "--budget 6": "--budget 3",
-    "range(300)": "range(2)",
+    "range(600)": "range(2)",
 }
 
 
