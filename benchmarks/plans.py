@@ -20,7 +20,7 @@ from quality import FULL_STEPS, Bench, digits_bench
 from rich.console import Console
 from rich.progress import track
 
-from morse_engine.evaluation.experiment import sample_many
+from morse_engine.evaluation.many import sample_many
 from morse_engine.evaluation.partial import Partial
 from morse_engine.evaluation.score import Pyramid, score
 from morse_engine.evaluation.search import SEED, candidates

@@ -28,6 +28,7 @@ from morse_engine.evaluation import figures, verdict
 from morse_engine.evaluation.experiment import Experiment, Point
 from morse_engine.evaluation.frechet import Frechet
 from morse_engine.evaluation.partial import Partial
+from morse_engine.evaluation.subject import Subject
 from morse_engine.evaluation.verdict import DASH, LINE, MORSE, REUSE, RIVAL
 from morse_engine.runtime.models import Models
 from morse_engine.runtime.speed import Speed
@@ -94,8 +95,8 @@ def experiments(bench: Bench, args: argparse.Namespace, partial: Partial) -> lis
             full = None
         made.append(
             Experiment(
-                *(bench.models, bench.shape, scheduler, bench.frechet),
-                solver=solver, model=bench.model, num_images=args.images,
+                Subject(bench.model, bench.models, bench.shape, scheduler), bench.frechet,
+                solver=solver, num_images=args.images,
                 batch_size=args.batch_size, full_steps=full, num_compared=args.compared,
                 dot_name=bench.dot, about=about, partial=partial,
             )
@@ -110,7 +111,7 @@ def speeds(
     found = {}
     for batch_size in args.batches:
         kept = Partial(args.out.with_suffix(".partial") / f"batch-{batch_size}")
-        device = str(experiment.device)
+        device = str(experiment.subject.device)
 
         def measure(batch_size: int = batch_size, device: str = device) -> dict:
             load, cores = os.getloadavg()[0], os.cpu_count() or 1

@@ -11,6 +11,7 @@ from .. import engine, zoo
 from ..evaluation import figures, page, verdict
 from ..evaluation.experiment import Experiment, Point
 from ..evaluation.frechet import Frechet
+from ..evaluation.subject import Subject
 from ..evaluation.verdict import DASH, MORSE, NAMES, RIVAL
 from ..runtime.speed import Speed
 from ..sampling.plan import Plan
@@ -94,13 +95,11 @@ def _experiment(where: torch.device, num_images: int, batch_size: int, seed: int
     unet = zoo.digits_dash().to(where)
     scheduler = zoo.digits_scheduler("ddim")
     made = engine.compile(unet, zoo.digits_dot(unet), scheduler=scheduler, plan="-")
+    name = f"handwritten digits {digits.SIZE} x {digits.SIZE}"
     return Experiment(
-        made.models,
-        (1, digits.SIZE, digits.SIZE),
-        scheduler,
+        Subject(name, made.models, (1, digits.SIZE, digits.SIZE), scheduler),
         Frechet(zoo.digits_classifier().to(where), real),
         solver="ddim",
-        model=f"handwritten digits {digits.SIZE} x {digits.SIZE}",
         num_images=num_images,
         batch_size=batch_size,
         seed=seed,

@@ -82,6 +82,7 @@ def evaluate(
     from ..engine import compile
     from ..evaluation.experiment import Experiment
     from ..evaluation.partial import Partial
+    from ..evaluation.subject import Subject
     from ..system.lock import alone
     from ..system.machine import device as find_device
     from ..training.identity import digest
@@ -98,9 +99,10 @@ def evaluate(
     wanted = how | {"device": str(where), "data": digest(real)}
     wanted |= {"dash": fingerprint(dash), "dot": fingerprint(helper)}
     with nullcontext() if folder is None else alone(folder):
+        name = "handwritten digits 32 x 32" if unet is None else Path(unet).name
         bench = Experiment(
-            *(made.models, (channels, size, size), scheduler, _frechet(data, real, where)),
-            model="handwritten digits 32 x 32" if unet is None else Path(unet).name,
+            Subject(name, made.models, (channels, size, size), scheduler),
+            _frechet(data, real, where),
             partial=None if folder is None else Partial(folder / PARTIAL), **how,
         )  # fmt: skip
         rows = _measure(bench, *costs, given, wanted, console)
@@ -145,7 +147,7 @@ def _measure(
     from ..sampling.probe import steps_for_calls
 
     for number in steps:
-        steps_for_calls(bench.scheduler, number)  # refused before anything is measured
+        steps_for_calls(bench.subject.scheduler, number)  # refused before anything is measured
     if bench.partial is None:
         bench.measure()
     else:

@@ -1,10 +1,11 @@
 """The quality experiment: Morse against the same sampler with fewer steps, at equal time.
 
 Each point is one plan, sampled from one set of seeds, with its cost (by measured latencies and by
-the clock) and its Frechet distance to real images. Morse's plan is what a budget buys, the rival's
-what it buys without a Dot: Dash and free steps. Extrapolation and reuse put a function that needs
-no training in the place of the Dot; their Dot steps cost nothing, so all of the budget goes into
-Dash steps. What the rows say is told by `verdict`.
+the clock) and its distance: Frechet's to real images, or that to the full run of the same seeds.
+Morse's plan is what a budget buys, the rival's what it buys without a Dot: Dash and free steps.
+Extrapolation and reuse put a function that needs no training in the place of the Dot; their Dot
+steps cost nothing, so all of the budget goes into Dash steps. What the rows say is told by
+`verdict`.
 """
 
 import time
@@ -12,23 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..dot.free import extrapolate, reuse
-from ..runtime.models import Models
-from ..runtime.speed import Speed, measure_speed
-from ..sampling import noise
+from ..runtime.speed import Speed
 from ..sampling.budget import choose
-from ..sampling.loop import sample
 from ..sampling.plan import DASH as DASH_STEP
 from ..sampling.plan import DOT as DOT_STEP
 from ..sampling.plan import Plan
-from ..sampling.solver import SolverTable
 from ..system.errors import Refused
 from ..system.machine import machine, now
 from .frechet import Frechet, rmse_to_full
+from .paired import Paired, apart
 from .partial import Partial
+from .subject import Subject
 from .verdict import DASH, LINE, MORSE, REUSE, RIVAL
 
 SEEDS_A_SET = 100_000  # set k has the seeds from 100000 k on
@@ -47,18 +45,19 @@ class Point:
 
 
 class Experiment:
-    """The models, the yardstick and the seeds of a run with one solver.
+    """The subject, the yardstick and the seeds of a run with one solver.
 
     Args:
-        models: Dash and Dot, as a sampler calls them.
-        shape: `(C, H, W)` of an image.
-        scheduler: the diffusers scheduler whose step counts are compared.
-        frechet: the distance to real images.
-        solver, model: names for the rows.
+        subject: the models, with a scheduler, and the pictures that they make of seeds.
+        yardstick: the Frechet distance to real images; or `Paired`, the distance to those of the
+            full run.
+        solver: its name for the rows.
         num_images: per point; set k has the seeds `seed + 100000 k`, and counting up.
         full_steps: Dash steps of the images that `rmse_to_full` and `agreement` of a row compare
             with; None: no such columns.
         num_compared: how many images are compared with them; default: all.
+        judge: says how well pictures show their prompts: `prompt_score(images, prompts) -> [n]`,
+            as zoo.miniature.judge does; None: no such column.
         dot_name: of the Dot, for the rows; those of another one in `partial` are left alone.
         about: of the rows, what their times depend on; default: `machine()`.
         partial: where finished rows are kept and taken from; None: nowhere.
@@ -68,36 +67,35 @@ class Experiment:
         timed_at: the batch size that they are of; by default the one of sampling.
 
     Raises:
-        Refused: fewer images than the Frechet distance needs.
+        Refused: fewer images than the Frechet distance needs, or no full run for `Paired`.
     """
 
     speed: Speed
 
     def __init__(
         self,
-        models: Models,
-        shape: Sequence[int],
-        scheduler: Any,
-        frechet: Frechet,
+        subject: Subject,
+        yardstick: Frechet | Paired,
         *,
         solver: str,
-        model: str,
         num_images: int,
         batch_size: int = 100,
         seed: int = 0,
         full_steps: int | None = None,
         num_compared: int | None = None,
+        judge: Any = None,
         dot_name: str = "",
         about: dict | None = None,
         partial: Partial | None = None,
     ):
-        if num_images <= frechet.num_features:
+        if num_images <= yardstick.num_features:
             raise Refused(
-                f"{num_images} images: the Frechet distance of {frechet.num_features} features "
-                f"needs at least {frechet.num_features + 1}"
+                f"{num_images} images: the {yardstick.unit} of {yardstick.num_features} features "
+                f"needs at least {yardstick.num_features + 1}"
             )
-        self.models, self.shape, self.device = models, tuple(shape), models.device or "cpu"
-        self.scheduler, self.frechet, self.solver, self.model = scheduler, frechet, solver, model
+        if isinstance(yardstick, Paired) and full_steps is None:
+            raise Refused(f"the {yardstick.unit} needs full_steps=")
+        self.subject, self.yardstick, self.judge, self.solver = subject, yardstick, judge, solver
         self.num_images, self.batch_size = num_images, min(batch_size, num_images)
         self.timed_at = self.batch_size
         self.seed, self.full_steps = seed, full_steps
@@ -116,14 +114,7 @@ class Experiment:
 
     def measure(self, repeats: int = 20) -> Speed:
         """Measure a Dash and a Dot step at the batch size `timed_at`; costs follow from it."""
-        self.speed = measure_speed(
-            self.models.dash,
-            self.models.dot,
-            self.shape,
-            batch_size=self.timed_at,
-            repeats=repeats,
-            device=self.device,
-        )
+        self.speed = self.subject.measure(self.timed_at, repeats)
         return self.speed
 
     def points(
@@ -166,7 +157,7 @@ class Experiment:
 
     def point(self, variant: str, budget: float, dot_speed: float | None) -> Point:
         """What a budget buys at N; without a Dot, where N is None."""
-        plan, _ = choose(budget, self.scheduler, dot_speed, **self.models.known)
+        plan, _ = choose(budget, self.subject.scheduler, dot_speed, **self.subject.known)
         cost = plan.num_dash if dot_speed is None else plan.lsd(dot_speed)
         return Point(variant, plan, budget, cost)
 
@@ -182,23 +173,22 @@ class Experiment:
             `[num_images, C, H, W]` float32 on the CPU, clamped to [-1, 1]; seconds.
         """
         dots = {LINE: extrapolate, REUSE: reuse}
-        first = self.seed + SEEDS_A_SET * point.set
         dot_cost = (point.cost_lsd - point.plan.num_dash) / max(1, point.plan.num_dot)
         costs = [{DASH_STEP: 1.0, DOT_STEP: dot_cost}.get(symbol, 0.0) for symbol in point.plan]
-        table, known = SolverTable.for_calls(self.scheduler, len(costs)), self.models.clean_range
         began = time.perf_counter()
-        images = sample_many(
-            self.models.dash,
-            dots.get(point.variant, self.models.dot),
+        x = self.subject.sample(
             point.plan,
-            table if known is None else table.with_range(known),
-            range(first, first + num_images),
-            self.shape,
+            self._seeds(point, num_images),
             self.batch_size,
-            device=self.device,
+            dot=dots.get(point.variant),
             on_step=lambda i, size: on_cost(costs[i] * size),
         )
-        return images.clamp(-1, 1), time.perf_counter() - began
+        seconds = time.perf_counter() - began  # a VAE takes the same after every plan
+        return self.subject.pictures(x).clamp(-1, 1), seconds
+
+    def _seeds(self, point: Point, count: int) -> range:
+        first = self.seed + SEEDS_A_SET * point.set
+        return range(first, first + count)
 
     def row(self, point: Point, on_cost: Callable[[float], None] = lambda cost: None) -> dict:
         """The row of a point: of an earlier run where there is one, else evaluated and kept.
@@ -219,26 +209,43 @@ class Experiment:
     ) -> tuple[dict, Tensor]:
         """The row of a point, as `figures.quality_plot` takes it, and its images `[n, C, H, W]`."""
         images, seconds = self.sample(point, self.num_images, on_cost)
-        row: dict[str, Any] = {"bench": "quality", "model": self.model, "solver": self.solver}
-        row |= self._labels(point)
+        full = None if self.full_steps is None else self._full(point, images, self.full_steps)
+        row: dict[str, Any] = {"bench": "quality", "model": self.subject.name}
+        row |= {"solver": self.solver, **self._labels(point)}
         row |= {
             "set": point.set,
             "images": len(images),
-            "unit": "Frechet distance",
-            "value": self.frechet.distance(images),
+            "unit": self.yardstick.unit,
+            "value": self._distance(images, full),
         }
-        if self.full_steps is not None:
-            full = self._full(point, images, self.full_steps)
-            shown = images[: len(full)]
-            row["rmse_to_full"] = rmse_to_full(shown, full)
-            ours, theirs = self.frechet.classes(shown), self.frechet.classes(full)
-            if ours is not None and theirs is not None:
-                row["agreement"] = float((ours == theirs).float().mean())
+        if full is not None:
+            row |= self._beside(images[: len(full)], full)
+        if self.judge is not None:
+            asked = self.subject.prompts(self._seeds(point, len(images)))
+            row["prompt_score"] = float(self.judge.prompt_score(images, asked).mean())
         row |= {"ms_per_image": 1e3 * seconds / len(images), "sampled_in": self.batch_size}
         row["dot"] = self.dot_name if point.plan.num_dot else ""
         row |= {**self.about, "date": now()}
         self._finished[_key(row)] = row
         return row, images
+
+    def _distance(self, images: Tensor, full: Tensor | None) -> float:
+        if isinstance(self.yardstick, Frechet):
+            return self.yardstick.distance(images)
+        assert full is not None  # or it was refused
+        return self.yardstick.distance(images[: len(full)], full)
+
+    def _beside(self, images: Tensor, full: Tensor) -> dict:
+        """The columns that compare images with those of the full run."""
+        columns = {"rmse_to_full": rmse_to_full(images, full)}
+        seen = [self.yardstick.features(pictures) for pictures in (images, full)]
+        if seen[0] is not None and seen[1] is not None:
+            columns["apart_from_full"] = float(apart(seen[0], seen[1]).mean())
+        if isinstance(self.yardstick, Frechet):
+            ours, theirs = self.yardstick.classes(images), self.yardstick.classes(full)
+            if ours is not None and theirs is not None:
+                columns["agreement"] = float((ours == theirs).float().mean())
+        return columns
 
     def _labels(self, point: Point) -> dict:
         """The part of a row that depends on what the latencies are."""
@@ -274,46 +281,3 @@ def _key(values: dict) -> tuple:
     """What a row and its point have in common, of what their images depend on."""
     function = values["variant"] if values["variant"] in (LINE, REUSE) else ""
     return function, str(values["plan"]), values["set"]
-
-
-def sample_many(
-    dash: Callable,
-    dot: Callable | None,
-    plan: Plan,
-    table: SolverTable,
-    seeds: Sequence[int],
-    shape: Sequence[int],
-    batch_size: int = 100,
-    *,
-    device: torch.device | str = "cpu",
-    progress: bool = False,
-    on_step: Callable[[int, int], None] | None = None,
-    **cond: Any,
-) -> Tensor:
-    """The images of many seeds, sampled in batches by the eager loop.
-
-    Args:
-        dash, dot, plan, table: as for `sampling.loop.sample`; dot may be None if the plan has no
-            Dot steps.
-        seeds: one whole number per image; an image depends on its seed alone, not on the batch.
-        shape: `(C, H, W)`.
-        device: where the models are.
-        progress: show a progress bar.
-        on_step: called as `on_step(i, size)` after step i of each batch of `size` images.
-        cond: the same for all images.
-
-    Returns:
-        `[len(seeds), C, H, W]` float32 on the CPU.
-    """
-    from rich.progress import track
-
-    seeds = [int(seed) for seed in seeds]
-    batches = [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
-    images = []
-    for batch in track(batches, description=f"sampling {plan}", disable=not progress):
-        size, after = len(batch), None
-        if on_step is not None:
-            after = lambda i, n, size=size: on_step(i, size)  # noqa: E731
-        start = noise.normal(batch, noise.INITIAL, shape, device=device)
-        images.append(sample(dash, dot, plan, table, start, batch, cond, on_step=after).cpu())
-    return torch.cat(images)

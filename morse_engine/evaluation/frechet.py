@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..system.errors import Refused, Unavailable
 from ..system.images import eight_bits
+from .paired import features_of
 
 
 class _Features(nn.Module):
@@ -51,6 +52,8 @@ class Frechet:
 
     Source: Heusel et al. 2017 (arXiv 1706.08500), eq. 6.
     """
+
+    unit = "Frechet distance"
 
     def __init__(self, extractor: nn.Module | str, real_images: Tensor, *, batch_size: int = 250):
         from torchmetrics.image.fid import FrechetInceptionDistance
@@ -102,13 +105,19 @@ class Frechet:
         self._update(images, real=False)
         return self.metric.compute().item()
 
+    def features(self, images: Tensor) -> Tensor | None:
+        """The features of `[n, C, H, W]` images, `[n, num_features]`; None of Inception."""
+        return features_of(self.extractor, images) if not self.inception else None
+
     @torch.no_grad()
     def classes(self, images: Tensor) -> Tensor | None:
         """What the extractor takes `[n, C, H, W]` images for, `[n]`; None if it does not classify.
 
         How often two sets from the same seeds agree says how alike their images are.
         """
-        if not isinstance(self.extractor, nn.Module) or not hasattr(self.extractor, "features"):
+        if self.inception or not hasattr(self.extractor, "features"):
+            return None
+        if type(self.extractor).forward is nn.Module.forward:
             return None
         parts = images.clamp(-1, 1).split(self.batch_size)
         return torch.cat([self.extractor(x.to(self.device)).argmax(1).cpu() for x in parts])

@@ -12,14 +12,13 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import kernels
 from ..sampling import noise
-from ..sampling.loop import second_half, walk
+from ..sampling.loop import walk
 from ..sampling.plan import DASH, DOT, Plan
 from ..sampling.request import Request
 from ..sampling.solver import SolverTable
@@ -162,23 +161,11 @@ class EagerRun(Run):
 
     def _measure(self) -> Speed:
         models, (_, _, shape, guidance_scale, cond, device) = self._models, self._request
-        size = shape[0] * (2 if guidance_scale is not None else 1)
-        dot: Callable[..., Tensor] | None = models.dot
-        if guidance_scale is not None and models.guided_dot:
-            dot = self._guided_dot
         with kernels.references():
             return measure_speed(
-                models.dash, dot, shape[1:], batch_size=size, device=device, cond=cond
-            )
-
-    def _guided_dot(self, *given: Tensor, **cond: Any) -> Tensor:
-        """A guided Dot as `walk` calls it: on one of the two branches, told the guidance scale."""
-        dot: Callable[..., Tensor] | None = self._models.dot
-        assert dot is not None, "there is a guided Dot"
-        # Of samples and estimates one half; times are scalars.
-        half = [tensor.chunk(2)[1] if tensor.ndim else tensor for tensor in given]
-        cond = second_half(cond) | {"guidance_scale": self._request.guidance_scale}
-        return dot(*half, **cond)
+                models.dash, models.dot, shape[1:], batch_size=shape[0], device=device, cond=cond,
+                guidance_scale=guidance_scale, guided_dot=models.guided_dot,
+            )  # fmt: skip
 
     def _advance(self, until: int) -> None:
         while self.i < until and not self._cancelled:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..sampling.loop import second_half
 from ..system.errors import Refused
 from ..system.timing import Call, Spread, in_turns
 
@@ -36,24 +37,32 @@ def measure_speed(
     repeats: int = 20,
     device: torch.device | str | None = None,
     cond: dict | None = None,
+    guidance_scale: float | None = None,
+    guided_dot: bool = False,
 ) -> Speed:
     """Time calls of Dash and Dot in turns.
 
     Args:
         dash, dot: the callables of `morse_engine.sampling.loop.sample`, on `device`.
         shape: `(C, H, W)` of an image.
+        batch_size: images; with guidance Dash is given each twice.
         repeats: as in `measure_steps`.
-        cond: what both are given by keyword.
+        cond, guidance_scale, guided_dot: as in `sample`. A guided Dot is given each image once.
 
     Raises:
         Refused: repeats is below 3.
     """
     cond = cond or {}
     x = torch.randn((batch_size, *shape), generator=torch.Generator().manual_seed(0)).to(device)
+    both = x if guidance_scale is None else torch.cat([x, x])
     t, t_s = torch.tensor(500, device=device), torch.tensor(600, device=device)
-    z = dash(x, t_s, **cond)
-    dot_step = None if dot is None else lambda: dot(x, t, x, z, t_s, z, t_s, **cond)
-    return measure_steps(lambda: dash(x, t_s, **cond), dot_step, device=x.device, repeats=repeats)
+    seen, z, told = both, dash(both, t_s, **cond), cond
+    if guidance_scale is not None and guided_dot:
+        seen, z = x, z[:batch_size]
+        told = second_half(cond) | {"guidance_scale": guidance_scale}
+    dot_step = None if dot is None else lambda: dot(seen, t, seen, z, t_s, z, t_s, **told)
+    dash_step = lambda: dash(both, t_s, **cond)  # noqa: E731
+    return measure_steps(dash_step, dot_step, device=x.device, repeats=repeats)
 
 
 def measure_steps(

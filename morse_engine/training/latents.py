@@ -147,8 +147,8 @@ def load(folder: Path, count: int, *, embedded: bool) -> Captioned:
     files = Files(sorted(folder.glob("[0-9]*.safetensors")))
     columns = {name: Stored(files, name, range(count)) for name in files.names}
     images = columns.pop("latents")
-    empty = None if embedded else _nested(load_file(folder / EMPTY_FILE))
-    return Captioned(images, _nested(columns), empty)
+    empty = None if embedded else nested(load_file(folder / EMPTY_FILE))
+    return Captioned(images, nested(columns), empty)
 
 
 @torch.no_grad()
@@ -181,7 +181,7 @@ def keywords(pipe: Any, captions: Sequence[str] | None, size: int) -> dict[str, 
     return result
 
 
-def _nested(flat: dict) -> dict:
+def nested(flat: dict) -> dict:
     nested: dict = {}
     for name, value in flat.items():
         above, _, leaf = name.rpartition(".")

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from morse_engine import zoo
 from morse_engine.cli import demo
-from morse_engine.evaluation import experiment, figures, verdict
+from morse_engine.evaluation import figures, subject, verdict
 from morse_engine.runtime.speed import Speed
 from morse_engine.sampling.plan import Plan
 
@@ -132,7 +132,7 @@ def test_printed(result):
 def test_seed_decides(result, tmp_path, monkeypatch):
     """Another seed gives other images, and other distances."""
     out, _ = result
-    monkeypatch.setattr(experiment, "measure_speed", lambda *args, **kwargs: Speed(8.0, 1.0, 8.0))
+    monkeypatch.setattr(subject, "measure_speed", lambda *args, **kwargs: Speed(8.0, 1.0, 8.0))
     small = {"budgets": (2,), "steps": (2,), "full_steps": 2, "pictured_budget": 2}
     demo.run_demo(tmp_path, seed=1000, console=Console(file=io.StringIO()), **{**SMALL, **small})
 

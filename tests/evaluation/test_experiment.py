@@ -11,10 +11,11 @@ import torch
 
 from extractor import Pixels
 from morse_engine import evaluation
-from morse_engine.evaluation import experiment as experiments
+from morse_engine.evaluation import subject
 from morse_engine.evaluation.experiment import Experiment, Point
 from morse_engine.evaluation.frechet import Frechet
 from morse_engine.evaluation.partial import Partial
+from morse_engine.evaluation.subject import Subject
 from morse_engine.runtime.models import Models
 from morse_engine.runtime.speed import Speed
 from morse_engine.sampling.budget import choose, read
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 QUALITY_KEYS = (
     *("bench", "model", "solver", "variant", "plan", "budget_lsd", "cost_lsd", "batch_size"),
     *("lsd_ms", "dot_ms", "dot_speed", "set", "images", "unit", "value", "rmse_to_full"),
+    "apart_from_full",
     *(
         "ms_per_image",
         "sampled_in",
@@ -76,8 +78,8 @@ def make():
     frechet = Frechet(Pixels(), 0.3 * torch.randn(40, 1, 2, 2))
 
     def make(**options) -> Experiment:
-        given = {"solver": "ddim", "model": "a line", "num_images": 9, "batch_size": 4} | options
-        made = Experiment(line(), (1, 2, 2), scheduler(), frechet, **given)
+        given = {"solver": "ddim", "num_images": 9, "batch_size": 4} | options
+        made = Experiment(Subject("a line", line(), (1, 2, 2), scheduler()), frechet, **given)
         made.speed = Speed(8.0, 2.0, 4.0)
         return made
 
@@ -93,9 +95,9 @@ def test_points(make):
     ]
     assert {p.set for p in points} == {0}
     for morse, rival in zip(points[2:4], points[4:], strict=True):
-        assert morse.plan == choose(morse.budget_lsd, made.scheduler, 4.0).plan
+        assert morse.plan == choose(morse.budget_lsd, made.subject.scheduler, 4.0).plan
         assert morse.cost_lsd == morse.plan.lsd(4.0) <= morse.budget_lsd
-        assert rival.plan == choose(rival.budget_lsd, made.scheduler, None).plan
+        assert rival.plan == choose(rival.budget_lsd, made.subject.scheduler, None).plan
         assert rival.plan.num_free > 0  # this scheduler clips, so the range is known
         assert rival.cost_lsd == rival.plan.num_dash == morse.budget_lsd
 
@@ -115,13 +117,13 @@ def test_functions_have_one_set_and_small_budgets(make):
 
 def test_sets_have_their_own_seeds_and_costs_add_up(make, monkeypatch):
     experiment, seeds, costs = make(seed=5), [], []
-    sample_many = experiments.sample_many
+    sample_many = subject.sample_many
 
     def seen(*arguments, **options):
         seeds.append(arguments[4])
         return sample_many(*arguments, **options)
 
-    monkeypatch.setattr(experiments, "sample_many", seen)
+    monkeypatch.setattr(subject, "sample_many", seen)
     point = Point("morse", Plan("-.."), 2, 1.5, set=2)
     images, seconds = experiment.sample(point, 9, costs.append)
     assert list(seeds[0]) == list(range(200_005, 200_014))
@@ -190,7 +192,7 @@ def test_agreement_is_of_what_the_extractor_says(make):
             return torch.stack([x[:, 0, 0, 0], -x[:, 0, 0, 0]], 1)
 
     experiment = make(full_steps=6)
-    experiment.frechet = Frechet(Signs(), 0.3 * torch.randn(40, 1, 2, 2))
+    experiment.yardstick = Frechet(Signs(), 0.3 * torch.randn(40, 1, 2, 2))
     full = experiment.sample(Point("dash only", Plan("-" * 6), 6, 6), 9)[0]
     row, images = experiment.evaluate(Point("dash only", Plan("--"), 2, 2))
     same = (images[:, 0, 0, 0] < 0) == (full[:, 0, 0, 0] < 0)

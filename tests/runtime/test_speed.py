@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fake_cuda import Event, FakeCuda
-from morse_engine.runtime.speed import MOST, measure_steps
+from morse_engine.runtime.speed import MOST, measure_speed, measure_steps
 
 
 def test_on_a_gpu_steps_are_timed_in_a_row(monkeypatch):
@@ -43,3 +43,25 @@ def test_on_a_cpu_by_the_wall_one_by_one():
     assert (speed.dot_ms, speed.dot_speed) == (None, None)
     with pytest.raises(ValueError, match="repeats=2"):
         measure_steps(step, None, device=torch.device("cpu"), repeats=2)
+
+
+@pytest.mark.parametrize("guided_dot", [True, False])
+def test_with_guidance_dash_sees_both_branches_and_a_guided_dot_one(guided_dot):
+    text, seen = torch.arange(6.0)[:, None], {}
+
+    def dash(x, t, **cond):
+        seen["dash"] = len(x), cond["text"].flatten().tolist()
+        return x
+
+    def dot(x, t, x_s, z_s, t_s, z_p, t_p, **cond):
+        seen["dot"] = {len(part) for part in (x, x_s, z_s, z_p)}, cond["text"].flatten().tolist()
+        seen["scale"] = cond.get("guidance_scale")
+        return x
+
+    measure_speed(
+        dash, dot, (1, 2, 2), batch_size=3, repeats=3, cond={"text": text}, guidance_scale=2.0,
+        guided_dot=guided_dot,
+    )  # fmt: skip
+    assert seen["dash"] == (6, [0, 1, 2, 3, 4, 5])
+    assert seen["dot"] == (({3}, [3, 4, 5]) if guided_dot else ({6}, [0, 1, 2, 3, 4, 5]))
+    assert seen["scale"] == (2.0 if guided_dot else None)

@@ -20,7 +20,7 @@ import torch
 
 from morse_engine import cli, engine, zoo  # noqa: F401
 from morse_engine.cli import models, sets  # noqa: F401
-from morse_engine.evaluation import experiment, figures  # noqa: F401
+from morse_engine.evaluation import experiment, figures, subject  # noqa: F401
 from morse_engine.runtime.speed import Speed
 from morse_engine.training import dash, dot, pipeline  # noqa: F401
 
@@ -53,7 +53,7 @@ def end(words: list[str], out: Path) -> float:
 
 def main(folder: Path, count: int, seed: int, words: list[str]) -> None:
     torch.set_num_threads(1)
-    experiment.measure_speed = lambda *_, **__: Speed(8.0, 2.0, 4.0)
+    subject.measure_speed = lambda *_, **__: Speed(8.0, 2.0, 4.0)
     chance = random.Random(seed)
     seconds = end(words, folder / "whole")
     part, killed = 0, 0
