@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,7 +20,7 @@ from .sample import sample
 from .search import search
 from .train import train_dash, train_dot
 
-EXTRAS = {"torchmetrics", "sklearn", "matplotlib"}  # what `morse-engine[demo]` adds
+EXTRAS = {"torchmetrics", "sklearn", "matplotlib", "transformers"}  # what `morse-engine[demo]` adds
 
 app = typer.Typer(
     help="Images from a diffusion model in less time: a helper, Dot, makes steps between the steps "
@@ -66,21 +66,30 @@ def top(
 
 def demo(
     out: Annotated[str, typer.Option(metavar="FOLDER", help="for index.html and the rest")] = "out",
+    model: Annotated[
+        Literal["miniature", "digits"],
+        typer.Option(help="of the bundled ones: a miniature Stable Diffusion, or digits"),
+    ] = "miniature",
     seed: Seed = 0,
     images: Annotated[
-        int,
+        int | None,
         count(
-            "images per point of the curves; the time grows with it, 200 take about two minutes on "
-            "two cores",
-            least=65,
+            "per point of the curves; the time grows with it, the default takes about two minutes "
+            "on two cores  [default: 64, of digits 200]",
+            least=8,
         ),
-    ] = 200,
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Measure Morse on the bundled digits and write a page about it."""
-    from .demo import run_demo
+    """Measure Morse on a bundled model and write a page about it."""
+    if model == "digits":
+        from . import demo
 
-    run_demo(out, seed=seed, images=images, device_name=device)
+        demo.run_demo(out, seed=seed, images=images or 200, device_name=device)
+    else:
+        from . import demo_prompted
+
+        demo_prompted.run_demo(out, seed=seed, images=images or 64, device_name=device)
 
 
 # -- errors ------------------------------------------------------------------------------------

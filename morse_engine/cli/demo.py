@@ -1,4 +1,4 @@
-"""The demo: what Morse does to the bundled digits, measured on this machine, as one page."""
+"""The demo of digits: what Morse does to them, measured on this machine, as one page."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -102,7 +102,7 @@ def load(asked: Asked, dot: str | None, solver: str | None, device: torch.device
     """
     from ..dot.dot import Dot
 
-    _quiet()
+    quiet()
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     pipe = pipeline.load(str(miniature.WEIGHTS) if asked.model is None else asked.model, dtype)
     parameters = inspect.signature(type(pipe).__call__).parameters
@@ -119,7 +119,7 @@ def load(asked: Asked, dot: str | None, solver: str | None, device: torch.device
     return pipe, helper
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Libraries say what went wrong, not what they are loading."""
     for name in "diffusers", "transformers":
         if find_spec(name) is not None:  # what is missing is said by what needs it

@@ -24,7 +24,7 @@ from ..sampling.plan import Plan
 from ..system.errors import Refused
 from ..system.machine import machine, now
 from .frechet import Frechet, rmse_to_full
-from .paired import Paired, apart
+from .paired import Paired, unlike
 from .partial import Partial
 from .subject import Subject
 from .verdict import DASH, LINE, MORSE, REUSE, RIVAL
@@ -198,7 +198,7 @@ class Experiment:
         finished = self._finished.get(_key(vars(point)))
         if finished is not None:
             on_cost(point.cost_lsd * self.num_images)
-            return finished | self._labels(point)
+            return finished | self.labels(point)
         row, _ = self.evaluate(point, on_cost)
         if self.partial is not None:
             self.partial.add(row)
@@ -211,7 +211,7 @@ class Experiment:
         images, seconds = self.sample(point, self.num_images, on_cost)
         full = None if self.full_steps is None else self._full(point, images, self.full_steps)
         row: dict[str, Any] = {"bench": "quality", "model": self.subject.name}
-        row |= {"solver": self.solver, **self._labels(point)}
+        row |= {"solver": self.solver, **self.labels(point)}
         row |= {
             "set": point.set,
             "images": len(images),
@@ -240,15 +240,15 @@ class Experiment:
         columns = {"rmse_to_full": rmse_to_full(images, full)}
         seen = [self.yardstick.features(pictures) for pictures in (images, full)]
         if seen[0] is not None and seen[1] is not None:
-            columns["apart_from_full"] = float(apart(seen[0], seen[1]).mean())
+            columns["unlike"] = float(unlike(seen[0], seen[1]).mean())
         if isinstance(self.yardstick, Frechet):
             ours, theirs = self.yardstick.classes(images), self.yardstick.classes(full)
             if ours is not None and theirs is not None:
                 columns["agreement"] = float((ours == theirs).float().mean())
         return columns
 
-    def _labels(self, point: Point) -> dict:
-        """The part of a row that depends on what the latencies are."""
+    def labels(self, point: Point) -> dict:
+        """The part of a row that depends on what the latencies are, those of `speed`."""
         return {
             "variant": point.variant,
             "plan": str(point.plan),

@@ -28,48 +28,96 @@ STYLES = {
     REUSE: ("#009e73", "^", ":"),
 }
 SOFT = "#4d4d4d"
+FRECHET = "Frechet distance"
+
+
+class Curve(NamedTuple):
+    """One line of a panel.
+
+    Attributes:
+        label: in the legend.
+        style: colour, marker, line style.
+        points: `[points, 4]`: cost, mean, lowest, highest of its band.
+    """
+
+    label: str
+    style: tuple[str, str, str]
+    points: np.ndarray
+
+
+class Panel(NamedTuple):
+    """What is drawn between two axes."""
+
+    title: str
+    y: str
+    curves: list[Curve]
 
 
 def quality_plot(rows: list[dict], path: str | Path) -> None:
-    """Draw the Frechet distance against the cost in LSD, both logarithmic, one panel per solver.
+    """Draw the distance against the cost in LSD, both logarithmic, one panel per solver.
 
-    Lines are means over the sets of seeds, bands go from the lowest to the highest set.
+    Lines are means over the sets of seeds, bands go from the lowest to the highest set. Points of
+    distance 0, the full run beside itself, are left out.
 
     Args:
         rows: as `Experiment.row` makes them; needed are solver, variant, plan, set, cost_lsd,
-            value (> 0), images, model, and cpu, gpu, lsd_ms, dot_speed for the caption.
+            value, unit, images, model, and cpu, gpu, lsd_ms, dot_speed for the caption.
         path: of the file to write; its suffix chooses the format (png, svg, pdf).
 
     Raises:
         Refused: no row of a variant that is drawn.
     """
+    unit = f"{rows[0].get('unit', FRECHET)}" if rows else FRECHET
+    y = f"{FRECHET} to real images" if unit == FRECHET else unit
+    panels = [
+        Panel(
+            schedulers.title(solver),
+            y,
+            [Curve(NAMES[variant], STYLES[variant], points) for variant, points in found.items()],
+        )
+        for solver, found in _curves(rows).items()
+    ]
+    if not panels:
+        raise Refused(f"{len(rows)} rows, none of a variant among {', '.join(STYLES)}")
+    draw(panels, _words(rows), path, one_scale=True)
+
+
+def draw(
+    panels: list[Panel], words: tuple[str, str, str], path: str | Path, *, one_scale: bool
+) -> None:
+    """Draw panels of curves against the cost in LSD, side by side.
+
+    Args:
+        words: title, what a point is, and where it was measured.
+        path: of the file to write; its suffix chooses the format (png, svg, pdf).
+        one_scale: whether the panels have one vertical axis.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
-    panels = _curves(rows)
-    if not panels:
-        raise Refused(f"{len(rows)} rows, none of a variant among {', '.join(STYLES)}")
-    width = 0.8 + 4.2 * len(panels)  # inches
-    above, below = _blocks(rows, width)
+    apart = 0.06 if one_scale else 0.24
+    width = 0.8 + (4.2 if one_scale else 4.6) * len(panels)  # inches
+    above, below = _blocks(words, width)
     # Fixed margins: a layout that is solved for rounds differently from run to run.
     over = 0.45 + sum(block.inches for block in above)
     under = 0.65 + sum(block.inches for block in below)
     height = over + 3.2 + under
     left, right = 0.75 / width, 1 - 0.15 / width
     bottom, top = under / height, 1 - over / height
-    margins = {"left": left, "right": right, "bottom": bottom, "top": top, "wspace": 0.06}
+    margins = {"left": left, "right": right, "bottom": bottom, "top": top, "wspace": apart}
     figure = Figure(figsize=(width, height), facecolor="white")
     all_axes = figure.subplots(
-        *(1, len(panels)), sharex=True, sharey=True, squeeze=False, gridspec_kw=margins
+        *(1, len(panels)), sharex=True, sharey=one_scale, squeeze=False, gridspec_kw=margins
     )[0]
-    for axes, (solver, curves) in zip(all_axes, panels.items(), strict=True):
-        _panel(axes, solver, curves)
-    all_axes[0].set_ylabel("Frechet distance to real images")
+    for axes, panel in zip(all_axes, panels, strict=True):
+        _panel(axes, panel)
+        if not one_scale or axes is all_axes[0]:
+            axes.set_ylabel(panel.y)
     all_axes[0].legend(frameon=False, fontsize=10)
     for blocks, inches in ((above, height - 0.12), (below, under - 0.6)):
         for block in blocks:
-            words = "\n".join(block.lines)
-            figure.text(0.15 / width, inches / height, words, va="top", **block.options)
+            text = "\n".join(block.lines)
+            figure.text(0.15 / width, inches / height, text, va="top", **block.options)
             inches -= block.inches
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if Path(path).suffix == ".svg" else None
@@ -89,14 +137,14 @@ class _Block(NamedTuple):
         return self.line_height * len(self.lines)
 
 
-def _blocks(rows: list[dict], width: float) -> tuple[list[_Block], list[_Block]]:
+def _blocks(words: tuple[str, str, str], width: float) -> tuple[list[_Block], list[_Block]]:
     """What stands above and below the panels of a figure so many inches wide."""
 
     def block(words: str, an_inch: float, size: float, **options: Any) -> _Block:
         lines = textwrap.wrap(words, int((width - 0.3) * an_inch))  # letters an inch
         return _Block(lines, 1.3 * size / 72, {"fontsize": size, "linespacing": 1.2} | options)
 
-    title, about, caption = _words(rows)
+    title, about, caption = words
     above = [block(title, 10.8, 11, fontweight="bold"), block(about, 13, 9, color=SOFT)]
     return above, [block(caption, 14.5, 8, color=SOFT)]
 
@@ -107,7 +155,7 @@ def _curves(rows: list[dict]) -> dict[str, dict[str, np.ndarray]]:
         lambda: defaultdict(lambda: defaultdict(list))
     )
     for row in rows:
-        if row["variant"] in STYLES:
+        if row["variant"] in STYLES and row["value"] > 0:
             point = (row["cost_lsd"], row["plan"])
             values[row["solver"]][row["variant"]][point].append(row["value"])
     return {
@@ -122,24 +170,23 @@ def _curves(rows: list[dict]) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def _panel(axes: "Axes", solver: str, curves: dict[str, np.ndarray]) -> None:
+def _panel(axes: "Axes", panel: Panel) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set(xscale="log", yscale="log")
-    for variant, points in curves.items():
-        colour, marker, line = STYLES[variant]
+    for label, (colour, marker, line), points in panel.curves:
         cost, mean, lowest, highest = points.T
-        front = 3 if variant == MORSE else 2
+        front = 3 if label.startswith(NAMES[MORSE]) else 2
         axes.fill_between(cost, lowest, highest, color=colour, alpha=0.18, lw=0)
         axes.plot(
             *(cost, mean, line), color=colour, marker=marker, ms=4.5, lw=1.6, zorder=front,
-            label=NAMES[variant],
+            label=label,
         )  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
-    axes.set_title(schedulers.title(solver), loc="left", fontsize=11)
+    axes.set_title(panel.title, loc="left", fontsize=11)
     axes.set_xlabel("cost, LSD (1 = the time of one Dash step)")
     axes.grid(True, which="major", color="#e5e5e5", lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -151,14 +198,19 @@ def _words(rows: list[dict]) -> tuple[str, str, str]:
     about = f"{row['images']:,} images per point; lower is better"
     if num_sets > 1:
         about += f"; line: mean of {num_sets} sets of seeds, band: lowest to highest"
-    machine = ", ".join(str(row[k]) for k in ("gpu", "cpu") if row.get(k))
-    caption = f"Measured on {machine or 'an unnamed machine'}"
+    caption = measured_on(row)
     if "lsd_ms" in row:
         caption += (
             f": a Dash step takes {plain(row['lsd_ms'])} ms per batch, "
             f"a Dot step 1/{row['dot_speed']:.2f} of that"
         )
     return f"Quality at equal time: {row['model']}", about, caption
+
+
+def measured_on(row: dict) -> str:
+    """Where a row was measured."""
+    machine = ", ".join(str(row[k]) for k in ("gpu", "cpu") if row.get(k))
+    return f"Measured on {machine or 'an unnamed machine'}"
 
 
 def plain(value: float) -> str:

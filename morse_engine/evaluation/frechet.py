@@ -107,7 +107,7 @@ class Frechet:
 
     def features(self, images: Tensor) -> Tensor | None:
         """The features of `[n, C, H, W]` images, `[n, num_features]`; None of Inception."""
-        return features_of(self.extractor, images) if not self.inception else None
+        return features_of(self.extractor, images) if not isinstance(self.extractor, str) else None
 
     @torch.no_grad()
     def classes(self, images: Tensor) -> Tensor | None:
@@ -115,9 +115,9 @@ class Frechet:
 
         How often two sets from the same seeds agree says how alike their images are.
         """
-        if self.inception or not hasattr(self.extractor, "features"):
+        if isinstance(self.extractor, str) or not hasattr(self.extractor, "features"):
             return None
-        if type(self.extractor).forward is nn.Module.forward:
+        if hasattr(self.extractor, "prompt_score"):  # a judge of prompts has no classes
             return None
         parts = images.clamp(-1, 1).split(self.batch_size)
         return torch.cat([self.extractor(x.to(self.device)).argmax(1).cpu() for x in parts])

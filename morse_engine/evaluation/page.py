@@ -3,6 +3,10 @@
 import base64
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 #: The same lines as at the beginning of the README.
 EIGHT_LINES = """\
@@ -14,6 +18,19 @@ dot = zoo.digits_dot(unet)  # Dot: trained once for this Dash
 sampler = morse_engine.compile(unet, dot, plan="-..-..-..-..")  # 4 Dash, 8 Dot steps
 images = sampler(batch_size=16, seed=0)  # [16, 1, 32, 32] in [-1, 1]
 print(sampler.report(measure=True, batch_size=16))
+"""
+
+
+#: What the page of a pipeline shows.
+PIPELINE_LINES = """\
+import morse_engine
+from morse_engine import zoo
+
+pipe = zoo.miniature_pipeline()  # a StableDiffusionPipeline of diffusers
+dot = zoo.miniature_dot(pipe.unet)  # trained once for its UNet
+morse_engine.accelerate(pipe, dot, budget=5)  # the time of 5 steps
+picture = pipe("a noto smiling face", guidance_scale=3.0).images[0]
+morse_engine.restore(pipe)
 """
 
 
@@ -31,7 +48,7 @@ def render(
     caption: str,
     machine: dict,
 ) -> str:
-    """The whole page, `page.html` filled in.
+    """The whole page of pixel models, `digits.html` filled in.
 
     Args:
         verdict: the sentence below the headline.
@@ -39,19 +56,58 @@ def render(
         alone: what holds at batch 1.
         pictures: heading -> PNG file; the heading's first line is the method, others are notes.
         plot: a PNG file on white.
-        headings, cells: of the table; rows whose first cell is `marked` stand out.
+        headings, cells: of the table; rows whose first cell begins with `marked` stand out.
         machine: what the numbers depend on; values that are None are left out.
     """
+    return _template("digits.html").render(
+        title=title, verdict=verdict, basis=basis, lines_of_batches=[alone], pictures=pictures,
+        plot=plot, plot_width="44rem", headings=headings, cells=cells, marked=marked,
+        caption=caption, machine=machine, lines=EIGHT_LINES,
+    )  # fmt: skip
+
+
+def render_prompted(
+    *,
+    title: str,
+    verdict: str,
+    basis: str,
+    batches: Sequence[str],
+    seeds: Sequence[dict],
+    at_budget: str,
+    brightest: float,
+    guided: bool,
+    plot: bytes,
+    headings: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    marked: str,
+    caption: str,
+    machine: dict,
+) -> str:
+    """The whole page of a text-to-image pipeline, `prompted.html` filled in.
+
+    Args:
+        batches: a line for each batch size.
+        seeds: of each seed `prompt`, and `cells` as `beside.cells` makes them.
+        at_budget: a line about the budget of the pictures.
+        brightest: the difference that is drawn brightest, of a range of 1.
+        guided: whether the Dot corrects the guided estimate.
+        verdict, basis, plot, headings, cells, marked, caption, machine: as for `render`.
+    """
+    return _template("prompted.html").render(
+        title=title, verdict=verdict, basis=basis, lines_of_batches=batches, seeds=seeds,
+        at_budget=at_budget, brightest=brightest, guided=guided, plot=plot,
+        plot_width="none", headings=headings, cells=cells, marked=marked, caption=caption,
+        machine=machine, lines=PIPELINE_LINES,
+    )  # fmt: skip
+
+
+def _template(name: str) -> "Template":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["data"] = _data
-    return environment.get_template("page.html").render(
-        title=title, verdict=verdict, basis=basis, alone=alone, pictures=pictures, plot=plot,
-        headings=headings, cells=cells, marked=marked, caption=caption, machine=machine,
-        lines=EIGHT_LINES,
-    )  # fmt: skip
+    return environment.get_template(name)
 
 
 def basis(rows: Sequence[dict]) -> str:

@@ -1,12 +1,9 @@
 """Pictures beside those of the full run from the same seeds: distances that need no real pictures.
 
 rms    sqrt(mean over pixels of (x - full)^2) / 2               of a range of 1, by image
-apart  1 - <f(x), f(full)> / (||f(x)|| ||f(full)||)              in features f, by image
+unlike 1 - <f(x), f(full)> / (||f(x)|| ||f(full)||)              in features f, by image
 score  of all images, see `score.py`
 """
-
-import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,24 +31,9 @@ def rms(images: Tensor, full: Tensor) -> Tensor:
     return (images.double() - full.double()).square().flatten(1).mean(1).sqrt() / 2
 
 
-def apart(features: Tensor, full: Tensor) -> Tensor:
+def unlike(features: Tensor, full: Tensor) -> Tensor:
     """`[n]`: the angle between `[n, F]` features and those of the full run, 1 - cosine."""
     return 1 - nn.functional.cosine_similarity(features.double(), full.double(), dim=1)
-
-
-class Mean(NamedTuple):
-    """A mean over images and its 95 % interval, mean +- 1.96 s / sqrt(n) (normal)."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Tensor) -> "Mean":
-        """Of `[n]` values, n > 1."""
-        mean = float(values.double().mean())
-        half = 1.96 * float(values.double().std()) / math.sqrt(len(values))
-        return cls(mean, mean - half, mean + half)
 
 
 class Paired:

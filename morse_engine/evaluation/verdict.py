@@ -58,7 +58,7 @@ def _by_the_clock(rows: list[dict]) -> bool:
 def verdict(rows: list[dict]) -> str:
     """One sentence: the measured speed-up of Morse, also where it is none, and of its rival."""
     morse, spent = gain(rows, MORSE), budgets(rows, MORSE)
-    where = f"on average over budgets of {_listed(spent)} LSD"
+    where = f"on average over budgets of {listed(spent)} LSD"
     if _by_the_clock(rows) and unsteady(rows) <= STEADY:
         where += f", {gain(rows, MORSE, 'ms_per_image')} by the clock"
     lost = [b for b, ratio in zip(spent, morse.per_budget, strict=True) if ratio <= 1]
@@ -69,7 +69,7 @@ def verdict(rows: list[dict]) -> str:
         if morse.low is not None and morse.low <= 1:
             text += ", which is not certain: the interval includes 1.0x"
         if lost:
-            text += f", with no gain at {_listed(lost)} LSD"
+            text += f", with no gain at {listed(lost)} LSD"
     if budgets(rows, RIVAL):
         rival = gain(rows, RIVAL)
         text += f"; free steps alone, without a Dot, reach {rival}"
@@ -80,7 +80,7 @@ def verdict(rows: list[dict]) -> str:
 def in_short(rows: list[dict]) -> str:
     """The speed-ups of the rows of one batch size in a line, with what a Dot step costs there."""
     row = next(row for row in rows if row["variant"] == MORSE)
-    over = f" over Dash alone at budgets of {_listed(budgets(rows, MORSE))} LSD"
+    over = f" over Dash alone at budgets of {listed(budgets(rows, MORSE))} LSD"
     free = f", free steps alone {gain(rows, RIVAL)}" if budgets(rows, RIVAL) else ""
     return (
         f"At batch {row['batch_size']}, where a Dot step takes 1/{row['dot_speed']:.1f} of a Dash "
@@ -238,6 +238,7 @@ def table(rows: list[dict]) -> "Table":
     return table
 
 
-def _listed(numbers: Sequence[float]) -> str:
+def listed(numbers: Sequence[float]) -> str:
+    """Numbers in a sentence: 4, 5 and 8."""
     words = [f"{number:g}" for number in numbers]
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -115,7 +115,8 @@ def test_a_plan_may_begin_with_a_dash(plan, words, given):
         ),
         (["sample", "--seed", "18446744073709551615"], "the last of 16 seeds is above 1844674407"),
         (["sample", "--format", "jpg"], "'jpg' is not one of 'png', 'safetensors'"),
-        (["demo", "--images", "64"], "greater than or equal to 65"),
+        (["demo", "--images", "7"], "greater than or equal to 8"),
+        (["demo", "--model", "x"], "'x' is not one of 'miniature', 'digits'"),
         (["sample", "--size", "64"], "No such option"),
         (["train-dot"], "--out"),
         (["unknown"], "No such command"),
@@ -201,7 +202,8 @@ def test_out_is_a_file(name, fails, tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without CUDA")
 @pytest.mark.parametrize("name", ["demo", "sample", "evaluate", "search"])
 def test_no_cuda(name, fails, tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo, "digits_dash", lambda: pytest.fail("work before the check"))
+    for load in ("digits_dash", "miniature_pipeline"):
+        monkeypatch.setattr(zoo, load, lambda: pytest.fail("work before the check"))
     message = fails(name, "--device", "cuda", "--out", tmp_path)
     assert torch.__version__ in message
     assert "use the CPU" in message

@@ -1,4 +1,4 @@
-"""The demo, small: the files that it writes, what they say, and what it leaves when stopped."""
+"""The demo of digits, small: its files, what they say, and what it leaves when stopped."""
 
 import io
 import json

@@ -123,7 +123,7 @@ def test_evaluate(tmp_path):
 
 
 def test_demo(tmp_path):
-    words = ["demo", "--images", 65, "--device", "cpu", "--out", "OUT"]
+    words = ["demo", "--model", "digits", "--images", 65, "--device", "cpu", "--out", "OUT"]
     # times stand in the captions of the pictures and of the page
     drawn = ("index.html", "side_by_side.png")
     assert_same(kills(tmp_path, *words), without=drawn)

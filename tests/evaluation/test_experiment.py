@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 QUALITY_KEYS = (
     *("bench", "model", "solver", "variant", "plan", "budget_lsd", "cost_lsd", "batch_size"),
     *("lsd_ms", "dot_ms", "dot_speed", "set", "images", "unit", "value", "rmse_to_full"),
-    "apart_from_full",
+    "unlike",
     *(
         "ms_per_image",
         "sampled_in",

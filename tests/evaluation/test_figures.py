@@ -119,3 +119,18 @@ def test_no_text_lies_on_another(solvers, tmp_path, monkeypatch):
 def test_numbers_as_people_write_them():
     found = [figures.plain(value) for value in (0.031234, 4.5, 99.94, 228.5, 1043.2, 120_345.0)]
     assert found == ["0.0312", "4.5", "99.9", "228", "1,040", "120,000"]
+
+
+def test_the_unit_is_on_the_axis_and_the_full_run_is_no_point(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: drawn.append(self))
+    unit = "distance to the full run"
+    rows = [row("dash only", n, value, unit=unit) for n, value in ((2, 4.0), (4, 1.0), (50, 0.0))]
+    figures.quality_plot(rows, tmp_path / "plot.png")
+    axes = drawn[0].axes[0]
+    assert axes.get_ylabel() == unit
+    assert axes.get_lines()[0].get_xdata().tolist() == [2, 4]
+    figures.quality_plot([row("dash only", 2, 4.0)], tmp_path / "plot.png")
+    assert drawn[1].axes[0].get_ylabel() == "Frechet distance to real images"

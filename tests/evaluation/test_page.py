@@ -24,6 +24,32 @@ def test_page_escapes():
     assert "gpu" not in text
 
 
+def test_the_page_of_a_pipeline_escapes_and_shows_every_seed():
+    cell = {"name": "<i>", "notes": ["<u>"], "picture": b"x", "difference": b"y", "numbers": "<n>"}
+    text = page.render_prompted(
+        title="<a>",
+        verdict="<= 1 & more",
+        basis="<s>",
+        batches=["<l>", "at batch 1"],
+        seeds=[{"prompt": "<q>", "cells": [cell | {"difference": None}, cell]}] * 2,
+        at_budget="<m>",
+        brightest=0.4,
+        guided=True,
+        plot=b"",
+        headings=["<h>"],
+        cells=[["Morse, batch 1"], ["<c>"]],
+        marked="Morse",
+        caption="<b>",
+        machine={"cpu": "<cpu>"},
+    )
+    assert "&lt;= 1 &amp; more" in text
+    assert not re.search("<(a|h|c|b|i|u|s|n|l|q|m|cpu)>", text)
+    assert text.count("data:image/png;base64,eA==") == 4
+    assert text.count("data:image/png;base64,eQ==") == 2
+    assert text.count('<tr class="marked">') == 1
+    assert "one pass at a step of this\nDot" in text
+
+
 def test_what_a_verdict_rests_on():
     rows = [{"set": 0, "batch_size": 50, "images": 1200}]
     assert page.basis(rows) == (

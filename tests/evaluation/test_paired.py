@@ -6,17 +6,16 @@ import torch
 from extractor import Pixels
 from morse_engine import evaluation
 from morse_engine.evaluation.frechet import Frechet
-from morse_engine.evaluation.paired import Mean, Paired, apart, rms
+from morse_engine.evaluation.paired import Paired, rms, unlike
 
 
 def test_distances_by_image():
     full = torch.zeros(2, 3, 4, 4)
     images = torch.stack([torch.full((3, 4, 4), 0.5), torch.full((3, 4, 4), -2.0)])
     assert rms(images, full).tolist() == [0.25, 1.0]
-    assert apart(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 3.0]])).item() == pytest.approx(
+    assert unlike(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 3.0]])).item() == pytest.approx(
         1 - 0.5**0.5
     )
-    assert Mean.of(torch.tensor([1.0, 3.0])) == pytest.approx((2, 2 - 1.96, 2 + 1.96))
     assert evaluation.rmse_to_full(images[:1], full[:1]) == 2 * rms(images, full)[0]
 
 
@@ -34,12 +33,15 @@ def test_a_yardstick_of_pixels():
     ), "pictures count as they would be shown"
 
 
-def test_an_extractor_that_only_has_features_does_not_classify():
+def test_a_judge_of_prompts_does_not_classify():
     class Judge(torch.nn.Module):
         num_features = 4
 
         def features(self, x):
             return x.flatten(1)
+
+        def prompt_score(self, images, prompts):
+            return torch.zeros(len(images))
 
     frechet = Frechet(Judge(), torch.randn(9, 1, 2, 2))
     images = torch.rand(5, 1, 2, 2)

@@ -130,14 +130,14 @@ def test_rows_of_a_pipeline():
     made.measure(repeats=3)
     full, _ = made.evaluate(Point("dash only", Plan("-----"), 5, 5))
     assert (full["value"], full["rmse_to_full"]) == (0, 0)
-    assert full["apart_from_full"] == pytest.approx(0, abs=1e-12)
+    assert full["unlike"] == pytest.approx(0, abs=1e-12)
     row, images = made.evaluate(Point("dash only", Plan("--"), 2, 2))
     whole = made.sample(Point("dash only", Plan("-----"), 5, 5), 4)[0]
     assert row["unit"] == "distance to the full run"
     a, b = images[:, :, 0, 0].double() + 2, whole[:, :, 0, 0].double() + 2
     assert row["value"] == pytest.approx(score(a, b), rel=1e-3)
     cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
-    assert row["apart_from_full"] == pytest.approx(float((1 - cosine).mean()), rel=1e-3)
+    assert row["unlike"] == pytest.approx(float((1 - cosine).mean()), rel=1e-3)
     assert row["prompt_score"] == pytest.approx(sum(map(len, subject.prompts(SEEDS))) / 400)
     assert row["value"] > 0
 

@@ -1,0 +1,255 @@
+"""The demo: what Morse does to the bundled miniature Stable Diffusion, measured, as one page."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .. import zoo
+from ..evaluation import beside, near_verdict, page
+from ..evaluation.experiment import Experiment, Point
+from ..evaluation.near_plot import near_plot
+from ..evaluation.nearness import PROMPT, RMS, Near, chosen, speedup_rows
+from ..evaluation.paired import Paired
+from ..evaluation.prompted import Prompted
+from ..evaluation.verdict import DASH, MORSE, NAMES, RIVAL, short
+from ..integrations.latents import range_of
+from ..sampling import schedulers
+from ..sampling.plan import Plan
+from ..system.errors import Refused, Unavailable
+from ..system.files import output_folder, whole, write_rows
+from ..system.machine import device
+from ..zoo.miniature import captions, judge
+from .prompted import MINIATURE_GUIDANCE, quiet
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TITLE = "Morse on a miniature Stable Diffusion"
+REPEATS = 10  # of each step, to measure N
+
+
+def run_demo(
+    out: str | Path,
+    *,
+    seed: int = 0,
+    images: int = 64,
+    budgets: Sequence[int] = (3, 4, 5, 6),
+    steps: Sequence[int] = (3, 4, 5, 6, 8, 10, 12, 16),
+    full_steps: int = 50,
+    pictured: int = 3,
+    pictured_budget: int = 5,
+    batch_size: int = 16,
+    device_name: str = "auto",
+    console: "Console | None" = None,
+) -> Path:
+    """Measure Morse against fewer steps and free steps, and write a page about it.
+
+    Writes `side_by_side.png`, `nearness.png`, `rows.json` and `index.html` into `out`, each of them
+    whole or not at all, and prints the table. With the defaults about 170 LSD x 64 pictures: some
+    two minutes on two cores.
+
+    Args:
+        out: a folder, made if it is not there.
+        seed: of the first picture; the others count up.
+        images: pictures per point; 8 or more.
+        budgets: of Morse and of free steps, in LSD.
+        steps: of Dash alone, its curve.
+        full_steps: Dash steps of the pictures that all others are compared with.
+        pictured: how many seeds are shown, at most `images`.
+        pictured_budget: the budget in LSD they are shown at.
+        batch_size: of sampling; what Morse costs is said for it and for one picture alone.
+        console: default: the terminal.
+
+    Returns:
+        the path of the page.
+
+    Raises:
+        NotADirectoryError, PermissionError: `out` cannot be written to; raised before any work.
+        Refused: a number that does not fit, or a device that is not there.
+    """
+    from rich.console import Console
+
+    console, out, where = console or Console(), output_folder(out), device(device_name)
+    if not 1 <= pictured <= images or images < 8:
+        raise Refused(f"images={images}, pictured={pictured}: 8 or more, of which some are shown")
+    bench = _experiment(where, images, batch_size, seed, full_steps)
+    found, shown = _measure(
+        bench, sorted({*steps, pictured_budget}), sorted({*budgets, pictured_budget}),
+        pictured, pictured_budget, console,
+    )  # fmt: skip
+    batches = tuple(dict.fromkeys((bench.batch_size, 1)))
+    _write(out, bench, found, shown, batches, pictured_budget)
+    console.print(near_verdict.table(found))
+    console.print(near_verdict.verdict(found, batches[0]), style="bold", highlight=False)
+    for size in batches:
+        console.print(near_verdict.in_short(found, size), highlight=False)
+    console.print(f"The page: {out / 'index.html'}", highlight=False, soft_wrap=True)
+    return out / "index.html"
+
+
+def _experiment(
+    where: torch.device, num_images: int, batch_size: int, seed: int, full_steps: int
+) -> Experiment:
+    """Of the bundled miniature and its guided Dot, with DDIM."""
+    if find_spec("transformers") is None:
+        raise Unavailable(
+            "prompts need the package transformers: pip install 'morse-engine[demo]', or take "
+            "--model digits"
+        )
+    quiet()
+    pipe = zoo.miniature_pipeline().to(where)
+    pipe.scheduler = schedulers.make("ddim", pipe.scheduler.config)
+    subject = Prompted(
+        *("miniature Stable Diffusion 64 x 64", pipe, zoo.miniature_dot(pipe.unet)),
+        captions.coarse(),
+        guidance_scale=MINIATURE_GUIDANCE,
+        latents=range_of(pipe),
+    )
+    told = judge.load()
+    return Experiment(
+        subject, Paired(told), solver="ddim", num_images=num_images, batch_size=batch_size,
+        seed=seed, full_steps=full_steps, judge=told,
+    )  # fmt: skip
+
+
+def _measure(
+    bench: Experiment,
+    steps: list[int],
+    budgets: list[int],
+    pictured: int,
+    pictured_budget: int,
+    console: "Console",
+) -> tuple[list[Near], list[beside.Method]]:
+    """All points beside the full run, and some pictures. Progress is in LSD x pictures."""
+    from rich.progress import Progress, TimeElapsedColumn
+
+    layout = *Progress.get_default_columns(), TimeElapsedColumn()
+    with Progress(*layout, console=console) as bar:
+        task = bar.add_task("latency of a Dash and of a Dot step", total=None)
+        work = _points(bench, steps, budgets)
+        assert bench.full_steps is not None  # of `Paired`
+        n = bench.full_steps
+        whole_run = Point(DASH, Plan.spread(n, 0), n, n)
+        every = [whole_run, *(point for point, _ in work)]
+        bar.update(task, total=bench.num_images * sum(point.cost_lsd for point in every))
+
+        def on_cost(cost: float) -> None:
+            bar.advance(task, cost)
+
+        bar.update(task, description=f"all {n} steps")
+        row, full = bench.evaluate(whole_run, on_cost)
+        compare = _Compare(bench, full)
+        shown = [_method(f"All {n} steps", compare(row, full), full[:pictured])]
+        found: list[Near] = []
+        made: dict[Plan, Near] = {}  # what a plan's pictures are does not depend on what it costs
+        for point, labels in work:
+            bar.update(task, description=f"{NAMES[point.variant]}, {point.budget_lsd:g} LSD")
+            if point.plan in made:
+                found.append(made[point.plan].at(labels))
+                on_cost(point.cost_lsd * bench.num_images)
+            else:
+                row, pictures = bench.evaluate(point, on_cost)
+                found.append(compare(row, pictures).at(labels))
+                made[point.plan] = found[-1]
+                compare.kept[point.plan] = pictures[:pictured]
+    for variant in (DASH, RIVAL, MORSE):
+        near = next(
+            near
+            for near in chosen(found, variant, bench.batch_size)
+            if near.row["budget_lsd"] == pictured_budget
+        )
+        name = f"{pictured_budget} steps" if variant == DASH else NAMES[variant].capitalize()
+        shown.append(_method(name, near, compare.kept[Plan(near.row["plan"])]))
+    return found, shown
+
+
+class _Compare:
+    """Compares pictures with those of all steps.
+
+    Attributes:
+        kept: by plan, those that are shown.
+    """
+
+    def __init__(self, bench: Experiment, full: Tensor):
+        assert isinstance(bench.yardstick, Paired)
+        self._yardstick, self._judge, self._full = bench.yardstick, bench.judge, full
+        self._prompts = bench.subject.prompts(range(bench.seed, bench.seed + len(full)))
+        self.kept: dict[Plan, Tensor] = {}
+
+    def __call__(self, row: dict, pictures: Tensor) -> Near:
+        return Near.of(row, pictures, self._full, self._yardstick, self._judge, self._prompts)
+
+
+def _points(bench: Experiment, steps: list[int], budgets: list[int]) -> list[tuple[Point, dict]]:
+    """What is to be sampled with its labels: what it costs at its batch size; batch 1 at last."""
+    together, work = bench.timed_at, []
+    bench.timed_at = 1
+    alone = bench.measure(REPEATS)
+    points = [bench.point(MORSE, budget, alone.dot_speed) for budget in budgets]
+    last = [(point, bench.labels(point)) for point in points] if together > 1 else []
+    bench.timed_at = together
+    bench.measure(REPEATS)
+    work = [(point, bench.labels(point)) for point in bench.points(steps, budgets)]
+    return work + last
+
+
+def _method(name: str, near: Near, images: Tensor) -> beside.Method:
+    row = near.row
+    cost = f"{row['cost_lsd']:.2g} LSD, {row['ms_per_image']:.0f} ms a picture"
+    numbers = [f"prompt score {float(score):.2f}" for score in near.values[PROMPT]]
+    if row["value"] > 0:  # not the full run
+        far = [f"rms {float(rms):.3f}" for rms in near.values[RMS]]
+        numbers = [", ".join(pair) for pair in zip(far, numbers, strict=True)]
+    return beside.Method(name, (short(row["plan"], 30), cost), images, tuple(numbers))
+
+
+def _write(
+    out: Path,
+    bench: Experiment,
+    found: list[Near],
+    shown: list[beside.Method],
+    batches: tuple[int, ...],
+    budget: int,
+) -> None:
+    prompts = bench.subject.prompts(range(bench.seed, bench.seed + len(shown[0].images)))
+    with whole(out / "side_by_side.png") as path:
+        title = f"The same seeds: all steps, and three ways to spend the time of {budget} steps"
+        beside.side_by_side(prompts, shown, path, title)
+    with whole(out / "nearness.png") as path:
+        near_plot(found, batches, path)
+    write_rows(
+        out / "rows.json", [*(near.as_row() for near in found), *speedup_rows(found, batches)]
+    )
+    text = page.render_prompted(
+        title=TITLE,
+        verdict=near_verdict.verdict(found, batches[0]),
+        basis=_basis(bench),
+        batches=[near_verdict.in_short(found, size) for size in batches],
+        seeds=[
+            {"prompt": prompt, "cells": beside.cells(shown, k)} for k, prompt in enumerate(prompts)
+        ],
+        at_budget=near_verdict.at_budget(found, budget, batches[0]),
+        brightest=beside.BRIGHTEST,
+        guided=bench.subject.models.guided_dot,
+        plot=(out / "nearness.png").read_bytes(),
+        headings=near_verdict.headings(found),
+        cells=near_verdict.cells(found),
+        marked=NAMES[MORSE],
+        caption=near_verdict.caption(found),
+        machine=bench.about,
+    )
+    with whole(out / "index.html") as path:
+        path.write_text(text, encoding="utf-8")
+
+
+def _basis(bench: Experiment) -> str:
+    """What the verdict rests on."""
+    return (
+        f"{bench.num_images:,} pictures a point of {len(set(bench.subject.prompts(range(1000))))} "
+        f"prompts that stand for many pictures, guidance {bench.subject.guidance_scale:g}; in "
+        "brackets the 95 % interval of a bootstrap over the pictures, for this model alone."
+    )
