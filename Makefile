@@ -37,7 +37,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo ## sample digits with and without Dot and write a report to OUT
+demo: $(VENV)/.demo ## draw prompts with and without Dot, on a miniature Stable Diffusion, and write a report to OUT
 	$(BIN)/morse-engine demo --out $(OUT)
 
 PYTEST = $(BIN)/python -m pytest -n auto --dist worksteal

@@ -10,27 +10,26 @@ import typer
 
 from ..sampling.budget import AUTO
 from ..sampling.plan import Plan
+from ..system.errors import Refused
 from ..system.files import output_folder
 from .options import (
     MOST_IMAGES,
-    BatchSize,
     Device,
     DotFolder,
     Seed,
-    Solver,
+    SolverOrOwn,
     Unet,
     count,
     folders,
     listed,
     numbers,
 )
+from .prompts import Guidance, Model, PromptFile, PromptText, check, given
 
 if TYPE_CHECKING:
-    import torch
     from rich.console import Console
 
     from ..evaluation.experiment import Experiment
-    from ..evaluation.frechet import Frechet
 
 
 PARTIAL = "partial"  # folder in --out for what is finished of a run
@@ -42,6 +41,19 @@ Out = Annotated[
         "[default: print only]",
     ),
 ]
+RealImages = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="real images to compare with. Other images than those of bundled models are "
+        "compared by Inception features, which needs torch-fidelity and 2,049 images  "
+        "[default: digits; with prompts the pictures of all steps from the same seeds]",
+    ),
+]
+NumImages = Annotated[
+    int | None, count("per point  [default: 1000, with prompts 64]", most=MOST_IMAGES)
+]
+AtOnce = Annotated[int | None, count("images at once  [default: 100, with prompts 16]")]
 OfMorse = Annotated[
     str,
     typer.Option(
@@ -52,79 +64,69 @@ OfMorse = Annotated[
 
 def evaluate(
     unet: Unet = None,
+    model: Model = None,
+    prompt: PromptText = None,
+    prompts: PromptFile = None,
+    guidance: Guidance = None,
     dot: DotFolder = None,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="FOLDER",
-            help="real images to compare with; other images than digits are compared by Inception "
-            "features, which needs torch-fidelity and 2,049 images",
-        ),
-    ] = "digits",
-    solver: Solver = "ddim",
+    data: RealImages = None,
+    solver: SolverOrOwn = None,
     budgets: Annotated[str, listed("of Morse", "LSD,LSD,...")] = "4,5,6,8,10",
     plan: OfMorse = AUTO,
     steps: Annotated[str, listed("of Dash alone")] = "2,3,4,5,6,8,10,15,20,30,50",
-    num_images: Annotated[int, count("per point", most=MOST_IMAGES)] = 1000,
+    num_images: NumImages = None,
     seed: Seed = 0,
-    batch_size: BatchSize = 100,
+    batch_size: AtOnce = None,
     device: Device = "auto",
     out: Out = None,
 ) -> None:
-    """Measure quality against cost of Morse and of Dash alone."""
-    folders(unet=unet, dot=dot, data=None if data == "digits" else data)
+    """Measure quality against cost of Morse and of Dash alone, of pixels or of prompts."""
+    digits = data == "digits"
+    folders(unet=unet, dot=dot, data=None if digits else data)
     costs = numbers("--steps", steps), numbers("--budgets", budgets)
-    given = None if plan.strip() == AUTO else Plan(plan.strip())
+    morse = None if plan.strip() == AUTO else Plan(plan.strip())
+    texts = _prompts(given(prompt, prompts), model)
+    check(texts, unet, model, None, guidance, None, "png")
+    if texts is not None and digits:
+        raise Refused("--data digits: pictures of prompts are compared with a folder of pictures")
 
     from rich.console import Console
 
-    from ..dot.fingerprint import fingerprint
-    from ..engine import compile
     from ..evaluation.experiment import Experiment
     from ..evaluation.partial import Partial
-    from ..evaluation.subject import Subject
     from ..system.lock import alone
     from ..system.machine import device as find_device
-    from ..training.identity import digest
-    from . import models
 
     where, folder = find_device(device), None if out is None else output_folder(out)
-    dash, helper, scheduler = models.load(unet, dot, solver, where, with_dot=True)
-    made = compile(dash, helper, scheduler=scheduler, plan="-")
-    size, channels = models.shape(dash)
-    real, console = _real(data, (size, channels)), Console()
-    how: dict[str, Any] = {"num_images": num_images, "batch_size": batch_size, "seed": seed}
-    how["solver"] = solver
-    assert helper is not None  # with_dot
-    wanted = how | {"device": str(where), "data": digest(real)}
-    wanted |= {"dash": fingerprint(dash), "dot": fingerprint(helper)}
+    from . import compared
+
+    if texts is None:
+        found = compared.of_pixels(unet, dot, None if digits else data, solver or "ddim", where)
+    else:
+        from .prompted import Asked
+
+        asked = Asked(texts, model, guidance=guidance)
+        found = compared.of_prompts(asked, dot, data, solver, where)
+    how: dict[str, Any] = {"num_images": num_images or (1000 if texts is None else 64)}
+    how |= {"batch_size": batch_size or (100 if texts is None else 16), "seed": seed}
+    how |= {"solver": found.solver}
+    wanted = how | {"device": str(where)} | found.settings
     with nullcontext() if folder is None else alone(folder):
-        name = "handwritten digits 32 x 32" if unet is None else Path(unet).name
         bench = Experiment(
-            Subject(name, made.models, (channels, size, size), scheduler),
-            _frechet(data, real, where),
-            partial=None if folder is None else Partial(folder / PARTIAL), **how,
+            found.subject, found.yardstick,
+            partial=None if folder is None else Partial(folder / PARTIAL), **how, **found.options,
         )  # fmt: skip
-        rows = _measure(bench, *costs, given, wanted, console)
-        _tell(rows, folder, console)
+        rows = _measure(bench, *costs, morse, wanted, Console())
+        _tell(rows, folder, Console())
 
 
-def _real(data: str, shape: tuple[int, int]) -> "torch.Tensor":
-    """The real images."""
-    from ..system import images
-    from . import models
+def _prompts(texts: list[str] | None, model: str | None) -> list[str] | None:
+    """The prompts: with a pipeline by default coarse ones, which the miniature knows."""
+    if texts is not None or model is None:
+        return texts
+    from ..zoo.miniature import captions
 
-    return models.data(data, *shape)[0] if data == "digits" else images.load_folder(data, *shape)
-
-
-def _frechet(data: str, real: "torch.Tensor", where: "torch.device") -> "Frechet":
-    """The distance to the real images: in the classifier's features of digits, else Inception's."""
-    from .. import zoo
-    from ..evaluation.frechet import Frechet
-
-    if data == "digits":
-        return Frechet(zoo.digits_classifier().to(where), real)
-    return Frechet("inception", real.to(where))
+    return captions.coarse()
 
 
 def _measure(

@@ -39,6 +39,16 @@ DotFolder = Annotated[
 Solver = Annotated[
     str, typer.Option(metavar="NAME", help=f"of the steps, one of {', '.join(SOLVERS)}")
 ]
+SolverOrOwn = Annotated[
+    str | None,
+    typer.Option(
+        "--solver",
+        "--scheduler",
+        metavar="NAME",
+        help=f"of the steps, one of {', '.join(SOLVERS)}  [default: ddim, with prompts the "
+        "pipeline's own]",
+    ),
+]
 Seed = Annotated[int, count("of the first image; the others count up", 0, most=MOST_SEED)]
 BatchSize = Annotated[int, count("images at once")]
 Device = Annotated[

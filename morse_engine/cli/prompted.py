@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..dot.dot import Dot
 
 OTHERS = ("text_encoder", "text_encoder_2", "vae")  # models that a picture follows from too
+MINIATURE = "miniature"  # the bundled pipeline, as --model names it
 MINIATURE_GUIDANCE = 3.0  # what its pictures were looked at with
 
 
@@ -41,7 +42,7 @@ class Asked:
 
     Args:
         prompts: one or more.
-        model: a folder of a pipeline, or its name on the hub; None: the bundled miniature.
+        model: a folder of a pipeline, or its name on the hub; None or "miniature": the bundled one.
         negative: the negative prompt.
         guidance: scale of classifier-free guidance; None: the pipeline's own.
         lora: a folder, file or name on the hub that `load_lora_weights` takes.
@@ -54,10 +55,20 @@ class Asked:
     lora: str | None = None
 
     @property
+    def bundled(self) -> bool:
+        """Whether it is asked of the bundled miniature."""
+        return self.model in (None, MINIATURE)
+
+    @property
     def scale(self) -> float | None:
         """The guidance scale of a call; None: the pipeline's own."""
-        own = MINIATURE_GUIDANCE if self.model is None else None
+        own = MINIATURE_GUIDANCE if self.bundled else None
         return own if self.guidance is None else self.guidance
+
+    def scale_of(self, pipe: Any) -> float:
+        """The guidance scale of a call of this pipeline."""
+        own = inspect.signature(type(pipe).__call__).parameters["guidance_scale"].default
+        return own if self.scale is None else self.scale
 
 
 def pictures(
@@ -104,7 +115,7 @@ def load(asked: Asked, dot: str | None, solver: str | None, device: torch.device
 
     quiet()
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    pipe = pipeline.load(str(miniature.WEIGHTS) if asked.model is None else asked.model, dtype)
+    pipe = pipeline.load(str(miniature.WEIGHTS) if asked.bundled else str(asked.model), dtype)
     parameters = inspect.signature(type(pipe).__call__).parameters
     if "prompt" not in parameters or "image" in parameters:
         raise Refused(f"{asked.model} is a {type(pipe).__name__}: a text-to-image one is needed")

@@ -1,4 +1,4 @@
-"""What `sample` is told of prompts: its options, and what of them goes together."""
+"""What commands are told of prompts: the options, and what of them goes together."""
 
 import math
 from pathlib import Path
@@ -14,8 +14,8 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="FOLDER_OR_ID",
-        help="a text-to-image pipeline of diffusers for --prompt, a folder or a name on the hub  "
-        "[default: the bundled miniature]",
+        help="a text-to-image pipeline of diffusers, a folder or a name on the hub; miniature is "
+        "the bundled one  [default with prompts: miniature]",
     ),
 ]
 PromptText = Annotated[

@@ -8,7 +8,6 @@ import typer
 
 from ..sampling import budget as budgets
 from ..sampling.plan import Plan
-from ..sampling.schedulers import SOLVERS
 from ..system.errors import Refused
 from ..system.files import output_folder
 from .options import (
@@ -17,6 +16,7 @@ from .options import (
     Device,
     DotFolder,
     Seed,
+    SolverOrOwn,
     Unet,
     count,
     folders,
@@ -66,18 +66,6 @@ Out = Annotated[
     typer.Option(
         metavar="FOLDER",
         help="for the images, settings.json and grid.png; a run that was stopped continues there",
-    ),
-]
-
-
-SolverOrOwn = Annotated[
-    str | None,
-    typer.Option(
-        "--solver",
-        "--scheduler",
-        metavar="NAME",
-        help=f"of the steps, one of {', '.join(SOLVERS)}  [default: ddim, with prompts the "
-        "pipeline's own]",
     ),
 ]
 

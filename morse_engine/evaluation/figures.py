@@ -15,7 +15,7 @@ from torch import Tensor
 from ..sampling import schedulers
 from ..system.errors import Refused
 from ..system.images import eight_bits, grid
-from .verdict import DASH, MORSE, NAMES, REUSE, RIVAL
+from .verdict import DASH, FRECHET, MORSE, NAMES, REUSE, RIVAL, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,6 @@ STYLES = {
     REUSE: ("#009e73", "^", ":"),
 }
 SOFT = "#4d4d4d"
-FRECHET = "Frechet distance"
 
 
 class Curve(NamedTuple):
@@ -67,8 +66,8 @@ def quality_plot(rows: list[dict], path: str | Path) -> None:
     Raises:
         Refused: no row of a variant that is drawn.
     """
-    unit = f"{rows[0].get('unit', FRECHET)}" if rows else FRECHET
-    y = f"{FRECHET} to real images" if unit == FRECHET else unit
+    y = unit(rows) if rows else FRECHET
+    y = f"{FRECHET} to real images" if y == FRECHET else y
     panels = [
         Panel(
             schedulers.title(solver),

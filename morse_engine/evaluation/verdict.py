@@ -55,6 +55,14 @@ def _by_the_clock(rows: list[dict]) -> bool:
     return all(row.get("sampled_in", row["batch_size"]) == row["batch_size"] for row in rows)
 
 
+FRECHET = "Frechet distance"
+
+
+def unit(rows: list[dict]) -> str:
+    """What the value of some rows is; lower is better."""
+    return rows[0].get("unit", FRECHET)
+
+
 def verdict(rows: list[dict]) -> str:
     """One sentence: the measured speed-up of Morse, also where it is none, and of its rival."""
     morse, spent = gain(rows, MORSE), budgets(rows, MORSE)
@@ -63,9 +71,9 @@ def verdict(rows: list[dict]) -> str:
         where += f", {gain(rows, MORSE, 'ms_per_image')} by the clock"
     lost = [b for b, ratio in zip(spent, morse.per_budget, strict=True) if ratio <= 1]
     if morse.mean <= 1:
-        text = f"Morse brings no gain here: {morse} at equal Frechet distance ({where})"
+        text = f"Morse brings no gain here: {morse} at equal {unit(rows)} ({where})"
     else:
-        text = f"At equal Frechet distance Morse is {morse} as fast as Dash alone ({where})"
+        text = f"At equal {unit(rows)} Morse is {morse} as fast as Dash alone ({where})"
         if morse.low is not None and morse.low <= 1:
             text += ", which is not certain: the interval includes 1.0x"
         if lost:
@@ -161,11 +169,16 @@ def _speedup_row(
 
 def headings(rows: list[dict]) -> tuple[str, ...]:
     """The columns of `cells`."""
-    names = ("method", "budget, LSD", "plan", "ms / image", "Frechet distance")
+    names = ("method", "budget, LSD", "plan", "ms / image", unit(rows))
     return names + tuple(COMPARED[column] for column in _compared(rows))
 
 
-COMPARED = {"rmse_to_full": "rmse to all steps", "agreement": "same digit as with all steps"}
+COMPARED = {
+    "rmse_to_full": "rmse to all steps",
+    "unlike": "unlike all steps",
+    "agreement": "same digit as with all steps",
+    "prompt_score": "prompt score",
+}
 
 
 def _compared(rows: list[dict]) -> list[str]:
@@ -190,11 +203,18 @@ def cells(rows: list[dict]) -> list[tuple[str, ...]]:
             f"{budget:g}",
             short(plan),
             mean(same, "ms_per_image", 2) if _by_the_clock(same) else "",
-            mean(same, "value", 3) + _deviation([row["value"] for row in same]),
+            _value(same),
             *(mean(same, column, 4) for column in _compared(rows)),
         )
         for (variant, budget, plan), same in points.items()
     ]
+
+
+def _value(same: list[dict]) -> str:
+    """The mean distance; those to the full run become so small that three digits must count."""
+    values = [row["value"] for row in same]
+    form = ".3f" if unit(same) == FRECHET else ".3g"
+    return f"{statistics.fmean(values):{form}}{_deviation(values)}"
 
 
 def _deviation(values: Sequence[float]) -> str:
@@ -228,7 +248,7 @@ def table(rows: list[dict]) -> "Table":
     """The points as a rich table."""
     from rich.table import Table
 
-    table = Table(title="Quality at equal time (a lower Frechet distance is better)")
+    table = Table(title=f"Quality at equal time (a lower {unit(rows)} is better)")
     table.caption = caption(rows)
     for name in headings(rows):
         left = name in ("method", "plan")
