@@ -18,6 +18,7 @@ from ..evaluation.prompted import Prompted
 from ..evaluation.verdict import DASH, MORSE, NAMES, RIVAL, short
 from ..integrations.latents import range_of
 from ..sampling import schedulers
+from ..sampling.budget import choose
 from ..sampling.plan import Plan
 from ..system.errors import Refused, Unavailable
 from ..system.files import output_folder, whole, write_rows
@@ -40,7 +41,7 @@ def run_demo(
     budgets: Sequence[int] = (3, 4, 5, 6),
     steps: Sequence[int] = (3, 4, 5, 6, 8, 10, 12, 16),
     full_steps: int = 50,
-    pictured: int = 3,
+    pictured: Sequence[int] = (0, 5, 13),
     pictured_budget: int = 5,
     batch_size: int = 16,
     device_name: str = "auto",
@@ -59,7 +60,8 @@ def run_demo(
         budgets: of Morse and of free steps, in LSD.
         steps: of Dash alone, its curve.
         full_steps: Dash steps of the pictures that all others are compared with.
-        pictured: how many seeds are shown, at most `images`.
+        pictured: places of the pictures that are shown, those below `images`; of the default
+            seeds and prompts a face, an animal and a fruit.
         pictured_budget: the budget in LSD they are shown at.
         batch_size: of sampling; what Morse costs is said for it and for one picture alone.
         console: default: the terminal.
@@ -74,15 +76,17 @@ def run_demo(
     from rich.console import Console
 
     console, out, where = console or Console(), output_folder(out), device(device_name)
-    if not 1 <= pictured <= images or images < 8:
+    places = [place for place in pictured if 0 <= place < images]
+    if images < 8 or not places:
         raise Refused(f"images={images}, pictured={pictured}: 8 or more, of which some are shown")
     bench = _experiment(where, images, batch_size, seed, full_steps)
     found, shown = _measure(
         bench, sorted({*steps, pictured_budget}), sorted({*budgets, pictured_budget}),
-        pictured, pictured_budget, console,
+        places, pictured_budget, console,
     )  # fmt: skip
     batches = tuple(dict.fromkeys((bench.batch_size, 1)))
-    _write(out, bench, found, shown, batches, pictured_budget)
+    prompts = bench.subject.prompts([seed + place for place in places])
+    _write(out, bench, found, prompts, shown, batches, pictured_budget)
     console.print(near_verdict.table(found))
     console.print(near_verdict.verdict(found, batches[0]), style="bold", highlight=False)
     for size in batches:
@@ -120,7 +124,7 @@ def _measure(
     bench: Experiment,
     steps: list[int],
     budgets: list[int],
-    pictured: int,
+    places: list[int],
     pictured_budget: int,
     console: "Console",
 ) -> tuple[list[Near], list[beside.Method]]:
@@ -143,7 +147,7 @@ def _measure(
         bar.update(task, description=f"all {n} steps")
         row, full = bench.evaluate(whole_run, on_cost)
         compare = _Compare(bench, full)
-        shown = [_method(f"All {n} steps", compare(row, full), full[:pictured])]
+        shown = [_method(f"All {n} steps", compare(row, full), full, places)]
         found: list[Near] = []
         made: dict[Plan, Near] = {}  # what a plan's pictures are does not depend on what it costs
         for point, labels in work:
@@ -155,15 +159,15 @@ def _measure(
                 row, pictures = bench.evaluate(point, on_cost)
                 found.append(compare(row, pictures).at(labels))
                 made[point.plan] = found[-1]
-                compare.kept[point.plan] = pictures[:pictured]
+                compare.kept[point.plan] = pictures
     for variant in (DASH, RIVAL, MORSE):
         near = next(
             near
             for near in chosen(found, variant, bench.batch_size)
             if near.row["budget_lsd"] == pictured_budget
         )
-        name = f"{pictured_budget} steps" if variant == DASH else NAMES[variant].capitalize()
-        shown.append(_method(name, near, compare.kept[Plan(near.row["plan"])]))
+        name = f"{pictured_budget} Dash steps" if variant == DASH else NAMES[variant].capitalize()
+        shown.append(_method(name, near, compare.kept[Plan(near.row["plan"])], places))
     return found, shown
 
 
@@ -171,7 +175,7 @@ class _Compare:
     """Compares pictures with those of all steps.
 
     Attributes:
-        kept: by plan, those that are shown.
+        kept: all pictures, by plan.
     """
 
     def __init__(self, bench: Experiment, full: Tensor):
@@ -197,25 +201,27 @@ def _points(bench: Experiment, steps: list[int], budgets: list[int]) -> list[tup
     return work + last
 
 
-def _method(name: str, near: Near, images: Tensor) -> beside.Method:
-    row = near.row
-    cost = f"{row['cost_lsd']:.2g} LSD, {row['ms_per_image']:.0f} ms a picture"
-    numbers = [f"prompt score {float(score):.2f}" for score in near.values[PROMPT]]
-    if row["value"] > 0:  # not the full run
-        far = [f"rms {float(rms):.3f}" for rms in near.values[RMS]]
-        numbers = [", ".join(pair) for pair in zip(far, numbers, strict=True)]
-    return beside.Method(name, (short(row["plan"], 30), cost), images, tuple(numbers))
+def _method(name: str, near: Near, images: Tensor, places: list[int]) -> beside.Method:
+    row, full = near.row, near.row["value"] == 0
+    ms = row["cost_lsd"] * row["lsd_ms"] / row["batch_size"]
+    cost = f"{row['cost_lsd']:.2g} LSD, {ms:.3g} ms a picture"
+    numbers = []
+    for k in places:
+        far = "" if full else f"rms {float(near.values[RMS][k]):.3f}, "
+        numbers.append(f"{far}prompt score {float(near.values[PROMPT][k]):.2f}")
+    code = short(row["plan"], 22 if full else 36)  # the column of the full run is narrower
+    return beside.Method(name, (code, cost), images[places], tuple(numbers))
 
 
 def _write(
     out: Path,
     bench: Experiment,
     found: list[Near],
+    prompts: list[str],
     shown: list[beside.Method],
     batches: tuple[int, ...],
     budget: int,
 ) -> None:
-    prompts = bench.subject.prompts(range(bench.seed, bench.seed + len(shown[0].images)))
     with whole(out / "side_by_side.png") as path:
         title = f"The same seeds: all steps, and three ways to spend the time of {budget} steps"
         beside.side_by_side(prompts, shown, path, title)
@@ -227,7 +233,7 @@ def _write(
     text = page.render_prompted(
         title=TITLE,
         verdict=near_verdict.verdict(found, batches[0]),
-        basis=_basis(bench),
+        basis=_basis(bench, budget),
         batches=[near_verdict.in_short(found, size) for size in batches],
         seeds=[
             {"prompt": prompt, "cells": beside.cells(shown, k)} for k, prompt in enumerate(prompts)
@@ -246,10 +252,14 @@ def _write(
         path.write_text(text, encoding="utf-8")
 
 
-def _basis(bench: Experiment) -> str:
+def _basis(bench: Experiment, budget: int) -> str:
     """What the verdict rests on."""
+    subject, images = bench.subject, range(bench.seed, bench.seed + bench.num_images)
+    why = choose(budget, subject.scheduler, bench.speed.dot_speed, **subject.known).why
+    count = len(set(subject.prompts(images)))
     return (
-        f"{bench.num_images:,} pictures a point of {len(set(bench.subject.prompts(range(1000))))} "
-        f"prompts that stand for many pictures, guidance {bench.subject.guidance_scale:g}; in "
-        "brackets the 95 % interval of a bootstrap over the pictures, for this model alone."
+        f"{bench.num_images:,} pictures a point of {count} prompts that stand for many pictures, "
+        f"guidance {subject.guidance_scale:g}; in brackets the 95 % "
+        f"interval of a bootstrap over the pictures, for this model alone. Morse's plans are "
+        f'those of plan="auto": {why}.'
     )

@@ -44,7 +44,7 @@ def _beside_free(found: list[Near], batch_size: int) -> str:
     said: dict[str, list[str]] = {}
     for name in MEASURES:
         over = gain(found, MORSE, name, batch_size, over=RIVAL)
-        said.setdefault(_side(over), []).append(f"{BY[name]} ({over})")
+        said.setdefault(_side(over), []).append(f"{BY[name]}, {over}")
     whole = ", ".join(f"{words} {' and '.join(by)}" for words, by in said.items())
     return f"Beside free steps Morse is {whole}."
 

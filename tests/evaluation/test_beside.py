@@ -20,10 +20,12 @@ def test_heat_is_black_without_a_difference_and_rises_with_it():
     image[:, 0, 0] += BRIGHTEST / 2  # of a range of 2 this is a quarter of the scale
     image[:, 0, 1] -= 2 * BRIGHTEST
     image[:, 0, 2] += 5
+    image[:, 1, 0] += 1.6 * BRIGHTEST
     found = brightness(heat(image, full))
     assert brightness(heat(full, full)).unique().tolist() == [found[1, 1]]
     assert found[1, 1] < -2.9, "black"
     assert found[1, 1] < found[0, 0] < found[0, 1]
+    assert found[0, 0] < found[1, 0] < found[0, 1], "the brightest is BRIGHTEST of a range of 1"
     assert found[0, 1] == found[0, 2], "no brighter than the brightest"
     assert heat(image, full).abs().max() <= 1
 

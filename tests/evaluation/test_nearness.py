@@ -63,16 +63,16 @@ def test_gain_is_the_speed_up_and_its_draws_are_paired():
 @pytest.mark.parametrize(
     ("morse", "said"),
     [
-        (4.0, "Beside free steps Morse is ahead by pixels (>= 1.00x"),
-        (8.5, "Beside free steps Morse is BEHIND by pixels (0.75x"),
-        (8.0, "Beside free steps Morse is not certain to be ahead by pixels (1.00x"),
+        (4.0, "Beside free steps Morse is ahead by pixels, >= 1.00x"),
+        (8.5, "Beside free steps Morse is BEHIND by pixels, 0.75x"),
+        (8.0, "Beside free steps Morse is not certain to be ahead by pixels, 1.00x"),
     ],
 )
 def test_verdict_says_where_morse_stands(morse, said):
     found = points(morse)
     if morse == 4.0:  # a bound by as good as any: give free steps a point to be compared with
         found.append(near("free steps", 6, 4.0, "-:-:-:"))
-        said = "Beside free steps Morse is ahead by pixels (1.50x"
+        said = "Beside free steps Morse is ahead by pixels, 1.50x"
     text = near_verdict.verdict(found, 16)
     assert said in text
     assert "free steps alone, without a Dot, reach" in text
