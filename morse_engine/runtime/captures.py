@@ -118,7 +118,7 @@ class Captures:
             finally:
                 # After a forward, which may still make buffers, or count something of its own.
                 if self._weights is None or self._made != before:
-                    self._weights = Weights([self.models.unet, self.models.helper])
+                    self._weights = self._now()
             return self._captured(made, plan, table, request, backend)
 
     def _layout(self, plan: Plan, table: SolverTable, request: Request, capacity: int) -> Layout:
@@ -152,6 +152,8 @@ class Captures:
             self._steps = self._steps_for(layout, plan, table, request)
         self._steps.load(plan, table)
         self._steps.fill(request)
+        if request.noise is None:
+            self._steps.draw()
         self._steps.begin()
         return FusedRun(self._steps, self.lock)
 
@@ -170,6 +172,11 @@ class Captures:
         return {"host": HostRun, "device": DeviceRun}[backend](made, self.lock)
 
     # -- the ledger ----------------------------------------------------------------------------
+
+    def _now(self) -> Weights:
+        unet, helper = self.models.unet, self.models.helper
+        own = self.models.own_helper
+        return Weights([unet], [helper]) if own else Weights([unet, helper])
 
     def _watch_weights(self) -> None:
         """Forget all captures if something of the models changed that is fixed in them.

@@ -68,6 +68,7 @@ class StepGraphs:
         if steps.layout.with_dot:
             functions[DOT] = ("Dot", steps.dot_step)
         where = self._pool, self.device, self._stream
+        self._draw = capture("noise", steps.draw, *where)
         self._begin = capture("first", steps.begin, *where)
         self._graphs = {
             symbol: capture(name, step, *where) for symbol, (name, step) in functions.items()
@@ -79,6 +80,7 @@ class StepGraphs:
         self.num_bytes = steps.num_bytes + _pool_bytes(self._pool)
         self._instantiated = False  # what the host launches
         with self._counted():
+            self._draw.instantiate()
             self._begin.instantiate()
         self.capture_s = time.perf_counter() - started
 
@@ -122,6 +124,8 @@ class StepGraphs:
         """Fill the memory for a run of `plan` and make its beginning."""
         self.steps.load(plan, table)
         self.steps.fill(request)
+        if request.noise is None:
+            self._draw.replay()
         self._begin.replay()
         if self.loop is not None and self._in_loop != plan:
             self.loop.set_plan(str(plan), _stream(self.device))

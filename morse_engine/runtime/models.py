@@ -29,6 +29,7 @@ class Models:
         unet: Dash, as it was given.
         helper: what makes Dot steps, `dot.helper.Helper`; None if there is nothing.
         dot: the helper as a function of float32 samples; None if there is nothing.
+        own_helper: whether that is a copy which nobody else has.
         guided_dot: whether it corrects the guided estimate.
         clean_range: of the images, for free steps; None where the scheduler alone may know it.
     """
@@ -45,9 +46,11 @@ class Models:
         _check_dash(unet)
         self.unet = self._unet = unet
         self.helper = helper = None if dot is None else as_helper(dot)
+        self.own_helper = False
         if helper is not None:
             helper.check_dash(unet)
-            self.helper = helper = helper.merged() if merge_dot else helper
+            self.helper = helper.merged() if merge_dot else helper
+            self.own_helper, helper = self.helper is not helper, self.helper
         known = clean_range if clean_range is not None or helper is None else helper.clean_range
         self.clean_range = None if known is None else as_range(known)
         if inductor:
@@ -197,4 +200,11 @@ def weight_bytes(model: object, beside: object = None) -> int:
 
 
 def _first_parameter(model: object) -> nn.Parameter | None:
-    return next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    """That of `parameters()`, which takes longer to begin than a run has for it."""
+    if not isinstance(model, nn.Module):
+        return None
+    for parameter in model._parameters.values():
+        if parameter is not None:
+            return parameter
+    found = map(_first_parameter, model._modules.values())
+    return next((parameter for parameter in found if parameter is not None), None)

@@ -144,15 +144,17 @@ class Steps:
         held = (self.state, self.trajectory, self.times, self.cond, self.dot and self.dot.held)
         return sum(t.numel() * t.element_size() for t in leaves(held) if is_tensor(t))
 
-    @torch.no_grad()
     def load(self, plan: Plan, table: SolverTable) -> None:
         """Make `plan` with `table` the one of the next runs; the layout has to be theirs.
 
         Raises:
             Refused: free steps that the solver cannot make, or a range of other channels.
         """
-        if plan == self.plan and self.table is not None and table.equals(self.table):
-            return
+        if plan != self.plan or self.table is None or not table.equals(self.table):
+            self._load(plan, table)
+
+    @torch.no_grad()
+    def _load(self, plan: Plan, table: SolverTable) -> None:
         n, state = len(plan), self.state
         rows = table.for_plan(plan).rows.float()
         if state.bounds is not None:
@@ -170,7 +172,7 @@ class Steps:
     def fill(self, request: Request) -> None:
         """Copy what a run of the loaded plan is asked for; no wait for the device.
 
-        The request has to be of the layout.
+        The request has to be of the layout. Where it has no noise, `draw` is next.
         """
         state = self.state
         signed = [seed - (1 << 64) if seed >> 63 else seed for seed in request.seeds]
@@ -178,14 +180,18 @@ class Steps:
         if state.seeds.is_cuda:
             seeds = seeds.pin_memory()
         state.seeds.copy_(seeds, non_blocking=True)
-        start = request.noise
-        if start is None:
-            start = kernels.philox_normal(state.seeds, self._initial, list(state.x.shape[1:]))
-        state.x.copy_(start)
+        if request.noise is not None:
+            state.x.copy_(request.noise)
         if state.guidance is not None:
             assert request.guidance_scale is not None  # as the layout says
             state.guidance.fill_(request.guidance_scale)
         copy_tensors(self.cond, request.cond, non_blocking=True)
+
+    @torch.no_grad()
+    def draw(self) -> None:
+        """The noise of the seeds in x."""
+        x, seeds = self.state.x, self.state.seeds
+        x.copy_(kernels.philox_normal(seeds, self._initial, list(x.shape[1:])))
 
     @torch.no_grad()
     def begin(self) -> None:

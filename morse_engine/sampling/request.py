@@ -80,6 +80,8 @@ class Request(NamedTuple):
 
 def _seeds(noise: Tensor | None, batch_size: Any, seed: Any) -> list[int]:
     """One seed for each image, from the first seed or a list of them."""
+    if isinstance(seed, Tensor) and seed.ndim == 1:
+        seed = seed.tolist()  # at once: reading one by one would wait for a GPU as many times
     given = seed if checks.is_list(seed) else None
     is_scalar = getattr(seed, "ndim", None) == 0  # a tensor of one seed
     if given is None and isinstance(seed, Iterable) and not is_scalar:
@@ -109,7 +111,7 @@ def _check_noise(noise: Any, shape: tuple[int, ...] | None) -> None:
             f"noise has images of {tuple(noise.shape[1:])}, the model of {shape}: "
             "another size needs shape= in compile()"
         )
-    if not torch.isfinite(noise).all():
+    if not torch.isfinite(noise).all():  # on a GPU the only wait of a start, before it has work
         raise Refused("noise holds NaN or infinite values")
 
 

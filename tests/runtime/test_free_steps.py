@@ -112,7 +112,7 @@ def test_a_call_and_its_free_steps_are_one_launch(fake, backend):
     ours()
     log.clear()
     ours()
-    assert log == ["first", "Dash", "Dot", "Dash", "Dot", "Dot"]
+    assert log == ["noise", "first", "Dash", "Dot", "Dash", "Dot", "Dot"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

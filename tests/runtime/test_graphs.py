@@ -54,7 +54,7 @@ def test_captured_steps_are_the_specification(models, fake, backend, plan):
     for seed in (3, 4):
         log.clear()
         assert_close("steps", ours(batch_size=2, seed=seed), eager(batch_size=2, seed=seed))
-        steps = [name for name in log if name != "first"]
+        steps = [name for name in log if name not in ("noise", "first")]
         assert steps == ["Dash" if symbol == "-" else "Dot" for symbol in plan]
     assert ours.report().captures == 1
 
@@ -256,8 +256,8 @@ def test_ledger(models, fake):
     report = ours.report()
     assert (report.captures, report.evicted, len(ours.captures)) == (3, 0, 3)
     static = sum(made.steps.num_bytes for made in ours.captures._kept.values())
-    # Three graphs in each pool, of which the first is instantiated; the loop has its own copies.
-    assert report.graph_bytes == static + 3 * (3 * BLOCK + EXEC)
+    # Four graphs in each pool, two of them instantiated; the loop has its own copies of the others.
+    assert report.graph_bytes == static + 3 * (4 * BLOCK + 2 * EXEC)
     ours.captures.budget = report.graph_bytes - 1
     ours(batch_size=1)
     assert (ours.report().evicted, len(ours.captures)) == (1, 2)
@@ -389,7 +389,7 @@ def test_every_layout_makes_the_bits_of_the_host(models, fake, refused):
         again(seed=1, on_step=lambda *at: seen.append(at)), host.with_plan("-.--.")(seed=1)
     )
     assert seen == [(i, 5) for i in range(5)]
-    assert log[:6] == ["first", "Dash", "Dot", "Dash", "Dash", "Dot"]
+    assert log[:7] == ["noise", "first", "Dash", "Dot", "Dash", "Dash", "Dot"]
     report = device.report()
     layout = "switch" if not refused else "two_ifs" if refused == ("switch",) else "unrolled"
     assert f"loop      {layout}, in one launch" in str(report)

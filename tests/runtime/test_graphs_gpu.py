@@ -45,6 +45,7 @@ def by_hand(sampler, batch_size, **call):
     captures, args = sampler.captures, (sampler.plan, sampler.table, request)
     steps = captures._steps_for(captures._layout(*args, CAPACITY), *args)
     steps.fill(request)
+    steps.draw()
     steps.begin()
     for symbol in sampler.plan:
         (steps.dash_step if symbol == "-" else steps.dot_step)()

@@ -4,7 +4,9 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from peft import LoraConfig
 from torch import nn
 
-from models import tiny_text_unet
+from models import tiny_text_unet, tiny_unet
+from morse_engine import Dot
+from morse_engine.runtime.models import Models
 from morse_engine.runtime.weights import Weights
 
 
@@ -54,6 +56,24 @@ def test_an_attribute_in_the_place_of_another(model):
     del model.one
     model.two = 1
     assert weights.changed() == "one was 1, is not there"
+
+
+def test_of_a_private_model_only_its_memory_counts(model):
+    weights = Weights([nn.Linear(2, 2), None], [model])
+    model[0].padding_mode = "circular"
+    model.register_forward_hook(print)
+    assert weights.changed() is None
+    model[1].running_mean.data = torch.ones(4)
+    assert weights.changed() == "1.running_mean was moved"
+
+
+def test_only_a_copy_is_private():
+    unet = tiny_unet()
+    dot = Dot(unet)
+    assert Models(unet, dot).own_helper
+    assert not Models(unet, dot, merge_dot=False).own_helper
+    assert not Models(unet, lambda *trajectory: trajectory[3]).own_helper
+    assert not Models(unet, None).own_helper
 
 
 def test_hooks_of_all_modules(model):

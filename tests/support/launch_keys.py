@@ -71,6 +71,7 @@ def run(image, widths, dtype, layout, *, text=False, guided=False) -> None:
         )  # fmt: skip
         scale = 2.0 if text else None
         steps.fill(Request(None, [0], shape, scale, cond, torch.device("cpu")))
+        steps.draw()
         steps.dash_step()
         if dot_of is not None:
             steps.dot_step()
