@@ -20,6 +20,11 @@ from morse_engine.system.timing import Spread
 
 # (C, H, W) of digits-like models, SD latents, SDXL latents, pixels
 IMAGES = ((3, 32, 32), (4, 64, 64), (4, 128, 128), (3, 256, 256))
+# What the trunks of Dots work on: (C, H, W) of CIFAR-10's, Church's, Stable Diffusion's and SDXL's,
+# (N, D) of the texted ones' tokens, with what geglu is given
+FEATURES = ((256, 8, 8), (256, 32, 32), (640, 16, 16), (1280, 16, 16))
+TOKENS = ((256, 640), (64, 1280), (256, 1280))
+GATES = ((256, 5120), (64, 10240), (256, 10240))
 BATCHES = (8, 1, 64)  # by importance
 DEVICE = "cuda"
 
@@ -34,30 +39,30 @@ def measure(out: Out, seconds: float) -> None:
     started, bandwidth = time.perf_counter(), copy_bandwidth()
     missing = 0
     for variants in (("ours", "reference"), ("torch.compile",)):
-        for name, image, batch in cases():
+        for name, shape, batch in cases():
             for variant in variants:
                 if time.perf_counter() - started > seconds:
                     missing += 1
                     continue
-                with out.case(f"{name}, {variant}, {'x'.join(map(str, image))}, batch {batch}"):
-                    row(out, bandwidth, name, image, batch, variant)
+                with out.case(f"{name}, {variant}, {'x'.join(map(str, shape))}, batch {batch}"):
+                    row(out, bandwidth, name, shape, batch, variant)
     if missing:
         out.note(f"kernels: {missing} cases did not fit in {seconds:.0f} s")
 
 
-def cases() -> Iterator[tuple[str, tuple[int, int, int], int]]:
+def cases() -> Iterator[tuple[str, tuple[int, ...], int]]:
     for batch in BATCHES:
-        for image in IMAGES:
-            for name in CASES:
-                yield name, image, batch
+        for name in CASES:
+            for shape in SHAPES.get(name, IMAGES):
+                yield name, shape, batch
 
 
-def row(out: Out, bandwidth: float, name: str, image, batch: int, variant: str) -> None:
-    reference, ours, num_bytes = CASES[name](batch, image, torch.float16)
+def row(out: Out, bandwidth: float, name: str, shape, batch: int, variant: str) -> None:
+    reference, ours, num_bytes = CASES[name](batch, shape, torch.float16)
     function = {"ours": ours, "reference": reference}.get(variant) or compiled(reference)
     time_us = timed(function)
     words = f"{name}, {variant}, {'exceeds' if exceeds_l2(num_bytes) else 'within'} L2"
-    where = {"model": "x".join(map(str, image)), "batch": batch}
+    where = {"model": "x".join(map(str, shape)), "batch": batch}
     out.row("kernel_us", words, time_us, **where)
     share, high, low = (num_bytes / us / 1e3 / bandwidth for us in time_us[:3])
     out.row("kernel_share", words, Spread(share, low, high, time_us.n), **where)
@@ -190,9 +195,42 @@ def time_silu_case(batch, image, dtype):
     return lambda: kernels.time_silu_ref(*inputs), lambda: kernels.time_silu(*inputs), 2 * h.nbytes
 
 
+def group_norm_silu_case(batch, shape, dtype):
+    """Channels-last and with a time's shift, as behind the first convolution of a block."""
+    c = shape[0]
+    h = randn(batch, *shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    norm = randn(c, dtype=dtype), randn(c, dtype=dtype)
+    inputs = h, *norm, randn(1, c, dtype=dtype), 32, 1e-5, True
+    return (
+        lambda: kernels.group_norm_silu_ref(*inputs),
+        lambda: kernels.group_norm_silu(*inputs),
+        2 * h.nbytes,
+    )
+
+
+def add_layer_norm_case(batch, shape, dtype):
+    h, delta = randn(batch, *shape, dtype=dtype), randn(batch, *shape, dtype=dtype)
+    inputs = h, delta, randn(shape[1], dtype=dtype), randn(shape[1], dtype=dtype), 1e-5
+    return (
+        lambda: kernels.add_layer_norm_ref(*inputs),
+        lambda: kernels.add_layer_norm(*inputs),
+        4 * h.nbytes,
+    )
+
+
+def geglu_case(batch, shape, dtype):
+    u = randn(batch, *shape, dtype=dtype)
+    return lambda: kernels.geglu_ref(u), lambda: kernels.geglu(u), u.nbytes * 3 // 2
+
+
 CASES = {
     "dash_update": dash_update_case,
     "residual_up_update": residual_up_update_case,
     "trajectory_down": trajectory_down_case,
     "time_silu": time_silu_case,
+    "group_norm_silu": group_norm_silu_case,
+    "add_layer_norm": add_layer_norm_case,
+    "geglu": geglu_case,
 }
+# Of the others they are IMAGES.
+SHAPES = {"group_norm_silu": FEATURES, "add_layer_norm": TOKENS, "geglu": GATES}

@@ -186,41 +186,6 @@ def test_a_layout_that_hangs_costs_itself(fake, monkeypatch):
     assert 'layout "switch": TimeoutError: a run of 1 steps did not end within' in note
 
 
-def test_kernels(monkeypatch):
-    """Every case and its reference run; their times are made up here."""
-    pytest.importorskip("triton")
-    import kernel_times
-    from rows import Out
-
-    def once(function) -> timing.Spread:
-        function()
-        return timing.Spread(2.0, 1.0, 4.0, 3)
-
-    small = {"DEVICE": "cpu", "IMAGES": ((3, 8, 8),), "BATCHES": (2,), "timed": once}
-    for name, value in small.items():
-        monkeypatch.setattr(kernel_times, name, value)
-    monkeypatch.setattr(kernel_times, "copy_bandwidth", lambda: 100.0)
-    monkeypatch.setattr(kernel_times, "exceeds_l2", lambda num_bytes: num_bytes > 1e9)
-    monkeypatch.setattr(kernel_times, "compiled", lambda reference: reference)
-    messages: list[dict] = []
-    kernel_times.measure(Out(messages.append, "-", 1, "cpu"), 60)
-    assert {"note"} & set().union(*messages) == set(), messages
-    rows = [message["row"] for message in messages]
-    variants = [("ours", "reference"), ("torch.compile",)]
-    assert [row["variant"] for row in rows if row["bench"] == "kernel_us"] == [
-        f"{name}, {variant}, within L2"
-        for some in variants
-        for name in kernel_times.CASES
-        for variant in some
-    ]
-    for us, share in zip(rows[::2], rows[1::2], strict=True):
-        assert (us["model"], us["batch"], us["value"]) == ("3x8x8", 2, 2.0)
-        assert share["low"] * 4 == share["value"] * 2 == share["high"]  # slow is a small share
-    messages.clear()
-    kernel_times.measure(Out(messages.append, "-", 1, "cpu"), 0)
-    assert messages == [{"note": "-, batch 1: kernels: 12 cases did not fit in 0 s"}]
-
-
 @pytest.mark.slow
 def test_one_failure_does_not_lose_the_rest(tmp_path, capsys, monkeypatch, one_thread):
     import loop
