@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import zoo
 from ..evaluation import beside, near_verdict, page
 from ..evaluation.experiment import Experiment, Point
+from ..evaluation.figures import plain
 from ..evaluation.near_plot import near_plot
 from ..evaluation.nearness import PROMPT, RMS, Near, chosen, speedup_rows
 from ..evaluation.paired import Paired
@@ -204,7 +205,7 @@ def _points(bench: Experiment, steps: list[int], budgets: list[int]) -> list[tup
 def _method(name: str, near: Near, images: Tensor, places: list[int]) -> beside.Method:
     row, full = near.row, near.row["value"] == 0
     ms = row["cost_lsd"] * row["lsd_ms"] / row["batch_size"]
-    cost = f"{row['cost_lsd']:.2g} LSD, {ms:.3g} ms a picture"
+    cost = f"{row['cost_lsd']:.2g} LSD, {plain(ms)} ms a picture"
     numbers = []
     for k in places:
         far = "" if full else f"rms {float(near.values[RMS][k]):.3f}, "

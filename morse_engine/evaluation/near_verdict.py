@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ..sampling.plan import DOT
 from .bootstrap import Interval
+from .figures import plain
 from .nearness import MEASURES, PROMPT, RMS, UNLIKE, Near, chosen, gain, nearer
 from .speedup import SpeedUp
 from .verdict import DASH, MORSE, NAMES, RIVAL, listed, short
@@ -130,7 +131,7 @@ def caption(found: list[Near]) -> str:
     row = found[0].row
     latencies = {near.row["batch_size"]: near.row for near in found if near.row["variant"] == MORSE}
     each = "; ".join(
-        f"batch {size}: 1 LSD = {at['lsd_ms']:.3g} ms, a Dot step {at['dot_ms']:.3g} ms, "
+        f"batch {size}: 1 LSD = {plain(at['lsd_ms'])} ms, a Dot step {plain(at['dot_ms'])} ms, "
         f"N = {at['dot_speed']:.1f}"
         for size, at in sorted(latencies.items())
     )

@@ -96,7 +96,8 @@ def test_it_continues_but_mixes_nothing(tmp_path, fails, monkeypatch):
 
 def test_a_budget_buys_free_steps(tmp_path, capsys):
     """The range of the miniature's latents is known."""
-    words = ["--prompt", "a frog", "--budget", 4, "--num-images", 1, "--device", "cpu"]
+    words = ["--prompt", "a frog", "--model", "miniature", "--budget", 4, "--num-images", 1]
+    words += ["--device", "cpu"]
     assert run("sample", *words, "--out", tmp_path) == 0
     plan = json.loads((tmp_path / "settings.json").read_text())["plan"]
     assert ":" in plan
