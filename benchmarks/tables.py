@@ -119,6 +119,14 @@ def ratio(gain: dict, budget: float) -> str:
     return f"{sign}{gain['per_budget'][i]:.2f}x"
 
 
+def put(page: Path, text: str) -> None:
+    """Write the text between the two marks of a page."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    with whole(page) as new:
+        new.write_text(f"{before}{BEGIN}{text}{END}{after}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=Path, default=ROWS)
@@ -128,11 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     every = json.loads(args.rows.read_text())
     rows = [row for row in every if row["bench"] == "quality"]
     gains = [row for row in every if row["bench"] == "quality speed-up"]
-    text = args.readme.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    with whole(args.readme) as new:
-        new.write_text(f"{before}{BEGIN}{tables(rows, gains)}{END}{after}")
+    put(args.readme, tables(rows, gains))
     shutil.copy(args.rows.with_suffix(".png"), args.images / "quality.png")
     print(f"wrote {args.readme} and {args.images / 'quality.png'}")
 

@@ -1,0 +1,97 @@
+"""The tables of docs/fidelity.md, from the rows of `fidelity.py` and the search beside the Dot.
+
+    python benchmarks/fidelity_tables.py
+
+They take the place of what is between the two marks there.
+"""
+
+import json
+
+from fidelity import BUDGETS, FULL, KARRAS, RESULTS, SPEED, Path
+from tables import put
+
+from morse_engine.evaluation.verdict import DASH, MORSE, RIVAL, at_batch
+from morse_engine.sampling import budget as budgets_of
+from morse_engine.sampling import schedulers
+from morse_engine.zoo.miniature import DOT
+
+PAGE = Path(__file__).parents[1] / "docs/fidelity.md"
+KINDS = ((RIVAL, DASH, 1), (MORSE, DASH, 1), (MORSE, DASH, 16))
+
+
+def title(sampler: str) -> str:
+    name = schedulers.title(sampler.removesuffix(KARRAS))
+    return f"{name}, Karras" if sampler.endswith(KARRAS) else name
+
+
+def gains(rows: list[dict]) -> str:
+    """The average speed-ups over Dash alone, of each sampler and guidance scale."""
+    lines = ["| sampler | guidance | by | free steps | Morse, batch 1 | Morse, batch 16 |"]
+    lines.append("|---|---|---|---|---|---|")
+    found = [row for row in rows if row["unit"] == "x"]
+    for sampler, scale, by in dict.fromkeys((r["solver"], r["guidance"], r["by"]) for r in found):
+        mine = {
+            (row["variant"], row["over"], row["batch_size"]): row["said"]
+            for row in found
+            if (row["solver"], row["guidance"], row["by"]) == (sampler, scale, by)
+        }
+        cells = " | ".join(mine.get(kind, "").replace("95 %: ", "") for kind in KINDS)
+        names = {"value": "score", "unlike": "1 - cosine"}
+        lines.append(f"| {title(sampler)} | {scale:g} | {names.get(by, by)} | {cells} |")
+    return "\n".join(lines).replace(" .. ", " to ")
+
+
+def points(rows: list[dict]) -> str:
+    """Every point of DDIM at guidance 3."""
+    lines = ["| | plan | LSD | score | rms | 1 - cosine | to real icons | prompt score |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    mine = [
+        r for r in rows if (r["solver"], r["guidance"], r["unit"] == "x") == ("ddim", 3.0, False)
+    ]
+    for row in at_batch(mine, 1):
+        if row["variant"] == DASH and row["budget_lsd"] not in (*BUDGETS, 10, 20, FULL):
+            continue
+        plan = "" if row["variant"] == DASH else f"`{row['plan']}`"
+        rms = f"{row['rms']:.3f} ({row['rms_low']:.3f} to {row['rms_high']:.3f})"
+        lines.append(
+            f"| {row['variant']} | {plan} | {row['cost_lsd']:.3g} | {row['value']:.2f} | {rms} | "
+            f"{row['unlike']:.3f} | {row['to_real']:.2f} | {row['prompt_score']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def searched(solver: str) -> str:
+    """The best score of each family within a budget, by the search that lies beside the Dot."""
+    scores = budgets_of.read(DOT)[solver].scores
+    speeds = {row["batch_size"]: row["value"] for row in json.loads(SPEED.read_text())}
+    kinds = {
+        "Dash alone": (1, lambda plan: plan.num_dash == len(plan)),
+        "free steps": (1, lambda plan: plan.num_free and not plan.num_dot),
+        "with Dot, batch 1": (1, lambda plan: plan.num_dot),
+        "with Dot, batch 16": (16, lambda plan: plan.num_dot),
+    }
+    lines = [f"| LSD | {' | '.join(kinds)} |", "|---" * (1 + len(kinds)) + "|"]
+    for lsd in BUDGETS:
+        cells = []
+        for size, belongs in kinds.values():
+            within = (p for p in scores if belongs(p) and p.lsd(speeds[size]) <= lsd)
+            plan = min(within, key=lambda p: scores[p], default=None)
+            cells.append("" if plan is None else f"{scores[plan]:.2f} `{plan}`")
+        lines.append(f"| {lsd} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    rows = json.loads((RESULTS / "fidelity.json").read_text())
+    text = (
+        f"Average speed-up over Dash alone at budgets of {', '.join(map(str, BUDGETS))} LSD "
+        f"(1.0x is no gain), with 95 % intervals:\n\n{gains(rows)}\n\n"
+        f"DDIM at guidance 3, Morse at batch 1:\n\n{points(rows)}\n\n"
+        f"The best plan of each kind, by the search's score (DDIM, 64 seeds):\n\n"
+        f"{searched('ddim')}\n"
+    )
+    put(PAGE, text)
+
+
+if __name__ == "__main__":
+    main()
