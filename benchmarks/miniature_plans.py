@@ -3,8 +3,8 @@
     python benchmarks/miniature_plans.py [--solvers ddim dpm]
 
 `evaluation.search.search` with the bundled models: 64 seeds, coarse prompts, guidance 3, in the
-features of the bundled judge. N is that of results/miniature-speed.json, at batch 1 and 16. A run
-that was stopped goes on where it was.
+features of the bundled judge. N is that of results/miniature-speed.json, at batch 1 and 16, and of
+slower and faster machines. A run that was stopped goes on where it was.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from morse_engine.sampling import schedulers
 from morse_engine.zoo.miniature import DOT, captions, judge
 
 BUDGETS, BATCH, GUIDANCE = (3, 4, 5, 6, 8), 16, 3.0
+OTHER_SPEEDS = 1.5, 9.0
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     pipe, critic = zoo.miniature_pipeline(), judge.load()
     dot = zoo.miniature_dot(pipe.unet)
     text, empty = pipe.encode_prompt(captions.coarse()[:BATCH], "cpu", 1, True)
-    speeds = [row["value"] for row in json.loads(SPEED.read_text())]
+    speeds = [*OTHER_SPEEDS, *(row["value"] for row in json.loads(SPEED.read_text()))]
 
     def features(latents: torch.Tensor) -> torch.Tensor:
         pictures = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
