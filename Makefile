@@ -96,9 +96,11 @@ gpu-smoke: ## the riskiest facts on a GPU: the one-launch loop, captured steps, 
 zoo: $(VENV)/.demo ## train the bundled digits models again, from nothing, into runs/zoo
 	$(BIN)/python -m morse_engine.zoo.train --out runs/zoo
 
-zoo-miniature: $(VENV)/.demo ## train the miniature Stable Diffusion on, or from nothing; needs npm
+zoo-miniature: $(VENV)/.demo ## train the miniature Stable Diffusion from nothing, its Dot and its judge; needs npm
 	@$(PIP) install -c constraints.txt -e '.[demo,miniature]'
-	$(BIN)/python -m morse_engine.zoo.miniature.train --out runs/miniature
+	for part in train dot judge; do \
+		$(BIN)/python -m morse_engine.zoo.miniature.$$part --out runs/miniature || exit; \
+	done
 
 # Batch and rate are guesses: nothing of this has run on a GPU.
 zoo-gpu: ## train the bundled miniature on, on a GPU, 9 minutes a call, without network (docs/gpu.md)

@@ -6,10 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 import morse_engine
-from morse_engine import zoo
+from morse_engine import Dot, zoo
 from morse_engine.training.captions import find
+from morse_engine.training.dot import DotRecipe
 from morse_engine.zoo.miniature import (
     DOT,
     JUDGE,
@@ -42,8 +44,6 @@ def made_up(n: int, size: int = 16) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_the_bundled_folder_is_a_pipeline():
-    from diffusers import StableDiffusionPipeline
-
     pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS)
     pipe.set_progress_bar_config(disable=True)
     assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float32}
@@ -61,8 +61,6 @@ def test_the_bundled_folder_is_a_pipeline():
 
 @pytest.mark.slow
 def test_the_prompt_decides_the_picture():
-    from diffusers import StableDiffusionPipeline
-
     pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS)
     pipe.set_progress_bar_config(disable=True)
     prompts = ["a noto heart", "a noto smiling face"]
@@ -251,8 +249,6 @@ def test_standardised_latents_give_the_same_pictures():
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_a_training_from_pictures_to_a_pipeline(tmp_path, monkeypatch):
-    from diffusers import StableDiffusionPipeline
-
     monkeypatch.setattr(data, "load", lambda folder: (made_up(6, 64), [TIGER, APPLE] * 3))
     folder = train.train(tmp_path, vae_steps=2, unet_steps=2)
     first = StableDiffusionPipeline.from_pretrained(folder)
@@ -305,6 +301,22 @@ def test_pictures_for_the_dot_have_captions(tmp_path):
     before = (folder / "metadata.jsonl").stat().st_mtime_ns
     assert dot.export(images, icons, folder) == folder
     assert (folder / "metadata.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny")
+def test_the_dot_is_of_the_pipeline_that_was_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda folder: (made_up(6, 64), [TIGER, APPLE] * 3))
+    folder = train.train(tmp_path, vae_steps=2, unet_steps=2)
+    monkeypatch.setattr(dot, "SHAPE", {"guided": True, "widths": (8,), "cut": 1})
+    monkeypatch.setattr(
+        dot, "DotRecipe", partial(DotRecipe, batch_size=4, run_steps=(2, 3), num_visits=8)
+    )
+    made = dot.train(tmp_path, num_steps=2)
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    assert Dot.from_pretrained(made, pipe.unet).guided
+    with pytest.raises(ValueError, match="another Dash"):
+        Dot.from_pretrained(made, zoo.miniature_pipeline().unet)
 
 
 @pytest.mark.slow

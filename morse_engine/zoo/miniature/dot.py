@@ -28,8 +28,14 @@ GUIDANCE = 1.0, 6.0
 SHAPE = {"guided": True, "cut": 2}
 
 
-def train(out: Path, num_steps: int = STEPS, model: Path = WEIGHTS) -> Path:
-    """Train the Dot of the pipeline in `model`; returns its folder."""
+def train(out: Path, num_steps: int = STEPS) -> Path:
+    """Train the Dot of the pipeline in `out`, of the bundled one if none is there.
+
+    Returns:
+        the folder of the Dot.
+    """
+    trained = out / "pipeline"
+    model = trained if trained.exists() else WEIGHTS
     folder = export(*data.load(out / "data"), out / "captioned")
     recipe = DotRecipe(num_steps=num_steps, guidance=GUIDANCE, checkpoint_every=200)
     run, cache = out / "dot-guided", out / "dot-latents"
