@@ -1,4 +1,4 @@
-"""The start of a captured run: what the host is not to do there."""
+"""The start of a captured run: what the host does there, and does not."""
 
 import pytest
 import torch
@@ -6,8 +6,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fake_capture
 import morse_engine
+from captured import BACKENDS
 from models import randomised, text_cond, tiny_text_unet, tiny_unet
 from morse_engine import Dot
+from morse_engine.runtime.models import Models
 from morse_engine.sampling.request import Request
 
 SHAPE = (1, 16, 16)
@@ -82,3 +84,26 @@ def test_a_private_dot_costs_no_comparison_of_its_layers(log):
 def test_seeds_that_are_no_integers(seed):
     with pytest.raises(ValueError, match="has to be an integer"):
         Request.make(None, None, seed, None, {}, shape=SHAPE, device=None)
+
+
+def test_cast_models_are_refused(sampler):
+    sampler.models.unet.half()
+    with pytest.raises(RuntimeError, match=r"Dash is on cpu in torch.float16.*compile again"):
+        sampler(seed=1)
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "eager"])
+def test_a_model_that_becomes_random_is_refused(log, monkeypatch, backend):
+    unet = tiny_unet(dropout=0.1)
+    ours = morse_engine.compile(unet, plan="--", backend=backend)
+    before, asked = ours(seed=1), []
+    check = Models.check
+    monkeypatch.setattr(Models, "check", lambda models: asked.append(1) or check(models))
+    ours(seed=1)
+    assert len(asked) == (backend == "eager"), "captured steps are as they were"
+    unet.train()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"train\(\) mode, where its dropout of 0.1"):
+            ours(seed=1)
+    unet.eval()
+    assert torch.equal(ours(seed=1), before)
