@@ -12,6 +12,7 @@
 #   ZOO_OUT      folder of make zoo-gpu, with which the next call goes on (runs/miniature-gpu)
 #   ZOO_OPTIONS  more of its options, such as --batch-size 512 --unet-steps 40000
 #   COMMIT       of the code, for the rows of make gpu where this is no git checkout
+#   CONSTRAINTS  exact versions that the environment is made with (constraints.txt)
 #   TORCH_INDEX  package index that torch comes from (pip's own). On Linux the usual torch carries CUDA,
 #                several GB. Without an NVIDIA GPU this is a tenth of it:
 #                    make demo TORCH_INDEX=<the address that PyTorch's install page gives for CPU>
@@ -26,16 +27,17 @@ GPU_MINUTES ?= 4.5
 ZOO_DATA ?= runs/pictures
 ZOO_OUT ?= runs/miniature-gpu
 ZOO_OPTIONS ?=
+CONSTRAINTS ?= constraints.txt
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage lint types docs aot versions gpu gpu-first gpu-smoke zoo zoo-miniature zoo-gpu quality bench clean
+.PHONY: help demo test test-fast test-older coverage lint types docs aot versions gpu gpu-first gpu-smoke zoo zoo-miniature zoo-gpu quality bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## draw prompts with and without Dot, on a miniature Stable Diffusion, and write a report to OUT
 	$(BIN)/morse-engine demo --out $(OUT)
@@ -44,6 +46,15 @@ PYTEST = $(BIN)/python -m pytest -n auto --dist worksteal
 
 test: $(VENV)/.dev ## run the tests on all cores; those that need a GPU are skipped where there is none
 	$(PYTEST)
+
+test-older: build/older.txt ## run them with torch 2.11 and what goes with it, in an environment of their own
+	@$(MAKE) test VENV=build/older CONSTRAINTS=$<
+
+# Triton is that of this torch; the hub is the last that this transformers takes.
+build/older.txt: constraints.txt Makefile
+	@mkdir -p $(@D)
+	@grep -vE '^(torch|transformers|huggingface_hub)==' $< >$@
+	@printf '%s\n' torch==2.11.0 triton==3.6.0 transformers==5.17.0 huggingface_hub==1.33.0 >>$@
 
 test-fast: $(VENV)/.dev ## run the tests that are not marked slow, under a minute on two cores
 	$(PYTEST) -m "not slow"
@@ -97,7 +108,7 @@ zoo: $(VENV)/.demo ## train the bundled digits models again, from nothing, into 
 	$(BIN)/python -m morse_engine.zoo.train --out runs/zoo
 
 zoo-miniature: $(VENV)/.demo ## train the miniature Stable Diffusion from nothing, its Dot and its judge; needs npm
-	@$(PIP) install -c constraints.txt -e '.[demo,miniature]'
+	@$(PIP) install -c $(CONSTRAINTS) -e '.[demo,miniature]'
 	for part in train dot judge; do \
 		$(BIN)/python -m morse_engine.zoo.miniature.$$part --out runs/miniature || exit; \
 	done
@@ -107,7 +118,6 @@ zoo-gpu: ## train the bundled miniature on, on a GPU, 9 minutes a call, without 
 	$(GPU_PYTHON) -m morse_engine.zoo.miniature.train --out $(ZOO_OUT) --data $(ZOO_DATA) \
 		--start morse_engine/zoo/weights/miniature --device cuda --bf16 --minutes 8.5 \
 		--batch-size 256 --lr 2e-3 --unet-steps 20000 $(ZOO_OPTIONS)
-
 quality: $(VENV)/.demo ## measure image quality against fewer steps of the same sampler
 	$(BIN)/python benchmarks/quality.py
 
@@ -139,14 +149,14 @@ $(VENV)/.made:
 	fi
 	@touch $@
 
-$(VENV)/.torch: $(VENV)/.made constraints.txt
+$(VENV)/.torch: $(VENV)/.made $(CONSTRAINTS)
 	@echo "==> torch (the largest download, this takes a while)"
-	@$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@$(PIP) install -c $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@touch $@
 
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*.cpp csrc/*.h csrc/include/*/*.h)
 
-$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml constraints.txt $(NATIVE)
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml $(CONSTRAINTS) $(NATIVE)
 	@echo "==> morse-engine[$*] and what it needs"
-	@$(PIP) install -c constraints.txt -e '.[$*]'
+	@$(PIP) install -c $(CONSTRAINTS) -e '.[$*]'
 	@touch $@
