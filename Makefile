@@ -37,7 +37,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: help demo test test-fast test-older coverage lint types docs aot versions gpu gpu-first gpu-smoke zoo zoo-miniature zoo-gpu quality bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## draw prompts with and without Dot, on a miniature Stable Diffusion, and write a report to OUT
 	$(BIN)/morse-engine demo --out $(OUT)
@@ -118,6 +118,7 @@ zoo-gpu: ## train the bundled miniature on, on a GPU, 9 minutes a call, without 
 	$(GPU_PYTHON) -m morse_engine.zoo.miniature.train --out $(ZOO_OUT) --data $(ZOO_DATA) \
 		--start morse_engine/zoo/weights/miniature --device cuda --bf16 --minutes 8.5 \
 		--batch-size 256 --lr 2e-3 --unet-steps 20000 $(ZOO_OPTIONS)
+
 quality: $(VENV)/.demo ## measure image quality against fewer steps of the same sampler
 	$(BIN)/python benchmarks/quality.py
 
