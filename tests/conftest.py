@@ -1,6 +1,7 @@
 """What every test starts from: a fixed seed, and a reason where a GPU is missing."""
 
 import os
+import signal
 
 # One thread in each worker: as many threads as cores in each of as many workers would wait for each
 # other, and sums have the same order on every machine. Read when torch is imported.
@@ -13,6 +14,10 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     # Read when the kernels are defined: they can then run on CPU tensors.
     os.environ["TRITON_INTERPRET"] = "1"
+
+# A shell starts what it runs in the background deaf to Ctrl-C, and tests are about what that does.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # On a GPU the references are float32 through and through.
 torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

@@ -50,7 +50,7 @@ class Helper(nn.Module):
             )
 
     def merged(self) -> "Helper":
-        """The same for inference, where there is something to be gained by it."""
+        """The same for inference: a copy that nobody else has, or itself if nothing is gained."""
         return self
 
     def compiled(self, **options: Any) -> "Helper":
