@@ -161,15 +161,28 @@ def _measure(
                 found.append(compare(row, pictures).at(labels))
                 made[point.plan] = found[-1]
                 compare.kept[point.plan] = pictures
-    for variant in (DASH, RIVAL, MORSE):
-        near = next(
-            near
-            for near in chosen(found, variant, bench.batch_size)
-            if near.row["budget_lsd"] == pictured_budget
-        )
-        name = f"{pictured_budget} Dash steps" if variant == DASH else NAMES[variant].capitalize()
+    for name, near in _picked(found, bench.batch_size, pictured_budget).items():
         shown.append(_method(name, near, compare.kept[Plan(near.row["plan"])], places))
     return found, shown
+
+
+def _picked(found: list[Near], batch_size: int, budget: int) -> dict[str, Near]:
+    """Dash alone, free steps and Morse at a budget, by headings; those with one plan once.
+
+    The best plan that is known may have no Dot steps.
+    """
+    picked: dict[str, Near] = {}
+    for variant in (DASH, RIVAL, MORSE):
+        mine = chosen(found, variant, batch_size)
+        near = next(near for near in mine if near.row["budget_lsd"] == budget)
+        name = f"{budget} Dash steps" if variant == DASH else NAMES[variant].capitalize()
+        plan = near.row["plan"]
+        same = next((n for n, other in picked.items() if other.row["plan"] == plan), None)
+        if same is not None:
+            del picked[same]
+            name = f"{same} = {name}"
+        picked[name] = near
+    return picked
 
 
 class _Compare:

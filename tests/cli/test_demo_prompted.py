@@ -16,6 +16,8 @@ from commands import run
 from morse_engine import Dot, zoo
 from morse_engine.cli import demo_prompted
 from morse_engine.evaluation import near_verdict, page
+from morse_engine.evaluation.nearness import Near
+from morse_engine.evaluation.verdict import DASH, MORSE, RIVAL
 from morse_engine.sampling import noise, schedulers
 from morse_engine.sampling.plan import Plan
 from morse_engine.zoo.miniature import captions
@@ -181,3 +183,16 @@ def test_the_command_hands_on_what_it_is_given(tmp_path, monkeypatch):
         ("miniature", {"seed": 0, "device_name": "auto", "images": 64}),
         ("digits", {"seed": 3, "device_name": "auto", "images": 70}),
     ]
+
+
+def test_methods_with_one_plan_are_shown_once():
+    def near(variant, plan):
+        row = {"variant": variant, "plan": plan, "budget_lsd": 5, "batch_size": 16, "cost_lsd": 5.0}
+        return Near(row, {})
+
+    found = [near(DASH, "-----"), near(RIVAL, "-:-:-:-:-:"), near(MORSE, "-:-:-:-:-:")]
+    assert list(demo_prompted._picked(found, 16, 5)) == ["5 Dash steps", "Free steps = Morse"]
+    found[2] = near(MORSE, "-.-.-.")
+    assert list(demo_prompted._picked(found, 16, 5)) == ["5 Dash steps", "Free steps", "Morse"]
+    found[1:] = [near(RIVAL, "-----"), near(MORSE, "-----")]
+    assert list(demo_prompted._picked(found, 16, 5)) == ["5 Dash steps = Free steps = Morse"]

@@ -137,6 +137,7 @@ def train_judge(
     """
     rows = [row for row, icon in enumerate(icons) if not held_out(icon)]
     fitting = {row: frozenset(_captions(icons[row])) for row in rows}
+    judge = new(tokenizer)
 
     def loss(
         model: nn.Module, generator: torch.Generator, step: int
@@ -146,14 +147,14 @@ def train_judge(
         fits = torch.tensor([[caption in fitting[row] for caption in texts] for row in batch])
         shown = _moved(data.to_float(images[batch]), generator)
         pictures, words = model(shown, text.tokens(tokenizer, texts))
-        scale = model.clip.logit_scale.exp().clamp(max=100)
+        scale = judge.clip.logit_scale.exp().clamp(max=100)
         logits = scale * pictures @ words.T
-        both = [_cross_entropy(logits, fits), _cross_entropy(logits.T, fits.T)]
+        error = (_cross_entropy(logits, fits) + _cross_entropy(logits.T, fits.T)) / 2
         right = fits.gather(1, logits.argmax(1, keepdim=True)).float().mean()
-        return sum(both) / 2, {"right": right.item()}
+        return error, {"right": right.item()}
 
     return Stage(
-        new(tokenizer), loss, file, num_steps=num_steps, batch_size=BATCH, lr=1e-3, ema=0.99, seed=2
+        judge, loss, file, num_steps=num_steps, batch_size=BATCH, lr=1e-3, ema=0.99, seed=2
     )
 
 
