@@ -7,7 +7,7 @@ They take the place of what is between the two marks there.
 
 import json
 
-from fidelity import BUDGETS, FULL, KARRAS, RESULTS, SPEED, Path
+from fidelity import BUDGETS, FULL, KARRAS, RESULTS, SAMPLERS, SPEED, Path
 from tables import put
 
 from morse_engine.evaluation.verdict import DASH, MORSE, RIVAL, at_batch
@@ -28,7 +28,9 @@ def gains(rows: list[dict]) -> str:
     """The average speed-ups over Dash alone, of each sampler and guidance scale."""
     lines = ["| sampler | guidance | by | free steps | Morse, batch 1 | Morse, batch 16 |"]
     lines.append("|---|---|---|---|---|---|")
+    order = {sampler: k for k, sampler in enumerate(SAMPLERS)}
     found = [row for row in rows if row["unit"] == "x"]
+    found.sort(key=lambda row: (order[row["solver"]], row["guidance"]))
     for sampler, scale, by in dict.fromkeys((r["solver"], r["guidance"], r["by"]) for r in found):
         mine = {
             (row["variant"], row["over"], row["batch_size"]): row["said"]

@@ -106,7 +106,7 @@ def search(
     for lsd in budgets:
         budgets_of.check(lsd)
     models, scheduler = sampler.models, sampler.scheduler
-    name, options = schedulers.name_of(scheduler), {"guidance_scale": guidance_scale, **cond}
+    name, options = schedulers.ranked_as(scheduler), {"guidance_scale": guidance_scale, **cond}
     speeds: list[float | None] = list(dot_speed) if isinstance(dot_speed, Sequence) else [dot_speed]
     if models.dot is None:
         speeds = [None]

@@ -105,7 +105,7 @@ def choose(
     """
     check(lsd)
     name, table = schedulers.name_of(scheduler), _table()
-    own = None if folder is None else read(folder).get(name)
+    own = None if folder is None else read(folder).get(schedulers.ranked_as(scheduler))
     shipped = table.get(name) or table.get(NEAREST.get(name, ""))
     speed = _speed(dot_speed, own, shipped)
     rankings = {} if shipped is None else {SHIPPED: shipped}

@@ -78,6 +78,18 @@ def name_of(scheduler: Any) -> str:
     return type(scheduler).__name__
 
 
+def ranked_as(scheduler: Any) -> str:
+    """The name that plans of a scheduler are ranked under: its solver's, and its kind of sigmas.
+
+    With Karras' sigmas, "dpm-karras", the steps lie elsewhere, and other plans are best.
+    """
+    name = name_of(scheduler)
+    for kind in ("karras", "exponential", "beta"):
+        if scheduler.config.get(f"use_{kind}_sigmas"):
+            return f"{name}-{kind}"
+    return name
+
+
 def _noise(config: Mapping) -> str | None:
     """The class whose own kind of noise this config describes; None for betas."""
     if "beta_start" in config:

@@ -174,3 +174,16 @@ def test_dots_of_solvers_that_add_noise(tmp_path, monkeypatch):
     assert str(choose(2, DDPMScheduler(), 2.0, trained=["ddpm"], **options).plan) == "-:.:"
     budget.write(tmp_path, budget._table())
     assert str(choose(2, DDPMScheduler(), 2.0, **options).plan) == "-:.:"
+
+
+def test_a_search_with_other_sigmas_is_another_ranking(tmp_path):
+    plain = DPMSolverMultistepScheduler()
+    karras = DPMSolverMultistepScheduler(use_karras_sigmas=True)
+    assert [schedulers.ranked_as(s) for s in (plain, karras)] == ["dpm", "dpm-karras"]
+    options = {"clean_range": RANGE, "folder": tmp_path}
+    table = choose(4, karras, 2.0, clean_range=RANGE)
+    budget.write(tmp_path, {"dpm": OWN})
+    assert str(choose(4, plain, 2.0, **options).plan) == "-:.:-:.:"
+    assert choose(4, karras, 2.0, **options) == table
+    budget.write(tmp_path, {"dpm-karras": OWN})
+    assert str(choose(4, karras, 2.0, **options).plan) == "-:.:-:.:"
