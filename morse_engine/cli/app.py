@@ -75,7 +75,7 @@ def demo(
         int | None,
         count(
             "per point of the curves; the time grows with it, the default takes about two minutes "
-            "on two cores  [default: 48, of digits 200]",
+            "on two cores  [default: 96, of digits 200]",
             least=8,
         ),
     ] = None,
@@ -89,7 +89,7 @@ def demo(
     else:
         from . import demo_prompted
 
-        demo_prompted.run_demo(out, seed=seed, images=images or 48, device_name=device)
+        demo_prompted.run_demo(out, seed=seed, images=images or 96, device_name=device)
 
 
 # -- errors ------------------------------------------------------------------------------------

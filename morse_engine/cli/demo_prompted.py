@@ -38,7 +38,7 @@ def run_demo(
     out: str | Path,
     *,
     seed: int = 0,
-    images: int = 48,
+    images: int = 96,
     budgets: Sequence[int] = (3, 4, 5, 6),
     steps: Sequence[int] = (3, 4, 5, 6, 8, 10, 12),
     full_steps: int = 50,
@@ -51,7 +51,7 @@ def run_demo(
     """Measure Morse against fewer steps and free steps, and write a page about it.
 
     Writes `side_by_side.png`, `nearness.png`, `rows.json` and `index.html` into `out`, each of them
-    whole or not at all, and prints the table. With the defaults about 130 LSD x 48 pictures: some
+    whole or not at all, and prints the table. With the defaults about 130 LSD x 96 pictures: some
     two minutes on two cores.
 
     Args:

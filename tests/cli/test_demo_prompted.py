@@ -180,7 +180,7 @@ def test_the_command_hands_on_what_it_is_given(tmp_path, monkeypatch):
     assert run("demo", "--out", tmp_path) == 0
     assert run("demo", "--model", "digits", "--images", 70, "--seed", 3) == 0
     assert given == [
-        ("miniature", {"seed": 0, "device_name": "auto", "images": 48}),
+        ("miniature", {"seed": 0, "device_name": "auto", "images": 96}),
         ("digits", {"seed": 3, "device_name": "auto", "images": 70}),
     ]
 
