@@ -237,7 +237,7 @@ def _write(
     budget: int,
 ) -> None:
     with whole(out / "side_by_side.png") as path:
-        title = f"The same seeds: all steps, and three ways to spend the time of {budget} steps"
+        title = f"The same seeds: all steps, and ways to spend the time of {budget} steps"
         beside.side_by_side(prompts, shown, path, title)
     with whole(out / "nearness.png") as path:
         near_plot(found, batches, path)
