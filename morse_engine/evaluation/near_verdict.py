@@ -26,7 +26,7 @@ def verdict(found: list[Near], batch_size: int) -> str:
         f"batch {batch_size}; free steps alone, without a Dot, reach {free}. "
     )
     if not any(DOT in near.row["plan"] for near in chosen(found, MORSE, batch_size)):
-        return f"{text}No plan with Dot steps is known to be better: Morse is free steps alone."
+        return f"{text}No plan with Dot steps is known to be better, so Morse has none here."
     return text + _beside_free(found, batch_size)
 
 

@@ -133,7 +133,7 @@ def test_page_and_terminal_say_where_morse_stands(result):
     for said in ("free steps alone, without a Dot,", "At batch 8, where", "At batch 1, where"):
         assert said in text
         assert said in printed
-    assert ("Beside free steps Morse is" in text) != ("Morse is free steps alone." in text)
+    assert ("Beside free steps Morse is" in text) != ("so Morse has none here." in text)
     for row in rows(out, "nearness"):
         assert f"<td>{row['plan']}</td>" in text
         interval = row["rms"], row["rms_low"], row["rms_high"]

@@ -81,7 +81,7 @@ def test_verdict_says_where_morse_stands(morse, said):
 
 def test_verdict_of_plans_without_a_dot_says_so():
     text = near_verdict.verdict(points(8.0, plan="-:-:"), 16)
-    assert text.endswith("No plan with Dot steps is known to be better: Morse is free steps alone.")
+    assert text.endswith("No plan with Dot steps is known to be better, so Morse has none here.")
 
 
 def test_a_line_for_each_batch_size():

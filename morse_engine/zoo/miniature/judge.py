@@ -20,7 +20,7 @@ from .unet import held_out
 
 WIDTH = 96  # of both towers and of what they have in common
 BATCH = 128
-STEPS = 1500
+STEPS = 1300
 REAL = "real.json"  # what the features of real pictures are like
 MARGIN = 4  # pixels that a picture is moved by at most
 
