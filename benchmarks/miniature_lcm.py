@@ -26,6 +26,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from miniature_steps import coarse, pictures
 from torch import Tensor, nn
 
+from morse_engine.evaluation.frechet import rmse_to_full
 from morse_engine.evaluation.score import Pyramid, score
 from morse_engine.system.files import write_rows
 from morse_engine.system.machine import now
@@ -174,7 +175,7 @@ def measure(folder: Path, images: Tensor, icons: list[Icon], count: int) -> list
         row = {"bench": "miniature lcm", "solver": name, "steps": steps, "guidance": 3.0}
         row |= {"calls": steps * (2 if name == "ddim" else 1), "images": count}
         row |= {"value": score(features(found), real), "unit": "distance to real pictures"}
-        row |= {"rms": ((found - full) / 2).square().mean().sqrt().item()}
+        row |= {"rms": rmse_to_full(found, full) / 2}
         rows.append(row | {"torch": torch.__version__, "date": now()[:10]})
         print(
             f"{name}, {steps} steps, {row['calls']} calls: distance {row['value']:.4f}, "

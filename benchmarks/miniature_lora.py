@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 import morse_engine
 from morse_engine import Plan
+from morse_engine.evaluation.frechet import rmse_to_full
 from morse_engine.system.files import write_rows
 from morse_engine.system.machine import now
 from morse_engine.zoo.miniature import WEIGHTS, captions, data, text, vae
@@ -152,17 +153,15 @@ def under(lora: Path, dot: str | None) -> list[dict]:
                 continue
             row = {"bench": "miniature lora", "lora": name, "variant": kind, "plan": str(plan)}
             row |= {"solver": "ddim", "guidance": 3.0, "images": len(PROMPTS)}
-            row |= {"value": rms(run(plan), full[name]), "unit": f"rms to {FULL} Dash steps"}
+            row |= {
+                "value": rmse_to_full(run(plan), full[name]) / 2,
+                "unit": f"rms to {FULL} Dash steps",
+            }
             rows.append(row | {"torch": torch.__version__, "date": now()[:10]})
             print(f"{name} the LoRA, {kind}, {plan}: rms {row['value']:.4f}", flush=True)
-    changed = rms(full["with"], full["without"])
+    changed = rmse_to_full(full["with"], full["without"]) / 2
     print(f"the LoRA changes the pictures of {FULL} Dash steps by rms {changed:.4f}")
     return [row | {"lora_changes": changed} for row in rows]
-
-
-def rms(a: Tensor, b: Tensor) -> float:
-    """Root mean square difference of pictures in [-1, 1], of a range of 1."""
-    return ((a - b) / 2).square().mean().sqrt().item()
 
 
 def main() -> None:
