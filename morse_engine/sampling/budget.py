@@ -29,7 +29,6 @@ AUTO = "auto"  # the plan that a budget buys, in the place of Morse code
 FILE, FORMAT_VERSION = "plans.json", 1
 TABLE = Path(__file__).parent  # the folder of the table that ships with the package
 SHIPPED = "the table of the package"
-LIKE = 1.25  # a search at N holds for speeds between N / LIKE and N LIKE
 
 #: Solvers that were not ranked, and the ranked one that they are nearest to: Euler is DDIM in other
 #: coordinates, the others are of second order.
@@ -57,12 +56,13 @@ class Ranking:
     speeds: tuple[float, float] | None
 
     def covers(self, lsd: float, dot_speed: float | None) -> bool:
-        """Whether plans of such a budget, at such an N, are among those that were looked for."""
+        """Whether plans of such a budget were looked for, with a Dot if there is one.
+
+        Scores hold at any N, which only says what plans cost; those of another model do not.
+        """
         if not self.budgets[0] <= lsd < self.budgets[1] + 1:
             return False
-        if dot_speed is None or self.speeds is None:
-            return dot_speed is None
-        return self.speeds[0] / LIKE <= dot_speed <= self.speeds[1] * LIKE
+        return dot_speed is None or self.speeds is not None
 
     def best_first(self) -> list[Plan]:
         """By score; of equal ones that with fewer Dot, then free steps."""
