@@ -17,14 +17,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from ..dot.fingerprint import fingerprint
 from ..sampling import budget as budgets_of
 from ..sampling import schedulers
 from ..sampling.budget import Ranking
 from ..sampling.free import bounds
-from ..sampling.plan import Plan
+from ..sampling.plan import MOST_STEPS, Plan
+from ..sampling.request import MOST_IMAGES
+from ..system import checks
 from ..system.errors import Refused
+from ..system.files import output_folder
+from ..system.lock import alone
+from ..training.identity import digest
 from .partial import Partial
 from .score import Pyramid, score
 
@@ -95,31 +101,23 @@ def search(
         the ranking that was written.
 
     Raises:
-        Refused: no budget, images that batches do not divide, or an earlier search in this folder
-            with other settings.
+        Refused: a value out of range, images that batches do not divide, pictures that are not
+            finite, or an earlier search in this folder with other settings.
+        Unavailable: another process searches in the folder.
     """
-    if not budgets or num_images % batch_size:
-        raise Refused(
-            f"budgets={list(budgets)}, num_images={num_images}, batch_size={batch_size}: give a "
-            "budget or more, and images in whole batches"
-        )
-    for lsd in budgets:
-        budgets_of.check(lsd)
+    lsds, speeds = _budgets(budgets, full_steps), _speeds(dot_speed)
+    _check(sampler, num_images, batch_size, features, on_plan)
+    folder = checks.path("folder", folder)
     models, scheduler = sampler.models, sampler.scheduler
     name, options = schedulers.ranked_as(scheduler), {"guidance_scale": guidance_scale, **cond}
-    speeds: list[float | None] = list(dot_speed) if isinstance(dot_speed, Sequence) else [dot_speed]
+    known, full = models.clean_range, budgets_of.alone(full_steps, scheduler)
+    # What is refused is refused before a file is made.
+    sampler.with_plan(full).start(batch_size=batch_size, **options)
+    output_folder(folder)
     if models.dot is None:
         speeds = [None]
     elif speeds == [None]:
         speeds = [sampler.with_plan("-.-").measure(batch_size, **options).dot_speed]
-    partial = Partial(Path(folder) / f"plans-{name}.partial")
-    same: dict[str, Any] = {
-        "num_images": num_images,
-        "full_steps": full_steps,
-        "guidance_scale": guidance_scale,
-    }
-    same |= {"features": "pyramid" if features is None else "given"}
-    partial.settings(_about(sampler) | same, dict)
     see = Pyramid(sampler.shape[0]).to(models.device or "cpu") if features is None else features
 
     def describe(plan: Plan) -> Tensor:
@@ -127,31 +125,109 @@ def search(
         for first in range(SEED, SEED + num_images, batch_size):
             x = made(batch_size=batch_size, seed=first, **options)
             with torch.no_grad():
-                seen.append(see(x.clamp(*bounds(made.table.clean_range, x))).cpu())
+                seen.append(_seen(see, x.clamp(*bounds(made.table.clean_range, x))))
         return torch.cat(seen)
 
-    every = (plan for lsd in budgets for n in speeds for plan in candidates(lsd, n))
-    known, full = models.clean_range, budgets_of.alone(full_steps, scheduler)
-    plans = [p for p in dict.fromkeys(every) if budgets_of.possible(p, scheduler, known)]
-    reference = partial.images("full", lambda: describe(full))
-    scores = {Plan(row["plan"]): row["score"] for row in partial.rows()} | {full: 0.0}
-    for i, plan in enumerate(plans, 1):
-        if plan not in scores:
-            scores[plan] = float(f"{score(describe(plan), reference):.4g}")
-            partial.add({"plan": str(plan), "score": scores[plan]})
-        on_plan(plan, scores[plan], i / len(plans))
-    found: Any = None if speeds == [None] else (min(speeds), max(speeds))  # type: ignore[type-var]
-    ranking = Ranking(scores, (min(budgets), max(budgets)), found)
-    budgets_of.write(folder, {name: ranking})
+    every = dict.fromkeys(plan for lsd in lsds for n in speeds for plan in candidates(lsd, n))
+    plans = [p for p in every if budgets_of.possible(p, scheduler, known)]
+    same = {"num_images": num_images, "full_steps": full_steps, "guidance_scale": guidance_scale}
+    same |= {"features": _name(features), "cond": tree_map(_name, cond)}
+    with alone(folder):
+        partial = Partial(folder / f"plans-{name}.partial")
+        partial.settings(_about(sampler) | same, dict)
+        reference = partial.images("full", lambda: describe(full))
+        scores = _scored(partial) | {full: 0.0}
+        for i, plan in enumerate(plans, 1):
+            if plan not in scores:
+                scores[plan] = float(f"{score(describe(plan), reference):.4g}")
+                partial.add({"plan": str(plan), "score": scores[plan]})
+            on_plan(plan, scores[plan], i / len(plans))
+        found: Any = None if speeds == [None] else (min(speeds), max(speeds))  # type: ignore[type-var]
+        ranking = Ranking(scores, (min(lsds), max(lsds)), found)
+        budgets_of.write(folder, {name: ranking})
     return ranking
+
+
+def _budgets(budgets: Any, full_steps: Any) -> list[float]:
+    """The budgets, each less than the full run that its plans are compared with."""
+    most = checks.integer("full_steps", full_steps, 1, MOST_STEPS)
+    if not checks.is_list(budgets) or not len(budgets):
+        raise Refused(f"budgets={checks.shown(budgets)}: give a list of LSD, such as [4, 6]")
+    found = [checks.number("a budget", lsd) for lsd in budgets]
+    for lsd in found:
+        budgets_of.check(lsd)
+        if lsd >= most:
+            raise Refused(f"a budget of {lsd:g} LSD is no less than full_steps={most}: raise that")
+    return found
+
+
+def _speeds(dot_speed: Any) -> list[float | None]:
+    """N, one or several; [None] where it is to be measured."""
+    if dot_speed is None:
+        return [None]
+    several = dot_speed if checks.is_list(dot_speed) and len(dot_speed) else [dot_speed]
+    return [checks.positive("dot_speed", speed) for speed in several]
+
+
+def _check(sampler: Any, num_images: Any, batch_size: Any, features: Any, on_plan: Any) -> None:
+    """Refuse what cannot be searched with; a spread needs two images."""
+    if getattr(sampler, "scheduler", None) is None or getattr(sampler, "shape", None) is None:
+        raise Refused(
+            f"sampler is {checks.kind(sampler)}: pass what compile() makes, with a scheduler, and "
+            "with shape= where the model has no config"
+        )
+    checks.integer("num_images", num_images, 2, MOST_IMAGES)
+    checks.integer("batch_size", batch_size, 1)
+    if num_images % batch_size:
+        raise Refused(f"num_images={num_images}, batch_size={batch_size}: give whole batches")
+    checks.function("on_plan", on_plan, "a function of plan, score and part", 3)
+    if features is not None:
+        checks.function("features", features, "a function of images [B, C, H, W]", 1)
+
+
+def _seen(see: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The features of images, on the CPU; their scores would else be none."""
+    found: Any = see(x)
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(x):
+        was = tuple(found.shape) if isinstance(found, Tensor) else checks.kind(found)
+        raise Refused(f"features made {was} of {len(x)} images: return [{len(x)}, F]")
+    if not found.isfinite().all():
+        raise Refused(
+            "the images or their features hold NaN or infinite values: the model, its dtype (half "
+            "precision overflows) or its conditions are at fault"
+        )
+    return found.cpu()
+
+
+def _scored(partial: Partial) -> dict[Plan, float]:
+    """The plans that an earlier search has scored."""
+    try:
+        return {Plan(row["plan"]): float(row["score"]) for row in partial.rows()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refused(
+            f"{partial.folder} is damaged ({error}): delete it, and search anew"
+        ) from error
+
+
+def _name(value: Any) -> Any:
+    """What tells a model, a function or a condition from another, as JSON has it."""
+    if isinstance(value, nn.Module):
+        return fingerprint(value)
+    if isinstance(value, Tensor):
+        return digest(value)
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    return checks.shown(value)
 
 
 def _about(sampler: Any) -> dict:
     """What scores depend on: the models and the solver, as JSON has them."""
     models, config = sampler.models, sampler.scheduler.config
     named = {
-        "dash": fingerprint(models.unet) if isinstance(models.unet, nn.Module) else None,
-        "dot": None if models.helper is None else fingerprint(models.helper),
+        "dash": _name(models.unet),
+        "dot": _name(getattr(models.helper, "function", models.helper)),
         "scheduler": {k: v for k, v in config.items() if not k.startswith("_")},
+        "clean_range": models.clean_range,
+        "shape": sampler.shape,
     }
     return json.loads(json.dumps(named, default=str))

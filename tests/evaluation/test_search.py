@@ -8,10 +8,11 @@ import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler
 
 import morse_engine
-from morse_engine import Plan, evaluation
+from morse_engine import Plan, Refused, SolverTable, Unavailable, evaluation
 from morse_engine.evaluation.score import Pyramid, score
 from morse_engine.evaluation.search import candidates, search
 from morse_engine.sampling import budget
+from morse_engine.system.lock import alone
 
 # -- candidates ------------------------------------------------------------------------------------
 
@@ -75,6 +76,7 @@ def model(x, timestep, **cond):
     return (x - alpha**0.5 * mean) / (1 - alpha) ** 0.5
 
 
+TABLE = SolverTable.for_calls(DDIMScheduler(), 1)
 OPTIONS = {"num_images": 32, "batch_size": 16, "full_steps": 40, "dot_speed": 2.0}
 
 
@@ -160,12 +162,85 @@ def test_scores_of_more_images_agree(tmp_path):
 @pytest.mark.parametrize(
     ("budgets", "options", "said"),
     [
-        ([], {}, "give a budget"),
+        ([], {}, "give a list of LSD"),
+        ("46", {}, "give a list of LSD"),
         ([0.5], {}, "budget=0.5"),
+        ([float("nan")], {}, "a budget=nan"),
+        (["4"], {}, "a budget='4'"),
+        ([40], {}, "no less than full_steps=40"),
         ([3], {"batch_size": 5}, "whole batches"),
+        ([3], {"batch_size": 0}, "batch_size=0"),
+        ([3], {"batch_size": 8.0}, "batch_size=8.0"),
+        ([3], {"num_images": 1, "batch_size": 1}, "num_images=1"),
+        ([3], {"num_images": 10**9}, "num_images=1000000000"),
+        ([3], {"full_steps": "x"}, "full_steps='x'"),
+        ([3], {"dot_speed": [2.0, 0]}, "dot_speed=0"),
+        ([3], {"folder": ""}, "folder=''"),
+        ([3], {"features": 3}, "features is a int"),
+        ([3], {"on_plan": lambda: None}, "on_plan cannot be called"),
+        ([3], {"guidance_scale": 2.0}, "no condition to guide by"),
     ],
 )
 def test_wrong_searches(budgets, options, said, tmp_path):
-    with pytest.raises(ValueError, match=said):
-        search(sampler(), budgets, folder=tmp_path, **OPTIONS | options)
+    with pytest.raises(Refused, match=said):
+        search(sampler(), budgets, **{"folder": tmp_path, **OPTIONS, **options})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [None, model, sampler().with_table(Plan("-"), TABLE)])
+def test_a_search_needs_a_whole_sampler(wrong, tmp_path):
+    with pytest.raises(Refused, match="pass what compile"):
+        search(wrong, [3], folder=tmp_path, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        (lambda x: x, r"features made \(16, 1, 8, 8\)"),
+        (lambda x: None, "features made None"),
+        (lambda x: x.flatten(1) * float("nan"), "hold NaN"),
+    ],
+)
+def test_features_without_a_score(features, said, tmp_path):
+    """Nothing of them is kept: no ranking, no features of the full run."""
+    with pytest.raises(Refused, match=said):
+        search(sampler(), [3], folder=tmp_path, features=features, **OPTIONS)
+    assert budget.read(tmp_path) == {}
+    assert not list(tmp_path.rglob("full.pt"))
+
+
+def test_images_that_are_not_finite_are_not_ranked(tmp_path):
+    broken = morse_engine.compile(lambda x, t: x * float("nan"), plan="-", shape=(1, 8, 8))
+    with pytest.raises(Refused, match="the images or their features hold NaN"):
+        search(broken, [3], folder=tmp_path, **OPTIONS)
+    assert budget.read(tmp_path) == {}
+
+
+def test_scores_are_of_one_condition_one_function_and_one_range(tmp_path):
+    def told(x, timestep, text):
+        return model(x, timestep) + 0 * text.mean()
+
+    def other(x, timestep, text):
+        return told(x, timestep, text)
+
+    def of(dash, **options):
+        return morse_engine.compile(dash, plan="-", shape=(1, 8, 8), **options)
+
+    text = {"text": torch.zeros(16, 2)}
+    search(of(told), [2], folder=tmp_path, **OPTIONS, **text)
+    for made, cond, said in (
+        (of(told), {"text": torch.ones(16, 2)}, "cond="),
+        (of(other), text, "dash="),
+        (of(told, clean_range=(0, 1)), text, "clean_range="),
+    ):
+        with pytest.raises(Refused, match=f"was made with {said}"):
+            search(made, [2], folder=tmp_path, **OPTIONS, **cond)
+
+
+def test_one_search_in_a_folder_and_damaged_rows(tmp_path):
+    with alone(tmp_path), pytest.raises(Unavailable, match="in use"):
+        search(sampler(), [3], folder=tmp_path, **OPTIONS)
+    search(sampler(), [3], folder=tmp_path, **OPTIONS)
+    (tmp_path / "plans-ddim.partial" / "rows.jsonl").write_text("{}\n")
+    with pytest.raises(Refused, match="is damaged"):
+        search(sampler(), [3], folder=tmp_path, **OPTIONS)
