@@ -15,7 +15,7 @@ import typer
 from ..system.errors import Refused, Unavailable
 from .doctor import doctor
 from .evaluate import evaluate
-from .options import Device, Seed, count
+from .options import MOST_IMAGES, Device, Seed, count
 from .sample import sample
 from .search import search
 from .train import train_dash, train_dot
@@ -77,12 +77,15 @@ def demo(
             "per point of the curves; the time grows with it, the default takes about two minutes "
             "on two cores  [default: 96, of digits 200]",
             least=8,
+            most=MOST_IMAGES,
         ),
     ] = None,
     device: Device = "auto",
 ) -> None:
     """Measure Morse on a bundled model and write a page about it."""
     if model == "digits":
+        if images is not None and images < 65:
+            raise Refused(f"--images {images}: of digits 65 or more")
         from . import demo
 
         demo.run_demo(out, seed=seed, images=images or 200, device_name=device)

@@ -10,6 +10,7 @@ import typer
 
 from ..sampling.budget import AUTO
 from ..sampling.plan import Plan
+from ..sampling.schedulers import check_name
 from ..system.errors import Refused
 from ..system.files import output_folder
 from .options import (
@@ -83,6 +84,7 @@ def evaluate(
     """Measure quality against cost of Morse and of Dash alone, of pixels or of prompts."""
     digits = data == "digits"
     folders(unet=unet, dot=dot, data=None if digits else data)
+    check_name(solver or "ddim")
     costs = numbers("--steps", steps), numbers("--budgets", budgets)
     morse = None if plan.strip() == AUTO else Plan(plan.strip())
     texts = _prompts(given(prompt, prompts), model)
@@ -146,10 +148,14 @@ def _measure(
     from ..evaluation.experiment import Point
     from ..evaluation.verdict import MORSE, NAMES, RIVAL
     from ..runtime.speed import Speed
+    from ..sampling.budget import alone
     from ..sampling.probe import steps_for_calls
 
-    for number in steps:
-        steps_for_calls(bench.subject.scheduler, number)  # refused before anything is measured
+    # What the solver cannot make is refused before anything is measured.
+    scheduler = bench.subject.scheduler
+    bought = [len(alone(budget, scheduler)) for budget in budgets if plan is None]
+    for number in (*steps, *bought, *([len(plan)] if plan is not None else [])):
+        steps_for_calls(scheduler, number)
     if bench.partial is None:
         bench.measure()
     else:

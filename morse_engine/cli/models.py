@@ -29,9 +29,12 @@ def load_unet(folder: str | Path) -> tuple[Any, dict]:
 
     Raises:
         FileNotFoundError: no such folder, or no model in it.
-        Refused: a damaged config, or another kind of model.
+        Refused: a damaged config, weights that are damaged, missing or not finite, or another kind
+            of model.
     """
     from diffusers import UNet2DModel
+
+    from ..training.pipeline import loaded
 
     folder = Path(folder)
     if not folder.is_dir():
@@ -45,7 +48,7 @@ def load_unet(folder: str | Path) -> tuple[Any, dict]:
             f"{root} holds a {kind}: the command line reads UNet2DModel; for other models use "
             "morse_engine.compile in Python"
         )
-    unet = UNet2DModel.from_pretrained(root, low_cpu_mem_usage=False).eval()
+    unet = loaded(UNet2DModel, root).eval()
     name = "scheduler_config.json"
     places = (root / name, folder / "scheduler" / name, folder.parent / "scheduler" / name)
     found = next((path for path in places if path.is_file()), None)

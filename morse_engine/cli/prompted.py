@@ -142,16 +142,24 @@ def quiet() -> None:
 def _put_on(pipe: Any, lora: str) -> None:
     try:
         pipe.load_lora_weights(lora)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise Refused(f"--lora {lora} is no LoRA of this {type(pipe).__name__}: {error}") from error
+    except Exception as error:  # whatever diffusers, peft and the hub have names for
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise Refused(f"--lora {lora} is no LoRA of this {type(pipe).__name__}: {said}") from error
     if not pipe.get_active_adapters():
         raise Refused(f"--lora {lora} holds no layer of this {type(pipe).__name__}")
+    for model in _with_lora(pipe):
+        pipeline.check_finite(model, f"--lora {lora}", "lora_")
+
+
+def _with_lora(pipe: Any) -> list[Any]:
+    """The models of a pipeline that a LoRA may be put on."""
+    return [getattr(pipe, part) for part in ("unet", *OTHERS) if hasattr(pipe, part)]
 
 
 def _of_lora(pipe: Any) -> str:
     """A name for the weights of a pipeline's LoRA, which fingerprints of its models leave out."""
     digest = hashlib.sha256()
-    for model in (getattr(pipe, part) for part in ("unet", *OTHERS) if hasattr(pipe, part)):
+    for model in _with_lora(pipe):
         for name, weight in model.named_parameters():
             if "lora_" in name:
                 digest.update(name.encode())

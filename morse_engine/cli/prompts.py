@@ -1,6 +1,6 @@
 """What commands are told of prompts: the options, and what of them goes together."""
 
-import math
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +9,7 @@ import typer
 from ..system.errors import Refused
 
 MOST_PROMPTS = 10_000  # of one set
+MOST_GUIDANCE = 1e6  # as for a sampler
 
 Model = Annotated[
     str | None,
@@ -82,5 +83,10 @@ def check(
         raise Refused(f"--unet {unet} takes no prompts: give a pipeline, by --model")
     if form != "png":
         raise Refused(f"--format {form}: pictures of prompts are written as png")
-    if guidance is not None and not 0 <= guidance < math.inf:
-        raise Refused(f"--guidance {guidance}: give a number of 0 or more")
+    if guidance is not None and not 0 <= guidance <= MOST_GUIDANCE:
+        raise Refused(
+            f"--guidance {guidance}: give a number of 0 or more, {MOST_GUIDANCE:g} or less"
+        )
+    here = lora is None or (lora and Path(lora).exists())
+    if not here and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(lora)):
+        raise FileNotFoundError(f"--lora {lora!r}: no such folder or file, and no OWNER/NAME")

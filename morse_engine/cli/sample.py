@@ -8,6 +8,8 @@ import typer
 
 from ..sampling import budget as budgets
 from ..sampling.plan import Plan
+from ..sampling.schedulers import check_name
+from ..system.checks import shown
 from ..system.errors import Refused
 from ..system.files import output_folder
 from .options import (
@@ -94,6 +96,7 @@ def sample(
 ) -> None:
     """Sample images with a Dash, with or without its Dot; or prompts with a pipeline."""
     folders(unet=unet, dot=dot)
+    check_name(solver or "ddim")
     if seed + num_images - 1 > MOST_SEED:
         raise Refused(f"--seed {seed}: the last of {num_images:,} seeds is above {MOST_SEED}")
     texts = given(prompt, prompts)
@@ -173,7 +176,7 @@ def settle(
     """What is asked for: a plan, or a budget in LSD that a plan is bought with.
 
     Raises:
-        Refused: more than one of the three, or no plan.
+        Refused: more than one of the three, no plan, or one with Dot steps where there is no Dot.
     """
     plan = None if plan is None else plan.strip()
     auto = plan == budgets.AUTO
@@ -181,7 +184,10 @@ def settle(
     if len(given := [word for word, value in words.items() if value is not None]) > 1:
         raise Refused(f"{' and '.join(given)} exclude each other: give one of them")
     if plan is not None and not auto:
-        return Plan(plan)
+        found = Plan(plan)
+        if found.num_dot and not has_dot:
+            raise Refused(f"--plan {shown(plan)} has Dot steps: name a Dot with --dot")
+        return found
     if steps is not None:
         return Plan.spread(steps, 0)
     if budget is not None:

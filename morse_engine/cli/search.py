@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from ..sampling.schedulers import check_name
 from ..system.errors import Refused
 from ..system.files import output_folder
 from .options import Device, DotFolder, Solver, Unet, count, folders, listed, numbers
@@ -28,6 +29,7 @@ def search(
 ) -> None:
     """Find the best plans within budgets, for `--plan auto` and `plan="auto"`."""
     folders(unet=unet, dot=dot)
+    check_name(solver)
     wanted = numbers("--budgets", budgets, float)
     if out is None and dot is None:
         raise Refused("the search needs a folder for its plans: name --out, or a Dot with --dot")

@@ -159,9 +159,15 @@ class Tensors:
         return []
 
     def write(self, seeds: Sequence[int], x: Tensor) -> None:
-        """Write the chunk `[n, C, H, W]`, whole or not at all."""
+        """Write the chunk `[n, C, H, W]`, whole or not at all.
+
+        Raises:
+            Refused: values that are not finite.
+        """
         from safetensors.torch import save_file
 
+        if not x.isfinite().all():
+            raise Refused(images.NOT_FINITE)
         with whole(self.path(seeds)) as partial:
             save_file({"samples": x.float().contiguous()}, partial, metadata={"format": "pt"})
 

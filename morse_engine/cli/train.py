@@ -262,11 +262,11 @@ def _of_images(
         dash, noise = models.load_unet(unet)
     images, held_out = models.data(data, *models.shape(dash), skip_bad)
     # The trainer moves what it trains; Dot shares Dash's weights, so Dash has to be there first.
+    ways = [schedulers.make(name, noise) for name in ("ddim", "dpm")]
     dash, noise_scheduler = dash.to(PartialState().device), DDPMScheduler.from_config(noise)
     torch.manual_seed(0)  # of Dot's first weights
     dot = Dot(dash, noise_scheduler, **shape)
     _begin(folder, images)
-    ways = [schedulers.make(name, noise) for name in ("ddim", "dpm")]
     run = DotTraining(dot, dash, images, noise_scheduler, ways, recipe, held_out)
     dot = run.run(folder)
     if run.verdict is not None:  # the main process has it

@@ -75,9 +75,10 @@ class UNet:
         wanted = num_halvings - self.conditional if cut is None else cut
         if not 0 <= wanted <= most:
             fit = most + self.conditional if cut is None else 0  # so many widths need no cut
-            fits = f"{fit} widths or fewer fit, such as widths={(16, 32, 64)[:fit]}; else cut="
+            fits = f"{fit} widths or fewer fit, such as widths={(16, 32, 64)[:fit]}; else "
             raise Refused(
-                f"cut={wanted} for a UNet of {most + 1} levels: {fits if fit else ''}0 to {most}"
+                f"cut={wanted} for a UNet of {most + 1} levels: {fits if fit else ''}give cut=0"
+                + (f" to {most}" if most else "")
             )
         self.cut = cut = wanted
         self.trunk = trunk = shared_copy(dash)

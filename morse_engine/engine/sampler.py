@@ -18,6 +18,7 @@ from ..sampling.solver import SolverTable
 from ..system import checks
 from ..system.checks import shown
 from ..system.errors import Refused
+from ..system.notice import warn
 from .inputs import check_cond, check_shape
 from .report import Report
 
@@ -123,6 +124,9 @@ class Sampler:
             `[B, C, H, W]` float32 in the range of the training data, not clamped. On a GPU it may
             still be computed when this returns, as with every PyTorch operation.
 
+        Warns:
+            of values that are not finite, where looking at them waits for nothing: on a CPU.
+
         Raises:
             Refused: shapes, batch size and seeds do not agree, the noise is not finite, a keyword
                 that the models do not take or lack, or guidance without a condition.
@@ -139,7 +143,7 @@ class Sampler:
                 run.segment()
             else:
                 run.watch(on_step)
-            return run.x
+            return _told(run.x)
 
     def start(
         self,
@@ -210,3 +214,13 @@ class Sampler:
             speed=speed,
             **vars(self.captures.ledger),
         )
+
+
+def _told(x: Tensor) -> Tensor:
+    """The images; of those that are none a warning says so, and the others are not lost."""
+    if x.device.type == "cpu" and not (finite := x.isfinite().flatten(1).all(1)).all():
+        warn(
+            f"{int((~finite).sum())} of {len(x)} images hold NaN or infinite values: the model, "
+            "its dtype (half precision overflows) or its conditions are at fault"
+        )
+    return x

@@ -21,6 +21,7 @@ from ..sampling.budget import choose
 from ..sampling.plan import DASH as DASH_STEP
 from ..sampling.plan import DOT as DOT_STEP
 from ..sampling.plan import Plan
+from ..sampling.request import MOST_SEED
 from ..system.errors import Refused
 from ..system.machine import machine, now
 from .frechet import Frechet, rmse_to_full
@@ -93,6 +94,8 @@ class Experiment:
                 f"{num_images} images: the {yardstick.unit} of {yardstick.num_features} features "
                 f"needs at least {yardstick.num_features + 1}"
             )
+        if seed + num_images - 1 > MOST_SEED:
+            raise Refused(f"seed={seed}: the last of {num_images:,} seeds is above {MOST_SEED}")
         if isinstance(yardstick, Paired) and full_steps is None:
             raise Refused(f"the {yardstick.unit} needs full_steps=")
         self.subject, self.yardstick, self.judge, self.solver = subject, yardstick, judge, solver

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from ..dot.helper import as_helper
@@ -168,6 +167,10 @@ def _check_output(name: str, out: object, x: Tensor) -> None:
     """Refuse what would be broadcast over the images in silence, or is no tensor."""
     if not isinstance(out, Tensor):
         raise Refused(f"{name} returned a {type(out).__name__}: it has to return a tensor")
+    if not out.is_floating_point() or out.device != x.device:
+        raise Refused(
+            f"{name} returned {out.dtype} on {out.device}: it has to return floats on {x.device}"
+        )
     if out.shape != x.shape:
         raise Refused(
             f"{name} returned shape {tuple(out.shape)} for x {tuple(x.shape)}: it has to return "
@@ -180,9 +183,11 @@ def _random(model: object) -> str | None:
     for module in model.modules() if isinstance(model, nn.Module) else ():
         if not module.training:
             continue
-        if isinstance(module, _DropoutNd) and module.p > 0:
-            return f"dropout of {module.p:g}"
-        if isinstance(module, (_BatchNorm, nn.RReLU)):
+        # Attention and recurrent layers have a number of their own, no layer for it.
+        dropout = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
+        if isinstance(dropout, float) and dropout > 0:
+            return f"dropout of {dropout:g}"
+        if isinstance(module, nn.RReLU) or getattr(module, "track_running_stats", False):
             return type(module).__name__
     return None
 

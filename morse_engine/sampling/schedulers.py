@@ -101,6 +101,12 @@ def _takes(solver: Solver, noise: str | None) -> bool:
     return noise == (solver.kind if solver.kind in _OWN_NOISE else None)
 
 
+def check_name(name: Any) -> None:
+    """Raise `Refused` for a name that no solver has."""
+    if not isinstance(name, str) or name not in SOLVERS:
+        raise Refused(f"solver={shown(name)}: choose one of {', '.join(SOLVERS)}")
+
+
 def make(name: str, config: Mapping) -> Any:
     """The diffusers scheduler of a name, with the noise schedule that a model was trained with.
 
@@ -110,12 +116,11 @@ def make(name: str, config: Mapping) -> Any:
             that it lacks are those of the class.
 
     Raises:
-        Refused: no such name, or a solver of another kind of noise schedule.
+        Refused: no such name, a solver of another kind of noise schedule, or a damaged config.
     """
     from diffusers import schedulers
 
-    if not isinstance(name, str) or name not in SOLVERS:
-        raise Refused(f"solver={shown(name)}: choose one of {', '.join(SOLVERS)}")
+    check_name(name)
     solver, noise = SOLVERS[name], _noise(config)
     if not _takes(solver, noise):
         fitting = ", ".join(name for name, solver in SOLVERS.items() if _takes(solver, noise))
@@ -126,4 +131,11 @@ def make(name: str, config: Mapping) -> Any:
     kind = getattr(schedulers, f"{solver.kind}Scheduler")
     # With this note, diffusers would put the defaults of one class in the place of another's.
     noted = {key: value for key, value in config.items() if key != "_use_default_values"}
-    return kind.from_config(noted, **solver.options)
+    try:
+        return kind.from_config(noted, **solver.options)
+    except Exception as error:  # whatever diffusers stumbles over in a damaged config
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise Refused(
+            f"solver={name!r} cannot be made of the model's noise schedule ({reason}): repair its "
+            "scheduler_config.json"
+        ) from error

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB"}
+NOT_FINITE = (
+    "the image holds NaN or infinite values: the model, its dtype (half precision overflows) or "
+    "its conditions are at fault"
+)
 MOST_SIDE = 4096  # pixels
 MOST_PIXELS = 1 << 28  # of what is written at once
 
@@ -186,10 +190,7 @@ def eight_bits(images: Tensor, *, scale: int = 1) -> Tensor:
     if (pixels := images.numel() * scale**2) > MOST_PIXELS:
         raise Refused(f"scale={scale} makes {pixels} pixels of {list(images.shape)}: at most 2^28")
     if not images.isfinite().all():
-        raise Refused(
-            "the image holds NaN or infinite values: the model, its dtype (half precision "
-            "overflows) or its conditions are at fault"
-        )
+        raise Refused(NOT_FINITE)
     values = ((images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return values.repeat_interleave(scale, dim=-2).repeat_interleave(scale, dim=-1)
 

@@ -2,13 +2,15 @@
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import nn
 
 from ..dot import files
 from ..dot.dot import Dot
@@ -31,7 +33,7 @@ def load(model: str, dtype: torch.dtype = torch.float32) -> Any:
 
     Raises:
         FileNotFoundError: no such folder, none of a pipeline, or the hub has none of that name.
-        Refused: another kind of pipeline, or transformers is missing.
+        Refused: another kind of pipeline, a damaged file, or transformers is missing.
     """
     if importlib.util.find_spec("transformers") is None:
         raise Refused("text encoders need the package transformers: pip install transformers")
@@ -42,17 +44,75 @@ def load(model: str, dtype: torch.dtype = torch.float32) -> Any:
         raise FileNotFoundError(
             f"{folder / 'model_index.json'} is missing: is {model} a saved text-to-image pipeline?"
         )
-    index = json.loads((folder / "model_index.json").read_text())
+    index = _index(folder / "model_index.json")
     needed = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    lacking = [name for name in needed if not (index.get(name) or [None])[0]]
+    listed = {name: value for name, value in index.items() if isinstance(value, list) and value}
+    lacking = [name for name in needed if not listed.get(name, [None])[0]]
     if lacking or index["unet"][1] != UNet2DConditionModel.__name__:
         raise Refused(
             f"{model} is a {index.get('_class_name')}: a Dot with prompts is trained for pipelines "
             f"of a UNet2DConditionModel, a VAE and a text encoder"
             + (f"; {', '.join(lacking)} missing" if lacking else "")
         )
-    extra = {"safety_checker": None} if "safety_checker" in index else {}
-    return DiffusionPipeline.from_pretrained(model, **extra).to(dtype)
+    extra: dict[str, Any] = {"safety_checker": None} if "safety_checker" in index else {}
+    extra["unet"] = loaded(UNet2DConditionModel, model, subfolder="unet")
+    with _readable(model):
+        pipe = DiffusionPipeline.from_pretrained(model, **extra)
+    check_finite(pipe.vae, f"the VAE of {model}")
+    return pipe.to(dtype)
+
+
+def loaded(kind: Any, model: str | Path, **where: Any) -> Any:
+    """A model of diffusers from its files, with all of its weights.
+
+    Args:
+        kind: its class.
+        model: a folder, or a name on the hub.
+        where: `subfolder=` in it.
+
+    Raises:
+        Refused: a file is damaged, or a weight missing, of another shape or not finite. diffusers
+            itself puts new random weights in the place of missing ones.
+    """
+    with _readable(model):
+        made, info = kind.from_pretrained(
+            model, low_cpu_mem_usage=False, output_loading_info=True, **where
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise Refused(
+            f"{model} lacks {len(missing)} of its weights, {missing[0]} for one: copy it again"
+        )
+    check_finite(made, str(model))
+    return made
+
+
+def check_finite(model: nn.Module, name: str, part: str = "") -> None:
+    """Raise `Refused` for a weight, of those with `part` in their names, that is not finite."""
+    for parameter, value in model.named_parameters():
+        if part in parameter and not value.isfinite().all():
+            raise Refused(f"{name} has values that are not finite in {parameter}: copy it again")
+
+
+@contextmanager
+def _readable(model: str | Path) -> Iterator[None]:
+    """Whatever diffusers and transformers stumble over in the block is a damaged file."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise Refused(
+            f"{model} cannot be loaded ({reason}): copy it again, or save it again with "
+            "save_pretrained"
+        ) from error
+
+
+def _index(path: Path) -> dict:
+    """model_index.json: name -> [package, class], and notes."""
+    with _readable(path):
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"{path.name} describes no pipeline")
+        return found
 
 
 def schedulers(pipe: Any) -> list:

@@ -16,6 +16,7 @@ from morse_engine import Dot, train_dash, train_dot, zoo
 from morse_engine.cli import app as cli
 from morse_engine.cli import doctor as checks
 from morse_engine.cli import models, options, sample, train
+from morse_engine.evaluation.experiment import Experiment
 from morse_engine.sampling import budget
 from morse_engine.sampling.plan import Plan
 from morse_engine.system import machine
@@ -463,3 +464,39 @@ def test_a_refused_sample_leaves_its_folder_usable(fails, tmp_path):
     assert "nearest: 3 or 5" in fails(*words, "--steps", "4")
     assert not list(tmp_path.iterdir())
     assert run(*words, "--steps", "5") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sample", "--solver", "none"], "choose one of"),
+        (["search", "--solver", "none", "--out", "o"], "choose one of"),
+        (["evaluate", "--solver", "none"], "choose one of"),
+        (["sample", "--prompt", "x", "--plan=-."], "name a Dot with --dot"),
+        (["sample", "--prompt", "x", "--guidance", "1e300"], "1e+06 or less"),
+        (["demo", "--model", "digits", "--images", "8"], "--images 8: of digits 65 or more"),
+    ],
+)
+def test_what_is_known_at_once_is_said_before_a_folder_is_made(
+    words, said, tmp_path, fails, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert said in fails(*words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate", "--seed", str(2**64 - 1)], "of 1,000 seeds is above"),
+        (["evaluate", "--budgets", "4,200000"], "200000"),
+        (["evaluate", "--plan", "-" * 2000], "2000"),
+        (["demo", "--model", "digits", "--seed", str(2**64 - 9)], "of 200 seeds is above"),
+    ],
+)
+def test_what_cannot_be_made_is_said_before_anything_is_measured(
+    words, said, tmp_path, fails, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Experiment, "measure", lambda *a, **k: pytest.fail("measured"))
+    assert said in fails(*words, "--device", "cpu")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from morse_engine import Plan
+from morse_engine import Plan, Refused
 from morse_engine.cli import app as cli
 from morse_engine.cli import sets
 from morse_engine.cli.sets import Pngs, Tensors, agree, fill
@@ -278,3 +278,11 @@ def test_killed_and_continued_is_the_uninterrupted_run(launched, one_thread, tmp
     assert cli.main([*SET, "--out", str(tmp_path)]) == 0  # by one process, too
     assert {p: p.stat().st_mtime_ns for p in there} == there  # none was made twice
     assert listing(tmp_path) == listing(launched[0])
+
+
+def test_values_that_are_not_finite_are_not_written(tmp_path):
+    x = torch.zeros(2, 4, 8, 8)
+    x[1, 0, 0, 0] = float("nan")
+    with pytest.raises(Refused, match="NaN or infinite"):
+        sets.Tensors(tmp_path).write(range(2), x)
+    assert not list(tmp_path.iterdir())

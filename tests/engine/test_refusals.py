@@ -13,6 +13,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     UNet2DModel,
 )
+from torch import nn
 
 import morse_engine
 from models import randomised, text_cond, tiny_text_unet, tiny_unet
@@ -390,3 +391,70 @@ def test_what_a_model_takes_is_what_its_forward_takes_now(monkeypatch):
     monkeypatch.setattr(inspect, "signature", lambda *args: found.append(args) or signature(*args))
     sampler()
     assert not found
+
+
+class Layer(nn.Module):
+    """A Dash of one layer, which sees the first channel."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, t):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (nn.MultiheadAttention(8, 2, dropout=0.5), "dropout of 0.5"),
+        (nn.GRU(8, 8, 2, dropout=0.25), "dropout of 0.25"),
+        (nn.InstanceNorm2d(1, track_running_stats=True), "InstanceNorm2d"),
+        (nn.BatchNorm2d(1), "BatchNorm2d"),
+    ],
+)
+def test_layers_with_a_dropout_or_statistics_of_their_own(layer, said):
+    made = morse_engine.compile(Layer(layer).train(), plan="--", shape=(1, 8, 8))
+    with pytest.raises(Unavailable, match=said):
+        made()
+    made.models.unet.eval()
+    made()
+
+
+def test_random_layers_that_are_not_are_taken():
+    for layer in (nn.MultiheadAttention(8, 2), nn.InstanceNorm2d(1), nn.GRU(8, 8)):
+        morse_engine.compile(Layer(layer).train(), plan="--", shape=(1, 8, 8))()
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool])
+def test_an_output_that_is_no_float(dtype):
+    """Cast to one, the imaginary part would be lost in silence."""
+    made = morse_engine.compile(lambda x, t: x.to(dtype), plan="--", shape=(1, 8, 8))
+    with pytest.raises(Refused, match=f"unet returned {dtype}"):
+        made()
+
+
+def test_an_output_on_another_device():
+    made = morse_engine.compile(lambda x, t: x.to("meta"), plan="--", shape=(1, 8, 8))
+    with pytest.raises(Refused, match="on meta: it has to return floats on cpu"):
+        made()
+
+
+def test_images_that_are_not_finite_are_spoken_of():
+    def dash(x, t):
+        return torch.where(x[:, :, :1, :1] == x[1:2, :, :1, :1], float("nan"), x)
+
+    made = morse_engine.compile(dash, plan="--", shape=(1, 8, 8))
+    with pytest.warns(UserWarning, match="1 of 3 images hold NaN"):
+        x = made(batch_size=3)
+    assert x.isfinite().flatten(1).all(1).tolist() == [True, False, True]
+
+
+def test_a_unet_of_one_level_says_what_fits():
+    dash = UNet2DModel(
+        sample_size=16, in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), add_attention=False,
+    )  # fmt: skip
+    with pytest.raises(Refused, match="a UNet of 1 levels: give cut=0"):
+        morse_engine.Dot(dash)
+    assert morse_engine.Dot(dash, cut=0).cut == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, schedulers
 
-from morse_engine import Plan, zoo
+from morse_engine import Plan, Refused, zoo
 from morse_engine.sampling import probe
 from morse_engine.sampling.loop import sample
 from morse_engine.sampling.schedulers import LINEAR_BETAS, SOLVERS, make, name_of, title
@@ -111,3 +111,11 @@ def test_refused():
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_scheduler_is_known_by_its_name(name):
     assert name_of(make(name, own(name))) == name
+
+
+@pytest.mark.parametrize(
+    "config", [{"beta_schedule": "none"}, {"num_train_timesteps": "x"}, {"beta_end": None}]
+)
+def test_a_damaged_schedule(config):
+    with pytest.raises(Refused, match="repair its"):
+        make("ddim", LINEAR_BETAS | config)
