@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ..system import checks
 from ..system.errors import Refused
 
 EMPTY = -1  # the row of the empty prompt
@@ -41,6 +42,13 @@ class Captioned:
     """
 
     def __init__(self, images: Rows, cond: dict, empty: dict | None = None):
+        if not _has_rows(images):
+            raise Refused(f"images is {checks.kind(images)}: pass a tensor [n, C, H, W]")
+        for name, told in (("cond", cond), ("empty", {} if empty is None else empty)):
+            leaves = _leaves(told).items() if isinstance(told, dict) else [(name, told)]
+            if odd := [(k, v) for k, v in leaves if not _has_rows(v)]:
+                what = f"{odd[0][0]} is {checks.kind(odd[0][1])}"
+                raise Refused(f"{what}: {name} is a dict of Dash's keywords, tensors of n rows")
         self.images, self.cond, self.empty = images, cond, empty
         self.shape = tuple(images.shape)
         for name, value in _leaves(cond).items():
@@ -75,6 +83,10 @@ class Captioned:
             return found.to(device, dtype if found.is_floating_point() else None)
 
         return gather(self.cond, self.empty)
+
+
+def _has_rows(value: Any) -> bool:
+    return len(getattr(value, "shape", ())) > 0
 
 
 def _leaves(tree: dict, above: str = "") -> dict[str, Rows]:

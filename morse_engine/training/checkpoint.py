@@ -41,7 +41,7 @@ def read(path: Path, identity: dict) -> dict:
     Raises:
         Refused: a damaged file, or one of another run; the first difference is named.
     """
-    with open(path, "rb") as file, readable(path):
+    with readable(path), open(path, "rb") as file:
         content = torch.load(file, map_location="cpu", weights_only=True)
         missing = [name for name in NAMES if name not in content]
         if missing or not isinstance(content, dict):

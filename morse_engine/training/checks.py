@@ -34,6 +34,10 @@ def check_kinds(dot: Any, unet: Any, noise_scheduler: Any, schedulers: Any) -> N
         )
     for scheduler in schedulers:
         checks.configured("one of schedulers", scheduler, "diffusers schedulers")
+        dot.levels.check(scheduler)
+    if not dot.trained_parameters():
+        raise Refused("a merged Dot is for inference only: train the one it was made from")
+    dot.check_dash(unet)
 
 
 def check_unet(unet: Any) -> None:
@@ -68,6 +72,8 @@ def check_images(images: Any, unet: Any, name: str = "images") -> None:
             f"{name} is a {type(images).__name__}: give a tensor [n, C, H, W] in [-1, 1], "
             "system.images.load_folder reads one from a folder"
         )
+    if isinstance(inner, Tensor) and (inner.is_meta or inner.layout != torch.strided):
+        raise Refused(f"{name} is {inner.layout} on {inner.device}: give a dense tensor of values")
     shape = tuple(inner.shape)
     if len(shape) != 4:
         fix = f", {name}[:, None] for grey images" if len(shape) == 3 else ""

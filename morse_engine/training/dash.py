@@ -18,7 +18,7 @@ from . import identity
 from .batches import noisy_batch
 from .checks import check_images, check_model, check_noise, check_unet
 from .fit import Fit
-from .recipe import Recipe
+from .recipe import Recipe, check_names
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -75,6 +75,7 @@ def train_dash(
     kind = getattr(noise_scheduler.config, "prediction_type", None)
     if kind not in PREDICTION_TYPES:
         raise Refused(f"prediction_type={kind!r}: use one of {', '.join(PREDICTION_TYPES)}")
+    check_names(Recipe, fit_options)
     recipe = Recipe(num_steps=num_steps, batch_size=batch_size, lr=lr, **fit_options)
     check_model(unet, "the model")
     check_images(images, unet)

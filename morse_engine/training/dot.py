@@ -23,6 +23,7 @@ from .fit import Fit, Recipe, step_generator
 from .identity import of_training
 from .judge import Judge, Verdict
 from .prompts import Asked, Prompts
+from .recipe import MOST_POINTS, check_names
 from .visits import Visits, visit
 
 FLOOR = 4e-4  # squared error of z below which a point is not worth more: 2 % of unit noise
@@ -63,7 +64,8 @@ class DotRecipe(Recipe):
         for name in ("own_way_from", "data_share", "dropout"):
             self._settle_number(name)
             self._require(name, 0 <= getattr(self, name) <= 1, "give a part, from 0 to 1")
-        self._require("num_visits", self.num_visits >= 1, "keep at least one point")
+        fits = 1 <= self.num_visits <= MOST_POINTS
+        self._require("num_visits", fits, f"keep 1 to {MOST_POINTS:,} points")
         self._require("refresh_every", self.refresh_every >= 1, "give at least one step")
         steps = self._pair("run_steps", "give two numbers of 2 or more, the lower first", 2)
         object.__setattr__(self, "run_steps", tuple(map(int, steps)))
@@ -121,6 +123,7 @@ def train_dot(
 
     Source: Morse (arXiv 2506.18251), section 3.3; the divisor and the points on the way are ours.
     """
+    check_names(DotRecipe, fit_options)
     recipe = DotRecipe(
         num_steps=num_steps, batch_size=batch_size, lr=lr, own_way_from=own_way_from,
         data_share=data_share, num_visits=num_visits, refresh_every=refresh_every,
@@ -161,7 +164,7 @@ class DotTraining:
             zero residual (the reuse of z_s).
 
     Raises:
-        Refused: images, Dot and Dash that do not fit each other.
+        Refused: images, Dot, Dash and schedulers that do not fit each other.
     """
 
     def __init__(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..system import checks
 from ..system.errors import Refused
+from ..system.files import output_folder
 from ..system.lock import alone
 from . import checkpoint, identity, trackers
 from .log import Log
@@ -91,8 +92,7 @@ class Fit:
         self.bare_model, self.loss, self.validate, self.preview = model, loss, validate, preview
         self.recipe, self.before_step, self.state = recipe, before_step, state
         self.identity = identity.of_recipe(recipe) | (about or {})
-        self.out_dir = checks.path("out_dir", out_dir)
-        self.out_dir.mkdir(parents=True, exist_ok=True)
+        self.out_dir = output_folder(checks.path("out_dir", out_dir))
         self.log = Log(self.out_dir, recipe.num_steps)
         self.accelerator = Accelerator(
             mixed_precision=recipe.mixed_precision,
@@ -169,7 +169,9 @@ class Fit:
                 self.state.load_state_dict(content["state"])
             if self.accelerator.scaler is not None and content.get("scaler"):
                 self.accelerator.scaler.load_state_dict(content["scaler"])
-            self.step = int(content["step"])
+            self.step = content["step"]
+            if not isinstance(self.step, int) or not 0 <= self.step <= self.recipe.num_steps:
+                raise ValueError(f"step={self.step}")
             self.recent = [float(loss) for loss in content.get("recent", [])]
             self.seconds = float(content.get("seconds", 0.0))
         return True
@@ -205,6 +207,11 @@ class Fit:
             self.bare_model.train()
             self._steps()
         self.ema.copy_to(self.params)
+        if not all(p.isfinite().all() for p in self.params):
+            raise Refused(
+                f"the trained weights hold NaN or infinite values: train in another folder, at a "
+                f"lower rate than lr={self.recipe.lr:g}"
+            )
         # The wrapper of mixed precision would survive in copies of the model, bound to this one.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         vars(self.bare_model).pop("forward", None)

@@ -1,13 +1,23 @@
 """The numbers of a training."""
 
+import difflib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ..system import checks
 from ..system.errors import Refused
 
 PRECISIONS = ("no", "bf16", "fp16")
+MOST_POINTS = 1 << 20  # of a batch
 MOST = (1 << 64) - 1  # of any whole number; seeds go so far
+
+
+def check_names(recipe: type["Recipe"], options: dict) -> None:
+    """Raise `Refused` for an option that a recipe does not have, naming the nearest."""
+    known = [field.name for field in fields(recipe)]
+    for name in options.keys() - set(known):
+        near = difflib.get_close_matches(name, known, 1) or known
+        raise Refused(f"{name}={checks.shown(options[name])}: no such option; {', '.join(near)}?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +65,8 @@ class Recipe:
             self._settle_number(name)
         checks.flag("progress", self.progress)
         self._require("num_steps", self.num_steps >= 1, "a run needs at least one step")
-        self._require("batch_size", self.batch_size >= 1, "a batch needs at least one point")
+        fits = 1 <= self.batch_size <= MOST_POINTS
+        self._require("batch_size", fits, f"a batch has 1 to {MOST_POINTS:,} points")
         self._require("lr", 0 < self.lr < float("inf"), "give a rate above 0")
         self._require("warmup", self.warmup >= 0, "give a number of steps, 0 for none")
         self._require("clip", self.clip > 0, "give a norm above 0, or inf")

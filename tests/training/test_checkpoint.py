@@ -244,7 +244,13 @@ def test_another_dash_run_is_refused(options, said, finished_dash):
         ({"unet": tiny_unet(seed=1)}, "dash="),
         ({"shape": {"lora_rank": 2}}, "lora_rank=1, this one has 2"),
         ({"images": OTHER}, "image_hash="),
-        ({"noise": DDPMScheduler(beta_start=2e-4)}, r"noise\.beta_start=0\.0001"),
+        (
+            {
+                "noise": DDPMScheduler(beta_start=2e-4),
+                "schedulers": [DDIMScheduler(beta_start=2e-4)],
+            },
+            r"noise\.beta_start=0\.0001",
+        ),
         ({"schedulers": [digits_scheduler("dpm")]}, r"solvers=\['DDIMScheduler'\]"),
         (
             {"schedulers": [DDIMScheduler(timestep_spacing="linspace")]},

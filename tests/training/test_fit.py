@@ -147,7 +147,7 @@ def test_another_run_in_the_same_folder_is_refused(whole, tmp_path):
     ("numbers", "said"),
     [
         ({"num_steps": 0}, "num_steps=0: a run needs at least one step"),
-        ({"batch_size": 0}, "batch_size=0: a batch needs at least one point"),
+        ({"batch_size": 0}, "batch_size=0: a batch has 1 to 1,048,576 points"),
         ({"lr": 0.0}, "lr=0.0: give a rate above 0"),
         ({"lr": float("inf")}, "lr=inf: give a rate above 0"),
         ({"warmup": -1}, "warmup=-1: give a number of steps, 0 for none"),
@@ -160,7 +160,7 @@ def test_another_run_in_the_same_folder_is_refused(whole, tmp_path):
         ({"own_way_from": 1.5}, "own_way_from=1.5: give a part, from 0 to 1"),
         ({"data_share": -0.1}, "data_share=-0.1: give a part, from 0 to 1"),
         ({"dropout": 1.5}, "dropout=1.5: give a part, from 0 to 1"),
-        ({"num_visits": 0}, "num_visits=0: keep at least one point"),
+        ({"num_visits": 0}, "num_visits=0: keep 1 to 1,048,576 points"),
         ({"refresh_every": 0}, "refresh_every=0: give at least one step"),
         ({"run_steps": (1, 4)}, r"run_steps=\(1, 4\): give two numbers of 2 or more, the lower"),
         ({"run_steps": (8, 4)}, r"run_steps=\(8, 4\): give two numbers of 2 or more, the lower"),
