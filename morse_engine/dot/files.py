@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ..system import checks
 from ..system.checks import kind, shown
 from ..system.errors import Refused, Unavailable
-from ..system.files import whole
+from ..system.files import output_folder, whole
 from .fingerprint import fingerprint
 from .levels import NoiseLevels
+from .options import check_dtype
 
 FORMAT_VERSION = 3  # 2 and 1 looked at another `miss`
 KEYS = {"dash_fingerprint", "noise", "widths", "lora_rank", "cut", "guided", "solvers"}
@@ -59,6 +60,7 @@ def check_fingerprint(expected: str, unet: Callable[..., Tensor]) -> None:
     """Refuse a Dash whose weights have another `fingerprint`."""
     if not isinstance(unet, nn.Module):
         raise Refused(f"a Dot belongs to the weights of its Dash; unet is {kind(unet)}: pass that")
+    check_dtype(unet)
     found = fingerprint(unet)
     if found == expected:
         return
@@ -99,7 +101,7 @@ def save(dot: Stored, folder: str | Path) -> None:
     if not tensors:
         raise Refused("a merged Dot is for inference only: save the one it was made from")
     _check_finite(tensors, "this Dot is not saved: it has", "train it again, at a lower rate")
-    folder.mkdir(parents=True, exist_ok=True)
+    output_folder(folder)
     # Both are there before either takes its name.
     with whole(folder / CONFIG) as config_path, whole(folder / WEIGHTS) as weights_path:
         save_file(tensors, weights_path, metadata={"format": "pt"})

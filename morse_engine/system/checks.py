@@ -96,6 +96,11 @@ def tensor(name: str, value: Any, form: str) -> Any:
         raise Refused(f"{name} is {kind(value)}: pass a tensor {form}")
     if value.ndim != form.count(",") + 1 or not value.is_floating_point():
         raise Refused(f"{name} is {tuple(value.shape)} {value.dtype}: pass floats {form}")
+    if value.is_meta or value.is_sparse or value.element_size() < 2:
+        raise Refused(
+            f"{name} is {value.dtype}, {value.layout}, on {value.device}: pass a dense tensor of "
+            "at least 16 bits a number"
+        )
     return value
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from ..system.errors import one_line
+from ..system.files import output_folder
 from . import WEIGHTS, digits, digits_scheduler
 from .classifier import save_classifier, train_classifier
 
@@ -117,12 +119,13 @@ def train(out: Path) -> Path:
     return weights
 
 
+@one_line
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m morse_engine.zoo.train", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/zoo"), help="default: runs/zoo")
     parser.add_argument("--install", action="store_true", help="replace the bundled weights")
     options = parser.parse_args()
-    weights = train(options.out)
+    weights = train(output_folder(options.out))
     if options.install:
         shutil.copytree(weights, WEIGHTS, dirs_exist_ok=True)
     print(f"trained models: {WEIGHTS if options.install else weights}")

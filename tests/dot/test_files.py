@@ -332,3 +332,18 @@ def test_the_card_is_made_without_a_connection(monkeypatch):
         "| training | 2 steps |",
     ]
     assert text.endswith("```\n")
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for place in ("file", "file/dot"):
+        with pytest.raises(NotADirectoryError, match="choose a folder"):
+            Dot(tiny_unet(), widths=(4, 4)).save_pretrained(tmp_path / place)
+
+
+def test_a_dash_without_values(tmp_path):
+    dash = tiny_unet()
+    Dot(dash, widths=(4, 4)).save_pretrained(tmp_path)
+    for use in (Dot, lambda unet: Dot.from_pretrained(tmp_path, unet)):
+        with pytest.raises(Refused, match="this Dash is on meta"):
+            use(tiny_unet().to("meta"))

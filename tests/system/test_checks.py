@@ -92,3 +92,16 @@ def test_a_warning_points_outside_of_the_package():
             warnings.simplefilter("always")
             call()
         assert found[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.zeros(2, 3, device="meta"),
+        torch.zeros(2, 3).to_sparse(),
+        torch.zeros(2, 3).to(torch.float8_e4m3fn),
+    ],
+)
+def test_tensors_without_values_to_look_at(value):
+    with pytest.raises(Refused, match="pass a dense tensor"):
+        checks.tensor("x", value, "[B, C]")

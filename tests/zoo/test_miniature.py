@@ -12,6 +12,7 @@ import morse_engine
 from morse_engine import Dot, zoo
 from morse_engine.training.captions import find
 from morse_engine.training.dot import DotRecipe
+from morse_engine.zoo import train as digits_train
 from morse_engine.zoo.miniature import (
     DOT,
     JUDGE,
@@ -370,3 +371,15 @@ def test_a_device_that_is_not_there_is_refused_in_words(device, said, monkeypatc
     with pytest.raises(SystemExit, match="2"):
         train.main()
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", [train, digits_train])
+def test_a_script_that_cannot_write_says_so_in_one_line(script, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(script, "train", lambda *a, **k: pytest.fail("it began to work"))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--out", str(tmp_path / "file")])
+    with pytest.raises(SystemExit, match="2"):
+        script.main()
+    said = capsys.readouterr().err
+    assert "choose a folder" in said
+    assert len(said.splitlines()) == 1

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...system.errors import Unavailable
+from ...system.errors import Unavailable, one_line
 from ...system.files import whole
 
 SIZE = 64  # pixels, height and width
@@ -180,6 +180,7 @@ def _read(npm: Path, package: str, member: str) -> Any:
         return json.load(found)
 
 
+@one_line
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)

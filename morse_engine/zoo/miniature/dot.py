@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...system.errors import one_line
 from ...system.files import whole
 from ...training import pipeline
 from ...training.captions import METADATA
@@ -67,6 +68,7 @@ def export(images: Tensor, icons: list[data.Icon], folder: Path) -> Path:
     return folder
 
 
+@one_line
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/miniature"))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...system.errors import one_line
 from ...system.files import whole
 from . import JUDGE, WEIGHTS, captions, data, text
 from .stage import Stage
@@ -223,6 +224,7 @@ def validation(judge: Judge, images: Tensor, icons: list[data.Icon]) -> dict[str
     return found
 
 
+@one_line
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/miniature"))

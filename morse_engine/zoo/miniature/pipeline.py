@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ...system.errors import one_line
 from ...system.files import whole
 from . import text
 from .unet import SCHEDULE, Denoiser, new_unet
@@ -86,6 +87,7 @@ def _save_vocabulary(tokenizer: Any, folder: Path) -> None:
         path.write_text("\n".join(["#version: 0.2", *merges]) + "\n")
 
 
+@one_line
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/miniature"))

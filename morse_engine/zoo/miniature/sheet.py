@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...system.errors import one_line
 from ...system.files import whole
 
 PROMPTS = (
@@ -87,6 +88,7 @@ def save_grid(rows: list[np.ndarray], path: Path, scale: int = 1) -> None:
         image.save(partial)
 
 
+@one_line
 def main() -> None:
     from diffusers import StableDiffusionPipeline
 

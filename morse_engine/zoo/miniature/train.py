@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from ...system.errors import Refused, Unavailable
-from ...system.files import whole
+from ...system.errors import one_line
+from ...system.files import output_folder, whole
 from ...system.machine import device as find_device
 from . import captions, data, pipeline, text, unet, vae
 
@@ -117,6 +117,7 @@ def _left(minutes: float | None, began: float) -> float | None:
     return None if minutes is None else 60 * minutes - (time.monotonic() - began)
 
 
+@one_line
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/miniature"))
@@ -130,21 +131,18 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ..., or auto")
     parser.add_argument("--bf16", action="store_true", help="mixed precision")
     options = parser.parse_args()
-    try:
-        folder = train(
-            options.out,
-            vae_steps=options.vae_steps,
-            unet_steps=options.unet_steps,
-            batch_size=options.batch_size,
-            lr=options.lr,
-            minutes=options.minutes,
-            start=options.start,
-            pictures=options.data,
-            device=find_device(options.device),
-            bf16=options.bf16,
-        )
-    except (Refused, Unavailable) as error:
-        parser.error(str(error))
+    folder = train(
+        output_folder(options.out),
+        vae_steps=options.vae_steps,
+        unet_steps=options.unet_steps,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        minutes=options.minutes,
+        start=options.start,
+        pictures=options.data,
+        device=find_device(options.device),
+        bf16=options.bf16,
+    )
     if folder is None:
         print("the VAE is not finished: the same command goes on")
     else:
