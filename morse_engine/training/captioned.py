@@ -46,8 +46,8 @@ class Captioned:
             raise Refused(f"images is {checks.kind(images)}: pass a tensor [n, C, H, W]")
         for name, told in (("cond", cond), ("empty", {} if empty is None else empty)):
             leaves = _leaves(told).items() if isinstance(told, dict) else [(name, told)]
-            if odd := [(k, v) for k, v in leaves if not _has_rows(v)]:
-                what = f"{odd[0][0]} is {checks.kind(odd[0][1])}"
+            if bad := [(k, v) for k, v in leaves if not _has_rows(v)]:
+                what = f"{bad[0][0]} is {checks.kind(bad[0][1])}"
                 raise Refused(f"{what}: {name} is a dict of Dash's keywords, tensors of n rows")
         self.images, self.cond, self.empty = images, cond, empty
         self.shape = tuple(images.shape)
