@@ -155,6 +155,11 @@ class Dot(Helper):
         nn.init.zeros_(self.gains.weight)
         self.gains.bias = nn.Parameter(torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 0.0]))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "trunk":  # registered here, under the names of saved Dots; run by the family
+            self.inner.trunk = value
+
     def forward(
         self,
         x: Tensor,

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -34,6 +36,19 @@ def test_trunk_shares_storage_with_dash_and_is_frozen():
         unet.mid_block.resnets[0].conv1.weight.zero_()
     inner = dot.trunk.mid_block.resnets[0].conv1.get_base_layer().weight
     assert not inner.any(), "a weight changed in Dash must change in Dot"
+
+
+def test_another_trunk_is_the_one_that_runs():
+    unet = tiny_unet()
+    dot, other = randomised(Dot(unet)), randomised(Dot(tiny_unet(seed=4)))
+    inputs = trajectory(unet)
+    before = dot(*inputs)
+    dot.trunk = other.trunk
+    assert not torch.equal(dot(*inputs), before)
+    assert set(map(id, dot.trunk.parameters())) <= set(map(id, dot.parameters()))
+    for copied in (copy.deepcopy(dot), dot.merged()):
+        assert copied.inner.trunk is copied.trunk is not dot.trunk
+        assert_close("lora_merge", copied(*inputs), dot(*inputs))
 
 
 def test_every_trained_parameter_has_a_gradient():
