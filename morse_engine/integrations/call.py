@@ -161,6 +161,7 @@ class Call:
         morse = plan.morse if plan is not None else DASH * calls
         count = getattr(self.pipe, "_num_timesteps", calls)
         first = _first(self._scheduler, timestep, count)
+        count = min(count, _before(self._scheduler, first, self._arguments.get("denoising_end")))
         return first, Plan(DASH + morse[first + 1 : first + count])
 
     def _table(self, first: int, count: int) -> SolverTable:
@@ -197,3 +198,15 @@ def _first(scheduler: Any, timestep: Tensor, count: int) -> int:
     times = scheduler.timesteps
     last = len(times) - count  # a loop that was cut at its start; timesteps may be repeated
     return last if times[last] == timestep else int((times == timestep).nonzero()[0])
+
+
+def _before(scheduler: Any, first: int, denoising_end: Any) -> int:
+    """How many timesteps from `first` on lie before `denoising_end`, as pipelines count them.
+
+    Some say in `_num_timesteps` how many there are without it.
+    """
+    times = scheduler.timesteps[first:]
+    if not isinstance(denoising_end, float) or not 0 < denoising_end < 1:
+        return len(times)
+    total = scheduler.config.num_train_timesteps
+    return int((times >= round(total - denoising_end * total)).sum())

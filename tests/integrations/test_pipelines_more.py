@@ -4,41 +4,23 @@ import inspect
 
 import diffusers
 import pytest
-import torch
-from diffusers import (
-    ControlNetUnionModel,
-    DDIMScheduler,
-    DDPMScheduler,
-    EulerDiscreteScheduler,
-    T2IAdapter,
-)
-from transformers import (
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
+from diffusers import EulerDiscreteScheduler
 
 import morse_engine
-from models import SDXL, randomised, tiny_text_unet
+from models import randomised
 from morse_engine import Dot, Refused, Unavailable
 from morse_engine.dot.free import extrapolate
 from pipelines import (
     LATENT,
-    SHALLOW,
     SIZE,
     assert_same,
-    controlnet,
     generator,
     half_mask,
     one_thread,
     our_noise,
     picture,
-    quiet,
-    text_encoder,
-    tokenizer,
-    vae,
 )
+from pipelines import shallow as pipeline
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # what diffusers deprecates
@@ -46,7 +28,7 @@ pytestmark = [
 ]
 __all__ = ["one_thread"]  # a fixture of this file
 
-IN_CHANNELS = {"InstructPix2Pix": 8, "Depth2Img": 5, "Upscale": 7}
+OF_THEIR_SIZE = ("InstructPix2Pix", "Depth2Img", "Upscale")  # that of the image
 IMAGE = {"image": picture(1)}
 INPAINT = {"image": picture(1), "mask_image": half_mask()}
 CONTROL = {"control_image": picture(2), "controlnet_conditioning_scale": 0.7}
@@ -76,65 +58,12 @@ KINDS = {
 }
 
 
-def pipeline(kind, scheduler=None):
-    """A tiny one with random weights."""
-    cls, sdxl = getattr(diffusers, kind), "XL" in kind
-    torch.manual_seed(0)
-    options = (SDXL if sdxl else {}) | SHALLOW
-    options["in_channels"] = next((n for word, n in IN_CHANNELS.items() if word in kind), 4)
-    if "Upscale" in kind:
-        options["num_class_embeds"] = 1000
-    unet = tiny_text_unet(**options)
-    parts = {
-        "vae": vae(),
-        "text_encoder": text_encoder(CLIPTextModel, 4 if sdxl else 8),
-        "tokenizer": tokenizer(),
-        "text_encoder_2": text_encoder(CLIPTextModelWithProjection, 4),
-        "tokenizer_2": tokenizer(),
-        "unet": unet,
-        "scheduler": scheduler or DDIMScheduler(clip_sample=False, timestep_spacing="trailing"),
-        "low_res_scheduler": DDPMScheduler(),
-        "safety_checker": None,
-        "feature_extractor": None,
-        "depth_estimator": None,
-        "requires_safety_checker": False,
-        "add_watermarker": False,
-        "pag_applied_layers": ["mid"],
-    }  # fmt: skip
-    if "Adapter" in kind:
-        parts["adapter"] = T2IAdapter(
-            3, channels=[8, 16], num_res_blocks=1, downscale_factor=2, adapter_type="full_adapter"
-        ).eval()
-    if "Union" in kind:
-        names = inspect.signature(ControlNetUnionModel.__init__).parameters
-        same = {name: value for name, value in unet.config.items() if name in names}
-        own = {"conditioning_embedding_out_channels": (8, 8), "num_trans_channel": 8}
-        own |= {"num_trans_head": 2, "num_proj_channel": 8}
-        net = ControlNetUnionModel(**same | own)
-        with torch.no_grad():
-            for p in net.parameters():
-                p.add_(0.05 * torch.randn_like(p))
-        parts["controlnet"] = net.eval()
-    elif "ControlNet" in kind:
-        parts["controlnet"] = controlnet(unet)
-    if "Variation" in kind:
-        width = unet.config.cross_attention_dim
-        parts["image_encoder"] = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(
-                hidden_size=8, intermediate_size=8, projection_dim=width, num_hidden_layers=1,
-                num_attention_heads=2, image_size=SIZE, patch_size=LATENT,
-            )
-        ).eval()  # fmt: skip
-    taken = inspect.signature(cls.__init__).parameters
-    return quiet(cls(**{name: part for name, part in parts.items() if name in taken}))
-
-
 def arguments(pipe, **call):
     """Of a call: a prompt where it takes one, guidance, latents in the place of an image."""
     taken = inspect.signature(pipe.__call__).parameters
     words = {"prompt": "a cat", "guidance_scale": 3.0, "num_inference_steps": 4}
     words |= {"output_type": "latent", "height": SIZE, "width": SIZE}
-    if any(word in type(pipe).__name__ for word in IN_CHANNELS):
+    if any(word in type(pipe).__name__ for word in OF_THEIR_SIZE):
         words = {k: v for k, v in words.items() if k not in ("height", "width")}
     return {name: word for name, word in words.items() if name in taken} | call
 

@@ -9,12 +9,22 @@ from unittest import mock
 import diffusers
 import pytest
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    ControlNetUnionModel,
+    DDIMScheduler,
+    DDPMScheduler,
+    T2IAdapter,
+    UNet2DConditionModel,
+)
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
 )
 
 from models import SDXL, tiny_text_unet, tiny_unet
@@ -26,6 +36,13 @@ LATENT = 8  # the size of a latent of `shallow`
 SIZE = 2 * LATENT  # of its image
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = [*LETTERS, *(f"{c}</w>" for c in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+
+OF_KIND = {  # options of the unet, by a word in the name of the pipeline
+    "LatentConsistency": {"time_cond_proj_dim": 8},
+    "InstructPix2Pix": {"in_channels": 8},
+    "Depth2Img": {"in_channels": 5},
+    "Upscale": {"in_channels": 7, "num_class_embeds": 1000},
+}
 
 SHALLOW = {
     "sample_size": LATENT,
@@ -53,7 +70,7 @@ def pipeline(kind: str, scheduler=None, *, unet=None, controlnets: int = 1, **op
 
     Args:
         scheduler: default: DDIM, as Stable Diffusion sets it.
-        unet: default: a tiny one with `options`; those of SDXL and LCM pipelines are added.
+        unet: default: a tiny one with `options`; those of the kind of pipeline are added.
     """
     cls = getattr(diffusers, kind)
     if scheduler is None:
@@ -66,26 +83,36 @@ def pipeline(kind: str, scheduler=None, *, unet=None, controlnets: int = 1, **op
     sdxl = "XL" in kind
     if sdxl:
         options = SDXL | options
-    if "LatentConsistency" in kind:
-        options = {"time_cond_proj_dim": 8} | options
+    for word, more in OF_KIND.items():
+        options = (more if word in kind else {}) | options
     parts = {
         "vae": vae(),
         "text_encoder": text_encoder(CLIPTextModel, 4 if sdxl else 8),
         "tokenizer": tokenizer(),
         "unet": unet or tiny_text_unet(**options),
         "scheduler": scheduler,
+        "low_res_scheduler": DDPMScheduler(),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "depth_estimator": None,
+        "requires_safety_checker": False,
+        "add_watermarker": False,
+        "pag_applied_layers": ["mid"],
     }  # fmt: skip
     if sdxl:
         parts["text_encoder_2"] = text_encoder(CLIPTextModelWithProjection, 4)
         parts["tokenizer_2"] = tokenizer()
-    else:
-        parts |= {"safety_checker": None, "feature_extractor": None}
-    if "ControlNet" in kind:
+    if "Adapter" in kind:
+        parts["adapter"] = adapter()
+    if "Variation" in kind:
+        parts["image_encoder"] = image_encoder(parts["unet"].config.cross_attention_dim)
+    if "Union" in kind:
+        parts["controlnet"] = union(parts["unet"])
+    elif "ControlNet" in kind:
         nets = [controlnet(parts["unet"], seed) for seed in range(controlnets)]
         parts["controlnet"] = nets[0] if controlnets == 1 else nets
-    extra = {"requires_safety_checker": False, "add_watermarker": False}
     taken = inspect.signature(cls.__init__).parameters
-    return quiet(cls(**parts, **{k: v for k, v in extra.items() if k in taken}))
+    return quiet(cls(**{name: part for name, part in parts.items() if name in taken}))
 
 
 def shallow(kind: str, scheduler=None, **options):
@@ -112,7 +139,7 @@ def text_encoder(cls, width: int):
     return cls(
         CLIPTextConfig(
             vocab_size=len(WORDS), hidden_size=width, intermediate_size=width, projection_dim=8,
-            num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=8,
+            num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=8,
             bos_token_id=52, eos_token_id=53, pad_token_id=53,
         )
     ).eval()  # fmt: skip
@@ -131,6 +158,35 @@ def controlnet(unet: UNet2DConditionModel, seed: int = 0) -> ControlNetModel:
         for p in net.parameters():
             p.add_(0.1 * torch.randn_like(p))
     return net.eval()
+
+
+def union(unet: UNet2DConditionModel) -> ControlNetUnionModel:
+    """A ControlNet of several kinds of image, which has an effect."""
+    names = inspect.signature(ControlNetUnionModel.__init__).parameters
+    same = {name: value for name, value in unet.config.items() if name in names}
+    own = {"conditioning_embedding_out_channels": (8, 8), "num_trans_channel": 8}
+    own |= {"num_trans_head": 2, "num_proj_channel": 8}
+    net = ControlNetUnionModel(**same | own)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return net.eval()
+
+
+def adapter() -> T2IAdapter:
+    """For a unet of two levels."""
+    return T2IAdapter(
+        3, channels=[8, 16], num_res_blocks=1, downscale_factor=2, adapter_type="full_adapter"
+    ).eval()
+
+
+def image_encoder(width: int) -> CLIPVisionModelWithProjection:
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=8, intermediate_size=8, projection_dim=width, num_hidden_layers=1,
+            num_attention_heads=2, image_size=SIZE, patch_size=LATENT,
+        )
+    ).eval()  # fmt: skip
 
 
 def picture(seed: int = 0, channels: int = 3):
