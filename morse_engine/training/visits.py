@@ -32,7 +32,7 @@ class Visits:
         for name, value in batch.items():
             value = value.detach().cpu()
             if name not in self.rows:
-                self.rows[name] = torch.zeros((self.size, *value.shape[1:]), dtype=value.dtype)
+                self.rows[name] = self._empty(value)
             self.rows[name][at] = value
         self.count += len(batch["x"])
 
@@ -41,11 +41,21 @@ class Visits:
         return {name: rows[at].to(device) for name, rows in self.rows.items()}
 
     def state_dict(self) -> dict:
-        return {"count": self.count, "rows": self.rows}
+        """Without the rows that hold nothing yet; a file of a view would have them all."""
+        held = min(self.count, self.size)
+        return {
+            "count": self.count,
+            "rows": {n: rows[:held].clone() for n, rows in self.rows.items()},
+        }
 
     def load_state_dict(self, content: dict) -> None:
         self.count = content["count"]
-        self.rows = {name: rows.cpu() for name, rows in content["rows"].items()}
+        self.rows = {name: self._empty(rows) for name, rows in content["rows"].items()}
+        for name, rows in content["rows"].items():
+            self.rows[name][: len(rows)] = rows
+
+    def _empty(self, like: Tensor) -> Tensor:
+        return torch.zeros((self.size, *like.shape[1:]), dtype=like.dtype)
 
 
 def random_run(

@@ -116,6 +116,24 @@ def test_a_checkpoint_of_the_first_version_is_continued(whole, tmp_path):
         assert now[name].keys() == content[name].keys(), name
 
 
+@pytest.mark.parametrize("added", [0, 3, 8, 13])
+def test_visits_are_saved_as_far_as_they_are_filled(added):
+    visits, again = Visits(8), Visits(8)
+    for i in range(added):
+        visits.add(x=torch.full((1, 2), 1.0 + i), t=torch.tensor([i]))
+    content = visits.state_dict()
+    held = min(added, 8)
+    assert [rows.untyped_storage().nbytes() for rows in content["rows"].values()] == (
+        [held * 8, held * 8] if added else []
+    )
+    again.load_state_dict(content)
+    for some in (visits, again):
+        some.add(x=torch.full((2, 2), -1.0), t=torch.tensor([7, 8]))
+    assert again.count == visits.count == added + 2
+    for name, rows in visits.rows.items():
+        assert torch.equal(again.rows[name], rows)
+
+
 def test_a_failed_save_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
     first = fit(tmp_path)
     first.save()
