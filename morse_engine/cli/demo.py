@@ -18,6 +18,7 @@ from ..sampling.plan import Plan
 from ..system.errors import Refused
 from ..system.files import output_folder, whole, write_rows
 from ..system.images import grid, png
+from ..system.lock import alone
 from ..system.machine import device
 from ..zoo import digits
 
@@ -65,26 +66,28 @@ def run_demo(
     Raises:
         NotADirectoryError, PermissionError: `out` cannot be written to; raised before any work.
         Refused: too few images, or a device that is not there.
+        Unavailable: another process writes into `out`.
     """
     from rich.console import Console
 
     console, out, where = console or Console(), output_folder(out), device(device_name)
     if not 1 <= pictured <= images:
         raise Refused(f"pictured={pictured}: show 1 to {images} images, as many as are sampled")
-    bench = _experiment(where, images, batch_size, seed)
-    rows, alone, columns = _measure(
-        bench,
-        sorted({*steps, pictured_budget}),
-        sorted({*budgets, pictured_budget}),
-        Point("full", Plan.spread(full_steps, 0), full_steps, full_steps),
-        pictured,
-        pictured_budget,
-        console,
-    )
-    _write(out, rows, alone, columns, bench.about)
+    with alone(out):
+        bench = _experiment(where, images, batch_size, seed)
+        rows, at_one, columns = _measure(
+            bench,
+            sorted({*steps, pictured_budget}),
+            sorted({*budgets, pictured_budget}),
+            Point("full", Plan.spread(full_steps, 0), full_steps, full_steps),
+            pictured,
+            pictured_budget,
+            console,
+        )
+        _write(out, rows, at_one, columns, bench.about)
     console.print(verdict.table(rows))
     console.print(verdict.verdict(rows), style="bold", highlight=False)
-    console.print(verdict.in_short(verdict.at_batch(rows + alone, 1)), highlight=False)
+    console.print(verdict.in_short(verdict.at_batch(rows + at_one, 1)), highlight=False)
     console.print(f"The page: {out / 'index.html'}", highlight=False, soft_wrap=True)
     return out / "index.html"
 

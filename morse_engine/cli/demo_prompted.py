@@ -23,6 +23,7 @@ from ..sampling.budget import choose
 from ..sampling.plan import Plan
 from ..system.errors import Refused, Unavailable
 from ..system.files import output_folder, whole, write_rows
+from ..system.lock import alone
 from ..system.machine import device
 from ..zoo.miniature import captions, judge
 from .prompted import MINIATURE_GUIDANCE, quiet
@@ -73,6 +74,7 @@ def run_demo(
     Raises:
         NotADirectoryError, PermissionError: `out` cannot be written to; raised before any work.
         Refused: a number that does not fit, or a device that is not there.
+        Unavailable: another process writes into `out`.
     """
     from rich.console import Console
 
@@ -80,14 +82,15 @@ def run_demo(
     places = [place for place in pictured if 0 <= place < images]
     if images < 8 or not places:
         raise Refused(f"images={images}, pictured={pictured}: 8 or more, of which some are shown")
-    bench = _experiment(where, images, batch_size, seed, full_steps)
-    found, shown = _measure(
-        bench, sorted({*steps, pictured_budget}), sorted({*budgets, pictured_budget}),
-        places, pictured_budget, console,
-    )  # fmt: skip
-    batches = tuple(dict.fromkeys((bench.batch_size, 1)))
-    prompts = bench.subject.prompts([seed + place for place in places])
-    _write(out, bench, found, prompts, shown, batches, pictured_budget)
+    with alone(out):
+        bench = _experiment(where, images, batch_size, seed, full_steps)
+        found, shown = _measure(
+            bench, sorted({*steps, pictured_budget}), sorted({*budgets, pictured_budget}),
+            places, pictured_budget, console,
+        )  # fmt: skip
+        batches = tuple(dict.fromkeys((bench.batch_size, 1)))
+        prompts = bench.subject.prompts([seed + place for place in places])
+        _write(out, bench, found, prompts, shown, batches, pictured_budget)
     console.print(near_verdict.table(found))
     console.print(near_verdict.verdict(found, batches[0]), style="bold", highlight=False)
     for size in batches:

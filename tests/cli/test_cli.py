@@ -20,6 +20,7 @@ from morse_engine.evaluation.experiment import Experiment
 from morse_engine.sampling import budget
 from morse_engine.sampling.plan import Plan
 from morse_engine.system import machine
+from morse_engine.system.lock import alone
 
 COMMANDS = ("demo", "sample", "train-dash", "train-dot", "evaluate", "search", "doctor")
 
@@ -413,6 +414,12 @@ def test_search(tmp_path, capsys):
     assert str(ranking.best_first()[0]) == "----"  # the full run is nearest to itself
     assert Plan("--") in ranking.scores
     assert "0  ----  (4 Dash" in out
+
+
+@pytest.mark.parametrize("words", [["demo"], ["demo", "--model", "digits"], ["search"]])
+def test_one_process_writes_in_a_folder_at_a_time(words, tmp_path, fails):
+    with alone(tmp_path):
+        assert "is in use by process" in fails(*words, "--device", "cpu", "--out", tmp_path)
 
 
 def test_search_needs_a_folder(fails):
