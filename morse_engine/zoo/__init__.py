@@ -1,4 +1,4 @@
-"""The models that ship with the package: for handwritten digits, and a miniature Stable Diffusion.
+"""The models that ship with the package: of digits, of icons, and a miniature Stable Diffusion.
 
 See `MODEL_CARD.md` in this folder for data, recipe and results; `python -m morse_engine.zoo.train`
 makes all of it anew.
@@ -12,7 +12,7 @@ from torch import nn
 
 from ..dot.dot import Dot
 from ..sampling import schedulers
-from . import miniature
+from . import icons, miniature
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin, StableDiffusionPipeline, UNet2DModel
@@ -63,6 +63,23 @@ def miniature_pipeline() -> "StableDiffusionPipeline":
 def miniature_dot(unet: nn.Module) -> Dot:
     """The guided Dot of the unet of `miniature_pipeline()`."""
     dot = Dot.from_pretrained(miniature.DOT, unet)
+    return dot.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it is one
+
+
+def icons_dash(folder: Path = icons.DASH) -> "UNet2DModel":
+    """A `UNet2DModel` of icons `[B, 3, 32, 32]` with classes, those of `icons.data.CLASSES`.
+
+    Its noise schedule is that of the digits; it is channels-last, as its Dot.
+    """
+    from diffusers import UNet2DModel
+
+    unet = UNet2DModel.from_pretrained(folder, low_cpu_mem_usage=False).eval()
+    return unet.to(memory_format=torch.channels_last)
+
+
+def icons_dot(unet: nn.Module) -> Dot:
+    """The Dot of `icons_dash()`."""
+    dot = Dot.from_pretrained(icons.DOT, unet)
     return dot.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it is one
 
 

@@ -1,0 +1,75 @@
+"""Train the Dot of the icons.
+
+    python -m morse_engine.zoo.icons.dot --out runs/icons
+
+Dash is that of `OUT/dash/weights`, the bundled one if none is there. Interrupt it at any time; the
+same command goes on.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...dot.dot import Dot
+from ...system.errors import Refused, Unavailable
+from ...training.captioned import Captioned
+from ...training.dot import train_dot
+from .. import digits_scheduler, icons_dash
+from ..miniature import data as pictures
+from . import DASH, data
+
+SAMPLES, HELD_OUT = 8192, 512  # variations of the pictures that Dot is trained and judged on
+STEPS, RATE = 2500, 3e-3
+SOLVERS = ("ddim", "dpm", "ddim", "dpm", "ddpm", "dpm-sde", "euler-ancestral")
+
+
+def varied(images: Tensor, icons: list[pictures.Icon], count: int, seed: int) -> Captioned:
+    """Pictures as Dash was trained on, with their classes."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(len(images), (count,), generator=generator)
+    drawn = [data.varied(images[part], generator) for part in rows.split(256)]
+    return Captioned(torch.cat(drawn), {"class_labels": data.labels(icons)[rows]})
+
+
+def train(out: Path, folder: Path, num_steps: int = STEPS, lr: float = RATE) -> Path:
+    """Train the Dot of the Dash in `out` on rendered pictures; returns its folder."""
+    images, icons = pictures.load(folder)
+    rows = pictures.chosen(icons)
+    images, icons = images[rows], [icons[row] for row in rows]
+    trained = out / "dash" / "weights"
+    unet = icons_dash(trained if trained.exists() else DASH)
+    torch.manual_seed(0)
+    dot = Dot(unet, digits_scheduler("ddim"), cut=2)
+    train_dot(
+        dot,
+        unet,
+        varied(images, icons, SAMPLES, 0),
+        digits_scheduler("ddpm"),
+        out / "dot",
+        schedulers=[digits_scheduler(name) for name in SOLVERS],
+        num_steps=num_steps,
+        lr=lr,
+        checkpoint_every=200,
+        held_out=varied(images, icons, HELD_OUT, 1),
+    )
+    return out / "dot" / "dot"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/icons"))
+    parser.add_argument("--data", type=Path, help="a folder of rendered pictures [OUT/data]")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--lr", type=float, default=RATE, help="highest rate")
+    options = parser.parse_args()
+    try:
+        folder = train(options.out, options.data or options.out / "data", options.steps, options.lr)
+    except (Refused, Unavailable) as error:
+        parser.error(str(error))
+    print(f"the Dot is in {folder}")
+
+
+if __name__ == "__main__":
+    main()
