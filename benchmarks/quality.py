@@ -16,6 +16,7 @@ sampler, over the best sampler and over free steps, also where they are no gain.
 import argparse
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class Bench:
     shape: tuple[int, int, int]
     dash: str  # fingerprints: of Dash and of the yardstick
     dot: str
-    subject: type[Subject] = Subject
+    subject: Callable[..., Subject] = Subject
     full_steps: dict[str, int] = field(default_factory=lambda: FULL_STEPS)
 
 

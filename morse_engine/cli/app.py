@@ -67,8 +67,8 @@ def top(
 def demo(
     out: Annotated[str, typer.Option(metavar="FOLDER", help="for index.html and the rest")] = "out",
     model: Annotated[
-        Literal["miniature", "digits"],
-        typer.Option(help="of the bundled ones: a miniature Stable Diffusion, or digits"),
+        Literal["miniature", "icons", "digits"],
+        typer.Option(help="of the bundled: a miniature Stable Diffusion, icons of classes, digits"),
     ] = "miniature",
     seed: Seed = 0,
     images: Annotated[
@@ -92,7 +92,7 @@ def demo(
     else:
         from . import demo_prompted
 
-        demo_prompted.run_demo(out, seed=seed, images=images or 96, device_name=device)
+        demo_prompted.run_demo(out, model, seed=seed, images=images or 96, device_name=device)
 
 
 # -- errors ------------------------------------------------------------------------------------

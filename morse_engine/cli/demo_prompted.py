@@ -1,42 +1,36 @@
-"""The demo: what Morse does to the bundled miniature Stable Diffusion, measured, as one page."""
+"""The demo: what Morse does to a bundled model that draws what it is asked, as one page."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from .. import zoo
 from ..evaluation import beside, near_verdict, page
 from ..evaluation.experiment import Experiment, Point
 from ..evaluation.figures import plain
 from ..evaluation.near_plot import near_plot
 from ..evaluation.nearness import PROMPT, RMS, Near, chosen, speedup_rows
 from ..evaluation.paired import Paired
-from ..evaluation.prompted import Prompted
 from ..evaluation.verdict import DASH, MORSE, NAMES, RIVAL, short
-from ..integrations.latents import range_of
-from ..sampling import schedulers
 from ..sampling.budget import choose
 from ..sampling.plan import Plan
-from ..system.errors import Refused, Unavailable
+from ..system.errors import Refused
 from ..system.files import output_folder, whole, write_rows
 from ..system.lock import alone
 from ..system.machine import device
-from ..zoo.miniature import captions, judge
-from .prompted import MINIATURE_GUIDANCE, quiet
+from ..zoo.miniature import judge
+from .demo_models import MODELS, Shown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-TITLE = "Morse on a miniature Stable Diffusion"
 REPEATS = 10  # of each step, to measure N
 
 
 def run_demo(
     out: str | Path,
+    model: str = "miniature",
     *,
     seed: int = 0,
     images: int = 96,
@@ -57,6 +51,7 @@ def run_demo(
 
     Args:
         out: a folder, made if it is not there.
+        model: one of `demo_models.MODELS`.
         seed: of the first picture; the others count up.
         images: pictures per point; 8 or more.
         budgets: of Morse and of free steps, in LSD.
@@ -83,14 +78,15 @@ def run_demo(
     if images < 8 or not places:
         raise Refused(f"images={images}, pictured={pictured}: 8 or more, of which some are shown")
     with alone(out):
-        bench = _experiment(where, images, batch_size, seed, full_steps)
+        drawn = MODELS[model](where)
+        bench = _experiment(drawn, images, batch_size, seed, full_steps)
         found, shown = _measure(
             bench, sorted({*steps, pictured_budget}), sorted({*budgets, pictured_budget}),
             places, pictured_budget, console,
         )  # fmt: skip
         batches = tuple(dict.fromkeys((bench.batch_size, 1)))
         prompts = bench.subject.prompts([seed + place for place in places])
-        _write(out, bench, found, prompts, shown, batches, pictured_budget)
+        _write(out, drawn, bench, found, prompts, shown, batches, pictured_budget)
     console.print(near_verdict.table(found))
     console.print(near_verdict.verdict(found, batches[0]), style="bold", highlight=False)
     for size in batches:
@@ -100,26 +96,12 @@ def run_demo(
 
 
 def _experiment(
-    where: torch.device, num_images: int, batch_size: int, seed: int, full_steps: int
+    shown: Shown, num_images: int, batch_size: int, seed: int, full_steps: int
 ) -> Experiment:
-    """Of the bundled miniature and its guided Dot, with DDIM."""
-    if find_spec("transformers") is None:
-        raise Unavailable(
-            "prompts need the package transformers: pip install 'morse-engine[demo]', or take "
-            "--model digits"
-        )
-    quiet()
-    pipe = zoo.miniature_pipeline().to(where)
-    pipe.scheduler = schedulers.make("ddim", pipe.scheduler.config)
-    subject = Prompted(
-        *("miniature Stable Diffusion 64 x 64", pipe, zoo.miniature_dot(pipe.unet)),
-        captions.coarse(),
-        guidance_scale=MINIATURE_GUIDANCE,
-        latents=range_of(pipe),
-    )
+    """With DDIM, beside the full run."""
     told = judge.load()
     return Experiment(
-        subject, Paired(told), solver="ddim", num_images=num_images, batch_size=batch_size,
+        shown.subject, Paired(told), solver="ddim", num_images=num_images, batch_size=batch_size,
         seed=seed, full_steps=full_steps, judge=told,
     )  # fmt: skip
 
@@ -232,6 +214,7 @@ def _method(name: str, near: Near, images: Tensor, places: list[int]) -> beside.
 
 def _write(
     out: Path,
+    drawn: Shown,
     bench: Experiment,
     found: list[Near],
     prompts: list[str],
@@ -248,7 +231,7 @@ def _write(
         out / "rows.json", [*(near.as_row() for near in found), *speedup_rows(found, batches)]
     )
     text = page.render_prompted(
-        title=TITLE,
+        title=drawn.title,
         verdict=near_verdict.verdict(found, batches[0]),
         basis=_basis(bench, budget),
         batches=[near_verdict.in_short(found, size) for size in batches],
@@ -257,7 +240,9 @@ def _write(
         ],
         at_budget=near_verdict.at_budget(found, budget, batches[0]),
         brightest=beside.BRIGHTEST,
-        guided=bench.subject.models.guided_dot,
+        costs=drawn.costs,
+        elsewhere=drawn.elsewhere,
+        lines=drawn.lines,
         plot=(out / "nearness.png").read_bytes(),
         headings=near_verdict.headings(found),
         cells=near_verdict.cells(found),
@@ -272,11 +257,13 @@ def _write(
 def _basis(bench: Experiment, budget: int) -> str:
     """What the verdict rests on."""
     subject, images = bench.subject, range(bench.seed, bench.seed + bench.num_images)
+    scale = subject.guidance_scale
+    guidance = "" if scale is None else f", guidance {scale:g}"
     why = choose(budget, subject.scheduler, bench.speed.dot_speed, **subject.known).why
     count = len(set(subject.prompts(images)))
     return (
-        f"{bench.num_images:,} pictures a point of {count} prompts that stand for many pictures, "
-        f"guidance {subject.guidance_scale:g}; in brackets the 95 % "
+        f"{bench.num_images:,} pictures a point of {count} prompts that stand for many pictures"
+        f"{guidance}; in brackets the 95 % "
         f"interval of a bootstrap over the pictures, for this model alone. Morse's plans are "
         f'those of plan="auto": {why}.'
     )

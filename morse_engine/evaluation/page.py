@@ -21,19 +21,6 @@ print(sampler.report(measure=True, batch_size=16))
 """
 
 
-#: What the page of a pipeline shows.
-PIPELINE_LINES = """\
-import morse_engine
-from morse_engine import zoo
-
-pipe = zoo.miniature_pipeline()  # a StableDiffusionPipeline of diffusers
-dot = zoo.miniature_dot(pipe.unet)  # trained once for its UNet
-morse_engine.accelerate(pipe, dot, budget=5)  # the time of 5 steps
-picture = pipe("a noto smiling face", guidance_scale=3.0).images[0]
-morse_engine.restore(pipe)
-"""
-
-
 def render(
     *,
     title: str,
@@ -75,29 +62,33 @@ def render_prompted(
     seeds: Sequence[dict],
     at_budget: str,
     brightest: float,
-    guided: bool,
+    costs: str,
+    elsewhere: str,
     plot: bytes,
     headings: Sequence[str],
     cells: Sequence[Sequence[str]],
     marked: str,
     caption: str,
     machine: dict,
+    lines: str,
 ) -> str:
-    """The whole page of a text-to-image pipeline, `prompted.html` filled in.
+    """The whole page of a model that draws what it is asked, `prompted.html` filled in.
 
     Args:
         batches: a line for each batch size.
         seeds: of each seed `prompt`, and `cells` as `beside.cells` makes them.
         at_budget: a line about the budget of the pictures.
         brightest: the difference that is drawn brightest, of a range of 1.
-        guided: whether the Dot corrects the guided estimate.
+        costs: what the cost in LSD is that of.
+        elsewhere: which other model shows more, as a command.
+        lines: of Python, the same in short.
         verdict, basis, plot, headings, cells, marked, caption, machine: as for `render`.
     """
     return _template("prompted.html").render(
         title=title, verdict=verdict, basis=basis, lines_of_batches=batches, seeds=seeds,
-        at_budget=at_budget, brightest=brightest, guided=guided, plot=plot,
+        at_budget=at_budget, brightest=brightest, costs=costs, elsewhere=elsewhere, plot=plot,
         plot_width="none", headings=headings, cells=cells, marked=marked, caption=caption,
-        machine=machine, lines=PIPELINE_LINES,
+        machine=machine, lines=lines,
     )  # fmt: skip
 
 

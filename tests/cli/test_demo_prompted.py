@@ -14,8 +14,8 @@ from rich.console import Console
 
 from commands import run
 from morse_engine import Dot, zoo
-from morse_engine.cli import demo_prompted
-from morse_engine.evaluation import near_verdict, page
+from morse_engine.cli import demo_models, demo_prompted
+from morse_engine.evaluation import near_verdict
 from morse_engine.evaluation.nearness import Near
 from morse_engine.evaluation.verdict import DASH, MORSE, RIVAL
 from morse_engine.sampling import noise, schedulers
@@ -143,10 +143,10 @@ def test_page_and_terminal_say_where_morse_stands(result):
 def test_the_lines_of_the_page_run(monkeypatch):
     monkeypatch.setattr(zoo, "miniature_dot", untrained)
     names: dict = {}
-    exec(compile(page.PIPELINE_LINES, "page", "exec"), names)
+    exec(compile(demo_models.PIPELINE_LINES, "page", "exec"), names)
     assert names["picture"].size == (64, 64)
     assert type(names["pipe"]).__mro__[1].__name__ != "StableDiffusionPipeline", "restored"
-    assert page.PIPELINE_LINES.count("\n") == 8
+    assert demo_models.PIPELINE_LINES.count("\n") == 8
 
 
 # -- what can go wrong -------------------------------------------------------------------------

@@ -17,6 +17,7 @@ SIZE = 32
 STYLES = tuple(data.PACKAGES)
 GROUPS = {"face": 130, "animal": 75, "heart": 25, "plant": 12, "food": 20}  # pictures in a style
 CLASSES = tuple((style, group) for style in STYLES for group in GROUPS)
+WORDS = tuple(f"a {style} {group}" for style, group in CLASSES)
 ZOOM = 0.9, 1.05
 SHIFT = 0.06  # of the width, at most, to each side
 
