@@ -34,7 +34,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-older coverage lint types docs aot versions gpu gpu-first gpu-smoke zoo zoo-miniature zoo-gpu quality bench clean
+.PHONY: help demo test test-fast test-older coverage lint types docs aot versions gpu gpu-first gpu-smoke zoo zoo-miniature zoo-icons zoo-gpu quality bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -112,6 +112,10 @@ zoo-miniature: $(VENV)/.demo ## train the miniature Stable Diffusion from nothin
 	for part in train dot judge; do \
 		$(BIN)/python -m morse_engine.zoo.miniature.$$part --out runs/miniature || exit; \
 	done
+
+zoo-icons: $(VENV)/.demo ## train the icons' model of classes from nothing, and its Dot; needs npm
+	@$(PIP) install -c $(CONSTRAINTS) -e '.[demo,miniature]'
+	for part in dash dot; do $(BIN)/python -m morse_engine.zoo.icons.$$part --out runs/icons || exit; done
 
 # Batch and rate are guesses: nothing of this has run on a GPU.
 zoo-gpu: ## train the bundled miniature on, on a GPU, 9 minutes a call, without network (docs/gpu.md)

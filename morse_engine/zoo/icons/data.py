@@ -1,4 +1,4 @@
-"""Icons in any colour: 32 x 32 pixels of a class, moved, mirrored and turned in hue at every visit.
+"""Icons of classes, 32 x 32 pixels: moved, mirrored and turned in hue a little at every visit.
 
 A class, a style with a group such as ("3d", "animal"), stands for many pictures, and the changes
 make each of these a family. What a sampler draws is then not settled by its first steps.
@@ -20,6 +20,7 @@ CLASSES = tuple((style, group) for style in STYLES for group in GROUPS)
 WORDS = tuple(f"a {style} {group}" for style, group in CLASSES)
 ZOOM = 0.9, 1.05
 SHIFT = 0.06  # of the width, at most, to each side
+TURN = 0.5  # radians of hue, at most, to each side: with any hue a small model loses the colours
 
 
 def label(icon: Icon) -> int:
@@ -67,7 +68,7 @@ def varied(images: Tensor, generator: torch.Generator) -> Tensor:
     )
     moved = nn.functional.grid_sample(white, grid, align_corners=False)
     small = nn.functional.avg_pool2d(moved, images.shape[-1] // SIZE)
-    turned = torch.einsum("bij,bjhw->bihw", _turns(draw(0, 2 * math.pi)), small)
+    turned = torch.einsum("bij,bjhw->bihw", _turns(draw(-TURN, TURN)), small)
     return turned.add_(1).clamp_(-1, 1).contiguous(memory_format=torch.channels_last)
 
 
