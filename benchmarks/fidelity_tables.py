@@ -83,6 +83,17 @@ def searched(solver: str) -> str:
     return "\n".join(lines)
 
 
+def edits(rows: list[dict]) -> str:
+    """Image to image and inpainting: every plan with what its part costs."""
+    lines = ["| | | steps made | LSD at batch 1, 16 | rms |", "|---|---|---|---|---|"]
+    for row in rows:
+        cost = f"{row['lsd_at_1']:.3g}, {row['lsd_at_16']:.3g}" if "." in row["part"] else ""
+        rms = f"{row['value']:.4f} ({row['low']:.4f} to {row['high']:.4f})"
+        cells = row["kind"], row["variant"], f"`{row['part']}`", cost or f"{row['lsd_at_1']:g}", rms
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     rows = json.loads((RESULTS / "fidelity.json").read_text())
     text = (
@@ -90,7 +101,10 @@ def main() -> None:
         f"(1.0x is no gain), with 95 % intervals:\n\n{gains(rows)}\n\n"
         f"DDIM at guidance 3, Morse at batch 1:\n\n{points(rows)}\n\n"
         f"The best plan of each kind, by the search's score (DDIM, 64 seeds):\n\n"
-        f"{searched('ddim')}\n"
+        f"{searched('ddim')}\n\n"
+        f"Editing (`benchmarks/miniature_edits.py`, rms to 52 Dash steps, DDIM, guidance 3, "
+        f"three quarters of a run):\n\n"
+        f"{edits(json.loads((RESULTS / 'miniature-edits.json').read_text()))}\n"
     )
     put(PAGE, text)
 
