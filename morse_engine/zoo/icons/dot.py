@@ -8,6 +8,7 @@ same command goes on.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ from ..miniature import data as pictures
 from . import DASH, data
 
 SAMPLES, HELD_OUT = 8192, 512  # variations of the pictures that Dot is trained and judged on
-STEPS, RATE = 2500, 3e-3
+STEPS, RATE = 2000, 3e-3
+SHAPE: dict[str, Any] = {"widths": (16, 32), "cut": 2}
 SOLVERS = ("ddim", "dpm", "ddim", "dpm", "ddpm", "dpm-sde", "euler-ancestral")
 
 
@@ -41,7 +43,7 @@ def train(out: Path, folder: Path, num_steps: int = STEPS, lr: float = RATE) -> 
     trained = out / "dash" / "weights"
     unet = icons_dash(trained if trained.exists() else DASH)
     torch.manual_seed(0)
-    dot = Dot(unet, digits_scheduler("ddim"), cut=2)
+    dot = Dot(unet, digits_scheduler("ddim"), **SHAPE)
     train_dot(
         dot,
         unet,
