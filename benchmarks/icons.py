@@ -34,8 +34,12 @@ FULL_STEPS = {"ddim": 50, "dpm": 30}
 SOLVERS = (*FULL_STEPS, "unipc")
 REAL = 4000  # pictures that others are compared with
 SCALE = pictures.SIZE // data.SIZE
-DEFAULTS = ("--out", "benchmarks/results/icons.json", "--images", "500", "--compared", "500")
-SPEEDS, BUDGETS, SEARCHED = (1.6, 3.0, 5.0), (3, 4, 5, 6, 8), 64  # of the search
+BUDGETS = 3, 4, 5, 6, 8
+DEFAULTS = (
+    *("--out", "benchmarks/results/icons.json", "--images", "500", "--compared", "500"),
+    *("--sets", "1", "--budgets", *map(str, BUDGETS)),
+)
+SPEEDS, SEARCHED = (2.4, 9.0), 64  # of the search: N, and pictures
 
 
 def bench(folder: Path) -> quality.Bench:
@@ -88,9 +92,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True, help="a folder of rendered pictures")
     parser.add_argument("--search", action="store_true", help="find plans, and nothing else")
+    parser.add_argument("--searched", nargs="+", choices=FULL_STEPS, default=list(FULL_STEPS))
     options, rest = parser.parse_known_args()
     if options.search:
-        search_plans(list(FULL_STEPS))
+        search_plans(options.searched)
         return
     if "--solvers" not in rest:
         rest += ["--solvers", *SOLVERS]

@@ -92,3 +92,20 @@ def test_with_a_perfect_model_nothing_is_left_to_distil(latents, tmp_path):
     run.target.forward = perfect
     _, numbers = run.loss(perfect, torch.Generator().manual_seed(0), 0)
     assert numbers["rms"] < 0.02  # x at the end of a way still has a 30th of its noise
+
+
+@pytest.mark.slow
+def test_edits_are_compared_at_equal_steps(monkeypatch):
+    import miniature_edits as edits
+
+    plans = {"Dash alone": [Plan("----")], "free steps": [Plan("-:-:-:-:")]}
+    monkeypatch.setattr(edits, "PLANS", plans)
+    monkeypatch.setattr(edits, "FULL", 8)
+    made = edits.Edits(2)
+    assert [edits.wanted(prompt) == prompt for prompt in made.prompts] == [False, False]
+    for kind in edits.KINDS:
+        rows = edits.measured(made, kind)
+        assert [(row["part"], row["lsd_at_1"]) for row in rows] == [("---", 3), ("-:-:-:", 3)]
+        assert all(0.002 < row["low"] <= row["value"] <= row["high"] < 0.3 for row in rows)
+    kept = made.edited("inpainting", Plan("----"))[..., : edits.data.SIZE // 4]
+    assert (kept - made.pictures[..., : edits.data.SIZE // 4]).abs().mean() < 0.05
