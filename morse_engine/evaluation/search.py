@@ -114,10 +114,6 @@ def search(
     # What is refused is refused before a file is made.
     sampler.with_plan(full).start(batch_size=batch_size, **options)
     output_folder(folder)
-    if models.dot is None:
-        speeds = [None]
-    elif speeds == [None]:
-        speeds = [sampler.with_plan("-.-").measure(batch_size, **options).dot_speed]
     see = Pyramid(sampler.shape[0]).to(models.device or "cpu") if features is None else features
 
     def describe(plan: Plan) -> Tensor:
@@ -128,13 +124,16 @@ def search(
                 seen.append(_seen(see, x.clamp(*bounds(made.table.clean_range, x))))
         return torch.cat(seen)
 
-    every = dict.fromkeys(plan for lsd in lsds for n in speeds for plan in candidates(lsd, n))
-    plans = [p for p in every if budgets_of.possible(p, scheduler, known)]
     same = {"num_images": num_images, "full_steps": full_steps, "guidance_scale": guidance_scale}
     same |= {"features": _name(features), "cond": tree_map(_name, cond)}
     with alone(folder):
         partial = Partial(folder / f"plans-{name}.partial")
-        partial.settings(_about(sampler) | same, dict)
+        speeds = _kept_speeds(
+            partial, _about(sampler) | same, speeds if models.dot is not None else None,
+            lambda: sampler.with_plan("-.-").measure(batch_size, **options).dot_speed,
+        )  # fmt: skip
+        every = dict.fromkeys(plan for lsd in lsds for n in speeds for plan in candidates(lsd, n))
+        plans = [p for p in every if budgets_of.possible(p, scheduler, known)]
         reference = partial.images("full", lambda: describe(full))
         scores = _scored(partial) | {full: 0.0}
         for i, plan in enumerate(plans, 1):
@@ -218,6 +217,20 @@ def _name(value: Any) -> Any:
     if callable(value):
         return getattr(value, "__qualname__", type(value).__qualname__)
     return checks.shown(value)
+
+
+def _kept_speeds(
+    partial: Partial, same: dict, given: list | None, measure: Callable[[], float]
+) -> list:
+    """All N: those given, [None] without a Dot, or the one that the first run measured.
+
+    A search that goes on may not measure another one, or its candidates would be others.
+    """
+    if given != [None]:
+        partial.settings(same, dict)
+        return [None] if given is None else given
+    kept = partial.settings(same, lambda: {"measured_dot_speed": measure()})
+    return [kept.get("measured_dot_speed") or measure()]
 
 
 def _about(sampler: Any) -> dict:

@@ -2,6 +2,7 @@
 
 import json
 from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -131,6 +132,22 @@ def test_search_goes_on_where_it_was(tmp_path, monkeypatch):
     other = search(sampler(HeunDiscreteScheduler()), [3], folder=tmp_path, **OPTIONS)
     assert set(budget.read(tmp_path)) == {"ddim", "heun"}
     assert all(len(plan) % 2 for plan in other.scores)  # it makes odd numbers of calls alone
+
+
+def test_a_search_that_goes_on_keeps_the_speed_that_was_measured(tmp_path, monkeypatch):
+    options, measured = {k: v for k, v in OPTIONS.items() if k != "dot_speed"}, [2.0, 9.0]
+    made = sampler()
+    monkeypatch.setattr(
+        type(made), "measure", lambda *_, **__: SimpleNamespace(dot_speed=measured.pop(0))
+    )
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(made, [3], folder=tmp_path, on_plan=stopped, **options)
+    assert search(made, [3], folder=tmp_path, **options).speeds == (2.0, 2.0)
+    assert measured == [9.0]
 
 
 def test_search_without_a_dot_and_without_a_range(tmp_path):
