@@ -1,21 +1,23 @@
-"""The tables of docs/fidelity.md, from the rows of `fidelity.py` and the search beside the Dot.
+"""The tables of docs/fidelity.md and docs/icons.md, from rows, and the searches beside the Dots.
 
     python benchmarks/fidelity_tables.py
 
-They take the place of what is between the two marks there.
+They take the place of what is between the two marks of each page.
 """
 
 import json
 
-from fidelity import BUDGETS, FULL, KARRAS, RESULTS, SAMPLERS, SPEED, Path
+from fidelity import BUDGETS, FULL, ICONS, KARRAS, RESULTS, SAMPLERS, SPEED, Path, speed_file
 from tables import put
 
 from morse_engine.evaluation.verdict import DASH, MORSE, RIVAL, at_batch
 from morse_engine.sampling import budget as budgets_of
 from morse_engine.sampling import schedulers
+from morse_engine.zoo import icons
 from morse_engine.zoo.miniature import DOT
 
 PAGE = Path(__file__).parents[1] / "docs/fidelity.md"
+ICONS_PAGE = PAGE.with_name("icons.md")
 KINDS = ((RIVAL, DASH, 1), (MORSE, DASH, 1), (MORSE, DASH, 16))
 
 
@@ -43,12 +45,14 @@ def gains(rows: list[dict]) -> str:
     return "\n".join(lines).replace(" .. ", " to ")
 
 
-def points(rows: list[dict]) -> str:
-    """Every point of DDIM at guidance 3."""
+def points(rows: list[dict], guidance: float) -> str:
+    """Every point of DDIM at a guidance."""
     lines = ["| | plan | LSD | score | rms | 1 - cosine | to real icons | prompt score |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     mine = [
-        r for r in rows if (r["solver"], r["guidance"], r["unit"] == "x") == ("ddim", 3.0, False)
+        r
+        for r in rows
+        if (r["solver"], r["guidance"], r["unit"] == "x") == ("ddim", guidance, False)
     ]
     for row in at_batch(mine, 1):
         if row["variant"] == DASH and row["budget_lsd"] not in (*BUDGETS, 10, 20, FULL):
@@ -62,10 +66,10 @@ def points(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def searched(solver: str) -> str:
+def searched(solver: str, dot: Path, speed: Path) -> str:
     """The best score of each family within a budget, by the search that lies beside the Dot."""
-    scores = budgets_of.read(DOT)[solver].scores
-    speeds = {row["batch_size"]: row["value"] for row in json.loads(SPEED.read_text())}
+    scores = budgets_of.read(dot)[solver].scores
+    speeds = {row["batch_size"]: row["value"] for row in json.loads(speed.read_text())}
     kinds = {
         "Dash alone": (1, lambda plan: plan.num_dash == len(plan)),
         "free steps": (1, lambda plan: plan.num_free and not plan.num_dot),
@@ -94,19 +98,37 @@ def edits(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def miniature() -> str:
     rows = json.loads((RESULTS / "fidelity.json").read_text())
-    text = (
+    return (
         f"Average speed-up over Dash alone at budgets of {', '.join(map(str, BUDGETS))} LSD "
         f"(1.0x is no gain), with 95 % intervals:\n\n{gains(rows)}\n\n"
-        f"DDIM at guidance 3, Morse at batch 1:\n\n{points(rows)}\n\n"
+        f"DDIM at guidance 3, Morse at batch 1:\n\n{points(rows, 3.0)}\n\n"
         f"The best plan of each kind, by the search's score (DDIM, 64 seeds):\n\n"
-        f"{searched('ddim')}\n\n"
+        f"{searched('ddim', DOT, SPEED)}\n\n"
         f"Editing (`benchmarks/miniature_edits.py`, rms to 52 Dash steps, DDIM, guidance 3, "
         f"three quarters of a run):\n\n"
         f"{edits(json.loads((RESULTS / 'miniature-edits.json').read_text()))}\n"
     )
-    put(PAGE, text)
+
+
+def classes() -> str:
+    """Of the icons, which have no guidance."""
+    rows = json.loads((RESULTS / "icons.json").read_text())
+    return (
+        f"Average speed-up over Dash alone at budgets of {', '.join(map(str, BUDGETS))} LSD "
+        f"(1.0x is no gain), with 95 % intervals:\n\n{gains(rows)}\n\n"
+        f"DDIM, Morse at batch 1:\n\n{points(rows, 1.0)}\n\n"
+        f"The best plan of each kind, by the search's score (DDIM, 64 seeds):\n\n"
+        f"{searched('ddim', icons.DOT, speed_file(ICONS))}\n\n"
+        f"The same with DPM-Solver++ of order 2:\n\n"
+        f"{searched('dpm', icons.DOT, speed_file(ICONS))}\n"
+    )
+
+
+def main() -> None:
+    put(PAGE, miniature())
+    put(ICONS_PAGE, classes())
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ sampler, over the best sampler and over free steps, also where they are no gain.
 import argparse
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -59,8 +58,6 @@ class Bench:
     shape: tuple[int, int, int]
     dash: str  # fingerprints: of Dash and of the yardstick
     dot: str
-    subject: Callable[..., Subject] = Subject
-    full_steps: dict[str, int] = field(default_factory=lambda: FULL_STEPS)
 
 
 def digits_bench() -> Bench:
@@ -93,12 +90,12 @@ def experiments(bench: Bench, args: argparse.Namespace, partial: Partial) -> lis
     about = machine() | {"commit": commit(Path(__file__).parent)}
     made = []
     for solver in args.solvers:
-        scheduler, full = bench.schedulers[solver], bench.full_steps.get(solver)
+        scheduler, full = bench.schedulers[solver], FULL_STEPS.get(solver)
         if SolverTable.for_calls(scheduler, 4).uses_noise:
             full = None
         made.append(
             Experiment(
-                bench.subject(bench.model, bench.models, bench.shape, scheduler), bench.frechet,
+                Subject(bench.model, bench.models, bench.shape, scheduler), bench.frechet,
                 solver=solver, num_images=args.images,
                 batch_size=args.batch_size, full_steps=full, num_compared=args.compared,
                 dot_name=bench.dot, about=about, partial=partial,
