@@ -48,6 +48,7 @@ class Shown(NamedTuple):
         costs: what the cost in LSD is that of.
         elsewhere: the command that shows another one.
         lines: of Python, the same in short.
+        budget: in LSD, at which pictures are shown.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Shown(NamedTuple):
     costs: str
     elsewhere: str
     lines: str
+    budget: int
 
 
 def miniature(where: torch.device) -> Shown:
@@ -77,6 +79,7 @@ def miniature(where: torch.device) -> Shown:
         "it is the same for all.",
         "morse-engine demo --model icons",
         PIPELINE_LINES,
+        5,
     )
 
 
@@ -99,6 +102,7 @@ def icons(where: torch.device) -> Shown:
         "The cost is that of the model, which has no guidance.",
         "morse-engine demo --model miniature",
         ICON_LINES,
+        4,
     )
 
 

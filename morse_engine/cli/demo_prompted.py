@@ -38,7 +38,7 @@ def run_demo(
     steps: Sequence[int] = (3, 4, 5, 6, 8, 10, 12),
     full_steps: int = 50,
     pictured: Sequence[int] = (0, 5, 13),
-    pictured_budget: int = 5,
+    pictured_budget: int | None = None,
     batch_size: int = 16,
     device_name: str = "auto",
     console: "Console | None" = None,
@@ -59,7 +59,7 @@ def run_demo(
         full_steps: Dash steps of the pictures that all others are compared with.
         pictured: places of the pictures that are shown, those below `images`; of the default
             seeds and prompts a face, an animal and a fruit.
-        pictured_budget: the budget in LSD they are shown at.
+        pictured_budget: the budget in LSD they are shown at; default: the model's.
         batch_size: of sampling; what Morse costs is said for it and for one picture alone.
         console: default: the terminal.
 
@@ -79,6 +79,7 @@ def run_demo(
         raise Refused(f"images={images}, pictured={pictured}: 8 or more, of which some are shown")
     with alone(out):
         drawn = MODELS[model](where)
+        pictured_budget = drawn.budget if pictured_budget is None else pictured_budget
         bench = _experiment(drawn, images, batch_size, seed, full_steps)
         found, shown = _measure(
             bench, sorted({*steps, pictured_budget}), sorted({*budgets, pictured_budget}),
