@@ -364,7 +364,10 @@ def test_a_copy_that_was_cut_short_is_made_again(tmp_path):
 @pytest.mark.parametrize(
     ("device", "said"), [("cuda", "device 'cuda': torch "), ("gpu", "device 'gpu': choose auto")]
 )
-def test_a_device_that_is_not_there_is_refused_in_words(device, said, monkeypatch, capsys):
+def test_a_device_that_is_not_there_is_refused_in_words(
+    device, said, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.chdir(tmp_path)  # where its default folder may be
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(data, "load", lambda folder: pytest.fail("it began to work"))
     monkeypatch.setattr(sys, "argv", ["train.py", "--device", device])
