@@ -40,14 +40,13 @@ def search(
     from ..engine import compile
     from ..evaluation.search import search as rank
     from ..sampling.plan import Plan
-    from ..system.lock import alone
     from ..system.machine import device as find_device
     from . import models
 
     where, has_dot = find_device(device), dot is not None or unet is None
     dash, helper, scheduler = models.load(unet, dot, solver, where, has_dot)
     sampler = compile(dash, helper, scheduler=scheduler, plan="-")
-    with alone(folder), Progress() as bar:
+    with Progress() as bar:
         task = bar.add_task("searching", total=1.0)
 
         def tell(plan: Plan, score: float, part: float) -> None:

@@ -120,6 +120,8 @@ def load(cls: type[AnyDot], folder: str | Path, unet: nn.Module) -> AnyDot:
     except Refused as error:
         raise Refused(f"{folder / CONFIG}: {error}; copy it again") from None
     check_fingerprint(config["dash_fingerprint"], unet)
+    if any(parameter.is_meta for parameter in unet.parameters()):
+        raise Refused("this Dash is on meta, without values: load its weights first")
     dot = cls(unet, DDPMScheduler(**levels.config), **options)
     own = dot.trained_parameters()
     wrong = sorted(

@@ -118,7 +118,7 @@ def test_a_plan_may_begin_with_a_dash(plan, words, given):
         (["sample", "--seed", "18446744073709551615"], "the last of 16 seeds is above 1844674407"),
         (["sample", "--format", "jpg"], "'jpg' is not one of 'png', 'safetensors'"),
         (["demo", "--images", "7"], "greater than or equal to 8"),
-        (["demo", "--model", "x"], "'x' is not one of 'miniature', 'digits'"),
+        (["demo", "--model", "x"], "'x' is not one of 'miniature', 'icons', 'digits'"),
         (["sample", "--size", "64"], "No such option"),
         (["train-dot"], "--out"),
         (["unknown"], "No such command"),
@@ -228,7 +228,7 @@ def test_unet_folder(fails, tmp_path):
 
 def test_dot_is_needed(fails, tmp_path):
     words = ["--unet", zoo.WEIGHTS / "dash", "--out", tmp_path]
-    assert "needs a Dot" in fails("sample", *words, "--plan", "-.-.")
+    assert "'-.-.' has Dot steps: name a Dot" in fails("sample", *words, "--plan", "-.-.")
     assert "needs a Dot" in fails("evaluate", *words)
 
 

@@ -122,7 +122,7 @@ def test_what_is_missing_or_unknown():
         Dot(unet, guided=True)(*trajectory(unet), **text_cond(2))
     with pytest.raises(ValueError, match=r"9 input and 4 output"):
         Dot(tiny_text_unet(in_channels=9))
-    with pytest.raises(ValueError, match=r"cut=3 for a UNet of 3 levels: 0 to 2"):
+    with pytest.raises(ValueError, match=r"cut=3 for a UNet of 3 levels: give cut=0 to 2"):
         Dot(unet, cut=3)
     bad = tiny_text_unet()
     bad.register_to_config(addition_embed_type="image_hint")

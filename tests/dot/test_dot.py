@@ -195,7 +195,7 @@ def test_wrong_model():
     ("levels", "message"),
     [
         (2, r"cut=2 for a UNet of 2 levels: 1 widths or fewer fit, such as widths=\(16,\); else"),
-        (1, "cut=2 for a UNet of 1 levels: 0 to 0"),
+        (1, "cut=2 for a UNet of 1 levels: give cut=0"),
     ],
 )
 def test_widths_that_fit_are_named(levels, message):

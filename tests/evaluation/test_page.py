@@ -34,7 +34,9 @@ def test_the_page_of_a_pipeline_escapes_and_shows_every_seed():
         seeds=[{"prompt": "<q>", "cells": [cell | {"difference": None}, cell]}] * 2,
         at_budget="<m>",
         brightest=0.4,
-        guided=True,
+        costs="<z>",
+        elsewhere="<y>",
+        lines="<x>",
         plot=b"",
         headings=["<h>"],
         cells=[["Morse, batch 1"], ["<c>"]],
@@ -43,11 +45,11 @@ def test_the_page_of_a_pipeline_escapes_and_shows_every_seed():
         machine={"cpu": "<cpu>"},
     )
     assert "&lt;= 1 &amp; more" in text
-    assert not re.search("<(a|h|c|b|i|u|s|n|l|q|m|cpu)>", text)
+    assert not re.search("<(a|h|c|b|i|u|s|n|l|q|m|x|y|z|cpu)>", text)
     assert text.count("data:image/png;base64,eA==") == 4
     assert text.count("data:image/png;base64,eQ==") == 2
     assert text.count('<tr class="marked">') == 1
-    assert "one pass at a step of this\nDot" in text
+    assert "<code>&lt;y&gt;</code>" in text
 
 
 def test_what_a_verdict_rests_on():

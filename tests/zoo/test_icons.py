@@ -100,11 +100,11 @@ def small_unet():
     torch.manual_seed(0)
     return UNet2DModel(
         sample_size=data.SIZE,
-        block_out_channels=(8, 8, 8),
+        block_out_channels=(8, 8, 8, 8),
         layers_per_block=1,
         norm_num_groups=4,
-        down_block_types=("DownBlock2D",) * 3,
-        up_block_types=("UpBlock2D",) * 3,
+        down_block_types=("DownBlock2D",) * 4,
+        up_block_types=("UpBlock2D",) * 4,
         add_attention=False,
         num_class_embeds=len(data.CLASSES),
     )
