@@ -119,9 +119,9 @@ def load(cls: type[AnyDot], folder: str | Path, unet: nn.Module) -> AnyDot:
         options = _options(config, tensors)
     except Refused as error:
         raise Refused(f"{folder / CONFIG}: {error}; copy it again") from None
-    check_fingerprint(config["dash_fingerprint"], unet)
-    if any(parameter.is_meta for parameter in unet.parameters()):
+    if isinstance(unet, nn.Module) and any(weight.is_meta for weight in unet.parameters()):
         raise Refused("this Dash is on meta, without values: load its weights first")
+    check_fingerprint(config["dash_fingerprint"], unet)
     dot = cls(unet, DDPMScheduler(**levels.config), **options)
     own = dot.trained_parameters()
     wrong = sorted(
