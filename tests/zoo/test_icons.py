@@ -1,5 +1,6 @@
 """The icons of classes: their variations, and trainings of Dash and Dot that go on."""
 
+import sys
 import warnings
 
 import pytest
@@ -92,6 +93,30 @@ def test_a_dot_is_trained_with_classes(tmp_path, monkeypatch):
     made = morse_engine.Dot.from_pretrained(folder, unet)
     assert made.conditional
     assert set(made.solvers) == set(dot.SOLVERS)
+
+
+@pytest.mark.parametrize("script", [dash, dot])
+def test_a_script_that_cannot_write_says_so_in_one_line(script, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(pictures, "load", lambda folder: pytest.fail("it began to work"))
+    monkeypatch.setattr(sys, "argv", ["script", "--out", str(tmp_path / "file")])
+    with pytest.raises(SystemExit, match="2"):
+        script.main()
+    assert "choose a folder" in capsys.readouterr().err
+
+
+def test_the_command_of_dash_writes_what_is_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pictures, "load", lambda folder: (made_up(4), [TIGER, APPLE] * 2))
+    monkeypatch.setattr(dash, "new_unet", small_unet)
+    words = ["dash", "--out", str(tmp_path), "--steps", "2", "--batch-size", "2"]
+    monkeypatch.setattr(sys, "argv", words)
+    dash.main()
+    folder = tmp_path / "dash" / "weights"
+    assert f"the Dash is in {folder}" in capsys.readouterr().out
+    images = morse_engine.compile(zoo.icons_dash(folder), plan="-")(
+        batch_size=1, class_labels=torch.tensor([3])
+    )
+    assert images.shape == (1, 3, data.SIZE, data.SIZE)
 
 
 def small_unet():

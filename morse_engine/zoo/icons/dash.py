@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...system.errors import Refused, Unavailable
+from ...system.errors import one_line
+from ...system.files import output_folder
 from ...system.machine import device as find_device
 from .. import digits_scheduler
 from ..miniature import data as pictures
@@ -94,6 +95,7 @@ def train_dash(
     )
 
 
+@one_line
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/icons"))
@@ -104,24 +106,23 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=RATE, help="highest rate")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ..., or auto")
     options = parser.parse_args()
-    try:
-        images, icons = pictures.load(options.data or options.out / "data")
-        rows = pictures.chosen(icons)
-        stage = train_dash(
-            images[rows],
-            [icons[row] for row in rows],
-            options.out / "dash" / "state.pt",
-            options.steps,
-            batch_size=options.batch_size,
-            lr=options.lr,
-            device=find_device(options.device),
-        )
-        stage.run(options.minutes and 60 * options.minutes)
-    except (Refused, Unavailable) as error:
-        parser.error(str(error))
-    folder = options.out / "dash" / "weights"
-    stage.averaged().unet.half().save_pretrained(folder)
-    print(f"the Dash is in {folder}")
+    where = find_device(options.device)
+    out = output_folder(options.out)
+    images, icons = pictures.load(options.data or out / "data")
+    rows = pictures.chosen(icons)
+    stage = train_dash(
+        images[rows],
+        [icons[row] for row in rows],
+        out / "dash" / "state.pt",
+        options.steps,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        device=where,
+    )
+    stage.run(options.minutes and 60 * options.minutes)
+    unet: Any = stage.averaged().unet
+    unet.half().save_pretrained(out / "dash" / "weights")
+    print(f"the Dash is in {out / 'dash' / 'weights'}")
 
 
 if __name__ == "__main__":

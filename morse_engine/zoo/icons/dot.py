@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ...dot.dot import Dot
-from ...system.errors import Refused, Unavailable
+from ...system.errors import one_line
+from ...system.files import output_folder
 from ...training.captioned import Captioned
 from ...training.dot import train_dot
 from .. import digits_scheduler, icons_dash
@@ -60,6 +61,7 @@ def train(out: Path, folder: Path, num_steps: int = STEPS, lr: float = RATE) -> 
     return out / "dot" / "dot"
 
 
+@one_line
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/icons"))
@@ -67,10 +69,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--lr", type=float, default=RATE, help="highest rate")
     options = parser.parse_args()
-    try:
-        folder = train(options.out, options.data or options.out / "data", options.steps, options.lr)
-    except (Refused, Unavailable) as error:
-        parser.error(str(error))
+    out = output_folder(options.out)
+    folder = train(out, options.data or out / "data", options.steps, options.lr)
     print(f"the Dot is in {folder}")
 
 
