@@ -26,7 +26,17 @@ from PIL import Image
 
 import morse_engine
 from models import text_cond, tiny_text_unet, tiny_unet
-from morse_engine import Dot, Plan, Refused, Sampler, SolverTable, Unavailable, noise, zoo
+from morse_engine import (
+    Dot,
+    Plan,
+    Refused,
+    Sampler,
+    SolverTable,
+    Unavailable,
+    evaluation,
+    noise,
+    zoo,
+)
 from morse_engine.integrations import k_diffusion
 from morse_engine.integrations.scheduler import MorseScheduler
 from morse_engine.runtime.run import Run
@@ -45,6 +55,15 @@ SIGMAS = torch.tensor([3.0, 1.0, 0.0])
 
 class Begun(Exception):
     """All that a training is given has been looked at."""
+
+
+class Brightness(torch.nn.Module):
+    """A yardstick of one feature."""
+
+    num_features = 1
+
+    def forward(self, x):
+        return x.mean((1, 2, 3))[:, None]
 
 
 def _things() -> SimpleNamespace:
@@ -133,6 +152,13 @@ def _calls(it: SimpleNamespace, folder: Path) -> dict:
     fit |= {"images": X, "unet": it.unet, "noise_scheduler": DDIMScheduler()}
     walks = {"schedulers": [DDIMScheduler()], "own_way_from": 0.5, "data_share": 0.5}
     walks |= {"num_visits": 8, "refresh_every": 1, "run_steps": (2, 3), "dropout": 0.1}
+
+    curve = [(1.0, 4.0), (2.0, 2.0), (3.0, 1.0)]
+    shades = torch.linspace(-1, 1, 5).view(5, 1, 1, 1).expand(5, 1, 4, 4)
+    many = {"dash": lambda x, t, **cond: x / 2, "dot": k_diffusion.reuse, "plan": Plan("-.")}
+    many |= {"table": it.table, "seeds": [1, 2, 3], "shape": (1, 4, 4), "batch_size": 2}
+    many |= {"device": "cpu", "progress": False, "on_step": None, "told": lambda seeds: {}}
+    many |= {"guidance_scale": None, "guided_dot": False}
 
     def run(method, **options):
         return getattr(it.sampler.start(), method)(**options)
@@ -293,6 +319,26 @@ def _calls(it: SimpleNamespace, folder: Path) -> dict:
                 "disable": True,
             },
         ),
+        "evaluation.speedup": (evaluation.speedup, {"baseline": curve, "morse": curve[1:]}),
+        "evaluation.speedup_over_sets": (
+            evaluation.speedup_over_sets,
+            {"baselines": [curve] * 3, "morses": [curve[1:]] * 3},
+        ),
+        "evaluation.rmse_to_full": (evaluation.rmse_to_full, {"images": X, "full_images": X}),
+        "evaluation.Frechet": (
+            evaluation.Frechet,
+            {"extractor": Brightness(), "real_images": shades, "batch_size": 2},
+        ),
+        "evaluation.Frechet.distance": (
+            evaluation.Frechet(Brightness(), shades).distance,
+            {"images": shades},
+        ),
+        "evaluation.sample_many": (evaluation.sample_many, many),
+        "evaluation.extrapolate": (
+            evaluation.extrapolate,
+            {**trajectory, "way": lambda t, t_s: t - t_s, "at_most": 2.0},
+        ),
+        "evaluation.reuse": (evaluation.reuse, trajectory),
         "reuse": (k_diffusion.reuse, trajectory),
         "extrapolate": (k_diffusion.extrapolate, trajectory),
         "zoo.digits_dot": (zoo.digits_dot, {"unet": it.unet}),
@@ -330,7 +376,8 @@ WRONG = [
     _iterator(), zoo, torch.zeros(4, 5, 7), torch.full((4, 5, 8), math.nan), torch.zeros(2, 5, 8),
 ]  # fmt: skip
 # What a caller's own function makes of its arguments is the caller's.
-OWN = {"on_step", "stop", "model", "callback", "extra_args"}
+OWN = {"on_step", "stop", "model", "callback", "extra_args", "dash", "told", "extractor", "way"}
+OWN |= {"evaluation.sample_many(dot)"}
 KEYWORDS = ["batchsize", "class_labels", "x", "sample", "steps", "encoder_hidden_states"]
 
 
@@ -359,7 +406,7 @@ def test_wrong_values_are_answered(calls, data):
     options = dict(right)
     for parameter in changed:
         value = data.draw(values, label=parameter)
-        if parameter not in OWN or not callable(value):
+        if not callable(value) or not {parameter, f"{name}({parameter})"} & OWN:
             options[parameter] = value
     if name.startswith("Sampler.__call__") and data.draw(st.booleans()):
         options[data.draw(st.sampled_from(KEYWORDS))] = data.draw(values)
@@ -400,6 +447,7 @@ ELSEWHERE |= {"zoo", "noise", "Sampler"}  # as a whole; their members are above
 
 def test_every_public_function_and_parameter_is_there(calls):
     public = {name: getattr(morse_engine, name) for name in set(morse_engine.__all__) - ELSEWHERE}
+    public |= {f"evaluation.{name}": getattr(evaluation, name) for name in evaluation.__all__}
     inner = ("SolverTable", "Dot")  # their other methods are asked by the loop alone
     for owner in (Plan, SolverTable, Sampler, Dot, Run):
         for name, member in vars(owner).items():
@@ -409,7 +457,7 @@ def test_every_public_function_and_parameter_is_there(calls):
                 public[f"{owner.__name__}.{name}"] = getattr(member, "__func__", member)
     # Without a parameter that can be wrong, or for runs alone.
     own = {"Plan.free_behind", "Plan.whole", "SolverTable", "Sampler.free"}
-    own |= {"Run.step", "Run.cancel", "Run.measure"}
+    own |= {"Run.step", "Run.cancel", "Run.measure", "evaluation.SpeedUp"}
     for name in sorted(public.keys() - own):
         assert name in calls, name
         parameters = inspect.signature(public[name]).parameters.values()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..sampling.free import Numbers, difference, log_ratio, slope
+from ..system import checks
 from . import trajectory
 
 
@@ -57,6 +58,9 @@ def extrapolate(
         `[B, C, H, W]` in the dtype of z_s; zero until there are two estimates.
     """
     trajectory.check((z_s, z_p), (timestep, timestep_s, timestep_p))
+    checks.function("way", way, "a function of two times", 2)
+    if not (isinstance(at_most, float) and at_most == inf):
+        at_most = min(checks.positive("at_most", at_most), torch.finfo(torch.float32).max)
     factor = slope(timestep, timestep_s, timestep_p, way, at_most)
     return factor.reshape(-1, 1, 1, 1).to(z_s) * (z_s - z_p)
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..system import checks
 from ..system.errors import Refused, Unavailable
 from ..system.images import eight_bits
 from .paired import features_of
@@ -56,6 +57,8 @@ class Frechet:
     unit = "Frechet distance"
 
     def __init__(self, extractor: nn.Module | str, real_images: Tensor, *, batch_size: int = 250):
+        checks.tensor("real_images", real_images, "[n, C, H, W]")
+        batch_size = checks.integer("batch_size", batch_size, 1, 2**31)
         from torchmetrics.image.fid import FrechetInceptionDistance
 
         self.inception = isinstance(extractor, str) and extractor == "inception"
@@ -76,7 +79,8 @@ class Frechet:
             device = next((p.device for p in extractor.parameters()), real_images.device)
         else:
             raise Refused(
-                f"extractor={extractor!r}: give a module with num_features, or 'inception'"
+                f"extractor={checks.shown(extractor)}: give a module with num_features, or "
+                "'inception'"
             )
         self.metric, self.device, self.batch_size = metric.to(device), device, batch_size
         self._update(real_images, real=True)
@@ -101,6 +105,7 @@ class Frechet:
         Raises:
             Refused: fewer images than features + 1.
         """
+        checks.tensor("images", images, "[n, C, H, W]")
         self.metric.reset()  # forgets the images of the last call, keeps the real statistics
         self._update(images, real=False)
         return self.metric.compute().item()
@@ -131,6 +136,8 @@ def rmse_to_full(images: Tensor, full_images: Tensor) -> float:
     Raises:
         Refused: the shapes differ.
     """
+    for name, given in ("images", images), ("full_images", full_images):
+        checks.tensor(name, given, "[n, C, H, W]")
     if images.shape != full_images.shape:
         raise Refused(
             f"images {tuple(images.shape)} and full_images {tuple(full_images.shape)} differ in "

@@ -10,6 +10,8 @@ from ..sampling import noise
 from ..sampling.loop import sample
 from ..sampling.plan import Plan
 from ..sampling.solver import SolverTable
+from ..system import checks
+from ..system.errors import Refused
 
 
 def sample_many(
@@ -46,10 +48,34 @@ def sample_many(
 
     Returns:
         `[len(seeds), C, H, W]` float32 on the CPU.
+
+    Raises:
+        Refused: no seeds, a number out of range, or a plan and a table that do not fit each other.
     """
     from rich.progress import track
 
-    seeds = [int(seed) for seed in seeds]
+    batch_size = checks.integer("batch_size", batch_size, 1)
+    checks.function("dash", dash, "the model")
+    if dot is not None:
+        checks.function("dot", dot, "what makes Dot steps, or None", 7)
+    if on_step is not None:
+        checks.function("on_step", on_step, "a function of two numbers, or None", 2)
+    checks.function("told", told, "a function of seeds", 1)
+    checks.flag("progress", progress)
+    checks.flag("guided_dot", guided_dot)
+    if guidance_scale is not None:
+        guidance_scale = checks.number("guidance_scale", guidance_scale)
+    if not checks.is_list(seeds) or not len(seeds):
+        raise Refused(f"seeds={checks.shown(seeds)}: give a list of whole numbers, one an image")
+    seeds = [checks.integer("a seed", seed, 0, 2**64 - 1) for seed in seeds]
+    shape = checks.sizes("shape", shape, "(C, H, W)")
+    if not isinstance(plan, Plan) or not isinstance(table, SolverTable) or len(plan) != len(table):
+        raise Refused(
+            f"plan is {checks.kind(plan)} and table {checks.kind(table)}: give a Plan, and a "
+            "SolverTable with a row for each of its steps"
+        )
+    if plan.num_dot and dot is None:
+        raise Refused(f"{checks.shown(str(plan))} has Dot steps, but there is no dot")
     batches = [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
     images = []
     for batch in track(batches, description=f"sampling {plan}", disable=not progress):

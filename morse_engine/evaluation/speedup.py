@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..system import checks
 from ..system.errors import Refused
 
 Curve = Sequence[tuple[float, float]]  # points (latency, Frechet distance)
@@ -35,13 +36,20 @@ class SpeedUp:
 
 
 def _checked(curve: Curve, name: str) -> list[tuple[float, float]]:
-    points = [(float(latency), float(fd)) for latency, fd in curve]
-    if not points:
+    if not checks.is_list(curve):
+        raise Refused(f"{name} is {checks.kind(curve)}: give a list of points (latency, distance)")
+    if not len(curve):
         raise Refused(f"{name} is empty: give at least one point (latency, distance)")
-    for latency, fd in points:
-        if not (math.isfinite(latency) and latency > 0 and math.isfinite(fd)):
-            raise Refused(f"{name} holds ({latency}, {fd}): give latency > 0, both finite")
-    return points
+    for point in curve:
+        if not checks.is_list(point) or len(point) != 2:
+            raise Refused(f"{name} holds {checks.shown(point)}: give points (latency, distance)")
+    return [
+        (
+            checks.positive(f"a latency of {name}", latency),
+            checks.number(f"a distance of {name}", fd),
+        )
+        for latency, fd in curve
+    ]
 
 
 def _latency_to_reach(baseline: list[tuple[float, float]], fd: float) -> tuple[float, str]:
@@ -105,13 +113,17 @@ def speedup_over_sets(baselines: Sequence[Curve], morses: Sequence[Curve]) -> Sp
     Raises:
         Refused: no sets, or the numbers of sets or of budgets differ.
     """
-    if not baselines or len(baselines) != len(morses):
+    for name, curves in ("baselines", baselines), ("morses", morses):
+        if not checks.is_list(curves):
+            raise Refused(f"{name} is {checks.kind(curves)}: give a list with a curve for each set")
+    if not len(baselines) or len(baselines) != len(morses):
         raise Refused(
             f"{len(baselines)} baselines and {len(morses)} Morse curves: give one of each per set"
         )
-    if len({len(morse) for morse in morses}) != 1:
-        raise Refused(f"sets with {[len(m) for m in morses]} budgets: give the same budgets")
     sets = [speedup(b, m) for b, m in zip(baselines, morses, strict=True)]
+    if len({len(one.per_budget) for one in sets}) != 1:
+        counts = [len(one.per_budget) for one in sets]
+        raise Refused(f"sets with {counts} budgets: give the same budgets")
     means, k = [s.mean for s in sets], len(sets)
     mean, low, high = statistics.fmean(means), None, None
     if k >= 3:

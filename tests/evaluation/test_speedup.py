@@ -60,7 +60,7 @@ def test_speedup_over_sets_has_a_student_interval():
     [
         ([], [(1, 1.0)], "baseline is empty"),
         ([(1, 1.0)], [], "morse is empty"),
-        ([(0, 1.0)], [(1, 1.0)], "latency > 0"),
+        ([(0, 1.0)], [(1, 1.0)], "a latency of baseline=0: has to be a positive"),
         ([(1, 1.0)], [(1, math.nan)], "nan"),
     ],
 )
