@@ -36,7 +36,7 @@ from morse_engine import zoo
 
 unet = zoo.icons_dash()  # Dash: a diffusers UNet2DModel with classes
 dot = zoo.icons_dot(unet)  # Dot: trained once for this Dash
-sampler = morse_engine.compile(unet, dot, plan="auto", budget=5)  # the time of 5 steps
+sampler = morse_engine.compile(unet, dot, plan="-:.:-:.:-:")  # the time of four steps
 images = sampler(batch_size=2, seed=0, class_labels=torch.tensor([0, 1]))  # [2, 3, 32, 32]
 """
 

@@ -1,6 +1,7 @@
 """The demo of the miniature, small, with a Dot that has learnt nothing."""
 
 import base64
+import html
 import io
 import json
 import re
@@ -196,3 +197,24 @@ def test_methods_with_one_plan_are_shown_once():
     assert list(demo_prompted._picked(found, 16, 5)) == ["5 Dash steps", "Free steps", "Morse"]
     found[1:] = [near(RIVAL, "-----"), near(MORSE, "-----")]
     assert list(demo_prompted._picked(found, 16, 5)) == ["5 Dash steps = Free steps = Morse"]
+
+
+def test_the_page_of_the_icons(tmp_path):
+    """Of another model, without guidance, whose pictures are shown at a budget of its own."""
+    small = SMALL | {"pictured_budget": None, "budgets": (4,)}
+    console = Console(file=io.StringIO(), width=100)
+    demo_prompted.run_demo(tmp_path, "icons", console=console, **small)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    text = (tmp_path / "index.html").read_text()
+    assert "Morse on icons of classes" in text
+    assert "4 Dash steps" in text
+    assert "which has no guidance" in text
+    assert {row["model"] for row in rows(tmp_path, "nearness")} == {"icons of classes 32 x 32"}
+    for line in demo_models.ICON_LINES.splitlines():
+        assert html.escape(line) in text.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")
+
+
+def test_the_lines_of_the_icons_run():
+    names = {}
+    exec(compile(demo_models.ICON_LINES, "page", "exec"), names)
+    assert names["images"].shape == (2, 3, 32, 32)
