@@ -147,6 +147,8 @@ def test_the_bundled_icons():
     assert images.isfinite().all()
     assert (images[:, :, :2] > 0.5).float().mean() > 0.9  # on white
     assert images.std() > 0.2
+    bought = morse_engine.compile(unet, made, plan="auto", budget=4)  # N is measured
+    assert 1 < bought.plan.num_dash <= 4
 
 
 def test_the_bundled_folders_are_small():
