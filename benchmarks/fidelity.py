@@ -47,7 +47,6 @@ from morse_engine.system.machine import commit, machine, now
 from morse_engine.zoo.miniature import captions, data, judge
 
 RESULTS = Path(__file__).parent / "results"
-SPEED = RESULTS / "miniature-speed.json"
 MINIATURE, ICONS = "miniature", "icons"
 FULL, STEPS, BUDGETS = 50, (2, 3, 4, 5, 6, 8, 10, 12, 16, 20), (3, 4, 5, 6, 8)
 BATCHES, FIRST_SEED = (1, 16), 900_000

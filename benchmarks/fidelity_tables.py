@@ -7,7 +7,17 @@ They take the place of what is between the two marks of each page.
 
 import json
 
-from fidelity import BUDGETS, FULL, ICONS, KARRAS, RESULTS, SAMPLERS, SPEED, Path, speed_file
+from fidelity import (
+    BUDGETS,
+    FULL,
+    ICONS,
+    KARRAS,
+    MINIATURE,
+    RESULTS,
+    SAMPLERS,
+    Path,
+    speed_file,
+)
 from tables import put
 
 from morse_engine.evaluation.verdict import DASH, MORSE, RIVAL, at_batch
@@ -98,32 +108,35 @@ def edits(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def miniature() -> str:
-    rows = json.loads((RESULTS / "fidelity.json").read_text())
+def tables(rows: list[dict], guidance: float, dot: Path, model: str) -> str:
+    """What both pages have: the speed-ups, the points and the search of DDIM."""
     return (
         f"Average speed-up over Dash alone at budgets of {', '.join(map(str, BUDGETS))} LSD "
         f"(1.0x is no gain), with 95 % intervals:\n\n{gains(rows)}\n\n"
-        f"DDIM at guidance 3, Morse at batch 1:\n\n{points(rows, 3.0)}\n\n"
+        f"DDIM at guidance {guidance:g}, Morse at batch 1:\n\n{points(rows, guidance)}\n\n"
         f"The best plan of each kind, by the search's score (DDIM, 64 seeds):\n\n"
-        f"{searched('ddim', DOT, SPEED)}\n\n"
+        f"{searched('ddim', dot, speed_file(model))}\n\n"
+    )
+
+
+def miniature() -> str:
+    """With the table of editing."""
+    return tables(_read("fidelity.json"), 3.0, DOT, MINIATURE) + (
         f"Editing (`benchmarks/miniature_edits.py`, rms to 52 Dash steps, DDIM, guidance 3, "
-        f"three quarters of a run):\n\n"
-        f"{edits(json.loads((RESULTS / 'miniature-edits.json').read_text()))}\n"
+        f"three quarters of a run):\n\n{edits(_read('miniature-edits.json'))}\n"
     )
 
 
 def classes() -> str:
-    """Of the icons, which have no guidance."""
-    rows = json.loads((RESULTS / "icons.json").read_text())
-    return (
-        f"Average speed-up over Dash alone at budgets of {', '.join(map(str, BUDGETS))} LSD "
-        f"(1.0x is no gain), with 95 % intervals:\n\n{gains(rows)}\n\n"
-        f"DDIM, Morse at batch 1:\n\n{points(rows, 1.0)}\n\n"
-        f"The best plan of each kind, by the search's score (DDIM, 64 seeds):\n\n"
-        f"{searched('ddim', icons.DOT, speed_file(ICONS))}\n\n"
+    """Of the icons, which have no guidance (1)."""
+    return tables(_read("icons.json"), 1.0, icons.DOT, ICONS) + (
         f"The same with DPM-Solver++ of order 2:\n\n"
         f"{searched('dpm', icons.DOT, speed_file(ICONS))}\n"
     )
+
+
+def _read(name: str) -> list[dict]:
+    return json.loads((RESULTS / name).read_text())
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
-from fidelity import RESULTS, SPEED
+from fidelity import MINIATURE, RESULTS, speed_file
 from torch import Tensor
 
 import morse_engine
@@ -112,7 +112,9 @@ class Edits:
 
 def measured(edits: Edits, kind: str) -> list[dict]:
     """A row for each plan."""
-    speeds = {row["batch_size"]: row["dot_speed"] for row in json.loads(SPEED.read_text())}
+    speeds = {
+        row["batch_size"]: row["dot_speed"] for row in json.loads(speed_file(MINIATURE).read_text())
+    }
     full = edits.edited(kind, Plan.spread(FULL, 0))
     draws, rows = Bootstrap(len(full)), []
     about = {**machine(), "commit": commit(Path(__file__).parent), "date": now()[:10]}

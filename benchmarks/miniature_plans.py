@@ -11,7 +11,7 @@ import argparse
 import json
 
 import torch
-from fidelity import SPEED
+from fidelity import MINIATURE, speed_file
 from rich.progress import Progress
 
 import morse_engine
@@ -32,7 +32,10 @@ def main() -> None:
     pipe, critic = zoo.miniature_pipeline(), judge.load()
     dot = zoo.miniature_dot(pipe.unet)
     text, empty = pipe.encode_prompt(captions.coarse()[:BATCH], "cpu", 1, True)
-    speeds = [*OTHER_SPEEDS, *(row["value"] for row in json.loads(SPEED.read_text()))]
+    speeds = [
+        *OTHER_SPEEDS,
+        *(row["value"] for row in json.loads(speed_file(MINIATURE).read_text())),
+    ]
 
     def features(latents: torch.Tensor) -> torch.Tensor:
         pictures = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
