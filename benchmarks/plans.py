@@ -3,10 +3,11 @@
     python benchmarks/plans.py
 
 The candidates of `evaluation/search.py`, at the speeds and budgets named, are sampled from 64 seeds
-and scored by the distance to the full run's images (`evaluation/score.py`) in the features of the
-classifier of digits. Rows go to `results/plans.json`, and `morse_engine/sampling/plans.json` is
-made of them. Images are kept in `<out>.partial/`, so a run that was stopped goes on where it was,
-and one with other plans has only those to sample. Solvers that are not named keep their rows.
+and scored by the distance to the full run's images (`evaluation/score.py`), at the upper end of its
+interval, in the features of the classifier of digits. Rows go to `results/plans.json`, and
+`morse_engine/sampling/plans.json` is made of them. Images are kept in `<out>.partial/`, so a run
+that was stopped goes on where it was, and one with other plans has only those to sample. Solvers
+that are not named keep their rows.
 
 Printed at the end: how well these scores, and those of features that need no training, rank the
 plans that `quality.py` has compared with real images.
@@ -22,7 +23,7 @@ from rich.progress import track
 
 from morse_engine.evaluation.many import sample_many
 from morse_engine.evaluation.partial import Partial
-from morse_engine.evaluation.score import Pyramid, score
+from morse_engine.evaluation.score import Pyramid, score, upper_end
 from morse_engine.evaluation.search import SEED, candidates
 from morse_engine.evaluation.verdict import LINE, REUSE
 from morse_engine.sampling import budget
@@ -68,11 +69,12 @@ def rows_of(bench: Bench, solver: str, args: argparse.Namespace, partial: Partia
     reference, about, found = described(full), machine(), []
     for plan in track(plans, description=f"{solver}, {len(plans)} plans"):
         mine = described(plan)
-        scores = {name: score(mine[name], reference[name]) for name in see}
+        scores = {name: upper_end(mine[name], reference[name]) for name in see}
         row = {"bench": "plan score", "model": bench.model, "solver": solver, "plan": str(plan)}
         row |= {"images": args.images, "first_seed": SEED, "full_steps": len(full)}
         row |= {"unit": "distance to the full run", "value": scores["classifier"]}
         row |= {"by_pyramid": scores["pyramid"], "dot": bench.dot}
+        row |= {"score": score(mine["classifier"], reference["classifier"])}
         row |= {"budgets": args.budgets, "dot_speeds": args.speeds}
         keys = ("cpu", "gpu", "torch")
         row |= {key: about[key] for key in keys} | {"commit": commit(budget.TABLE), "date": now()}

@@ -10,10 +10,12 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..sampling.budget import FILE as PLANS
 from ..system import checks
 from ..system.checks import kind, shown
 from ..system.errors import Refused, Unavailable
 from ..system.files import output_folder, whole
+from ..system.notice import warn
 from .fingerprint import fingerprint
 from .levels import NoiseLevels
 from .options import check_dtype
@@ -81,7 +83,10 @@ def check_fingerprint(expected: str, unet: Callable[..., Tensor]) -> None:
 
 
 def save(dot: Stored, folder: str | Path) -> None:
-    """Write the trained part of a Dot; whole files or none. See `Dot.save_pretrained`."""
+    """Write the trained part of a Dot; whole files or none. See `Dot.save_pretrained`.
+
+    What a search has left there of a Dot with other weights is removed, with a warning.
+    """
     from safetensors.torch import save_file
 
     config = {
@@ -106,6 +111,12 @@ def save(dot: Stored, folder: str | Path) -> None:
     with whole(folder / CONFIG) as config_path, whole(folder / WEIGHTS) as weights_path:
         save_file(tensors, weights_path, metadata={"format": "pt"})
         config_path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        plans, earlier = folder / PLANS, folder / WEIGHTS
+        if plans.exists() and (
+            not earlier.exists() or earlier.read_bytes() != weights_path.read_bytes()
+        ):
+            plans.unlink()  # before the new weights are there: no plans are better than wrong ones
+            warn(f"{plans} ranked the plans of another Dot and was removed: search anew")
 
 
 def load(cls: type[AnyDot], folder: str | Path, unet: nn.Module) -> AnyDot:

@@ -5,8 +5,8 @@
     best = morse_engine.compile(unet, dot, plan="auto", budget=4, plans="my-dot")
 
 Candidates are scored by how near their images are to those of the full run of the same seeds
-(`score.py`). All Dash and free steps are among them, so what is found is never worse than they are,
-by that score.
+(`score.py`), at the upper end of the interval that these seeds leave. All Dash and free steps are
+among them, so what is found is never worse than they are, by that number.
 """
 
 import json
@@ -32,7 +32,7 @@ from ..system.files import output_folder
 from ..system.lock import alone
 from ..training.identity import digest
 from .partial import Partial
-from .score import Pyramid, score
+from .score import Pyramid, upper_end
 
 FREE_BEHIND = (0, 1, 2)  # free steps behind each call
 MOST_DOTS = 6  # behind a Dash
@@ -124,8 +124,9 @@ def search(
                 seen.append(_seen(see, x.clamp(*bounds(made.table.clean_range, x))))
         return torch.cat(seen)
 
-    same = {"num_images": num_images, "full_steps": full_steps, "guidance_scale": guidance_scale}
-    same |= {"features": _name(features), "cond": tree_map(_name, cond)}
+    same = {"num_images": num_images, "full_steps": full_steps, "score": upper_end.__name__}
+    same |= {"guidance_scale": guidance_scale, "cond": tree_map(_name, cond)}
+    same["features"] = _name(features)
     with alone(folder):
         partial = Partial(folder / f"plans-{name}.partial")
         speeds = _kept_speeds(
@@ -138,7 +139,7 @@ def search(
         scores = _scored(partial) | {full: 0.0}
         for i, plan in enumerate(plans, 1):
             if plan not in scores:
-                scores[plan] = float(f"{score(describe(plan), reference):.4g}")
+                scores[plan] = float(f"{upper_end(describe(plan), reference):.4g}")
                 partial.add({"plan": str(plan), "score": scores[plan]})
             on_plan(plan, scores[plan], i / len(plans))
         found: Any = None if speeds == [None] else (min(speeds), max(speeds))  # type: ignore[type-var]

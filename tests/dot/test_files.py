@@ -41,6 +41,20 @@ def test_round_trip(saved):
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_plans_of_another_dot_do_not_stay(saved):
+    """The same Dot saved again keeps what a search found of it; other weights do not."""
+    folder, _, dot = saved
+    plans = folder / "plans.json"
+    plans.write_text("{}")
+    dot.save_pretrained(folder)
+    assert plans.exists()
+    with torch.no_grad():
+        dot.gains.bias += 1
+    with pytest.warns(UserWarning, match="search anew"):
+        dot.save_pretrained(folder)
+    assert not plans.exists()
+
+
 def test_only_the_trained_part_is_stored(saved):
     folder, _, dot = saved
     assert load_file(folder / "model.safetensors").keys() == dot.trained_parameters().keys()
