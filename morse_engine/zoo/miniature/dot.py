@@ -26,11 +26,15 @@ STEPS = 3000
 GUIDANCE = 1.0, 6.0
 # One pass in the place of two, and of Dash's levels only the innermost, at the resolution that it
 # knows: nearly three times as fast as Dash at batch 1. With one level more it learns no faster.
-SHAPE = {"guided": True, "cut": 2}
+CUT = 2
 
 
-def train(out: Path, num_steps: int = STEPS) -> Path:
+def train(out: Path, num_steps: int = STEPS, *, guided: bool = True) -> Path:
     """Train the Dot of the pipeline in `out`, of the bundled one if none is there.
+
+    Args:
+        guided: whether it corrects the guided estimate, as the bundled one does, or each branch of
+            the guidance.
 
     Returns:
         the folder of the Dot.
@@ -39,8 +43,9 @@ def train(out: Path, num_steps: int = STEPS) -> Path:
     model = trained if trained.exists() else WEIGHTS
     folder = export(*data.load(out / "data"), out / "captioned")
     recipe = DotRecipe(num_steps=num_steps, guidance=GUIDANCE, checkpoint_every=200)
-    run, cache = out / "dot-guided", out / "dot-latents"
-    pipeline.train(str(model), str(folder), run, recipe, SHAPE, cache=str(cache))
+    run, cache = out / ("dot-guided" if guided else "dot-branches"), out / "dot-latents"
+    shape = {"guided": guided, "cut": CUT}
+    pipeline.train(str(model), str(folder), run, recipe, shape, cache=str(cache))
     return run / "dot"
 
 
@@ -73,8 +78,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/miniature"))
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--per-branch", action="store_true", help="a Dot of each branch instead")
     options = parser.parse_args()
-    print(f"the Dot is in {train(options.out, options.steps)}")
+    folder = train(options.out, options.steps, guided=not options.per_branch)
+    print(f"the Dot is in {folder}")
 
 
 if __name__ == "__main__":
