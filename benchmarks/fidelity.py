@@ -8,8 +8,8 @@ The miniature Stable Diffusion with its Dot, asked with prompts that stand for m
 icons of classes with theirs, which have no guidance. Each point is one plan with one sampler and
 guidance, from the same seeds, and its picture of a seed is compared with that of 50 Dash steps of
 the same sampler (`evaluation/nearness.py`; "value" is `evaluation/score.py`, over all pictures;
-"to_real" is `judge.to_real`). A sampler that adds noise draws other noise in another number of
-steps, so only "value" says something of it.
+"to_real" is `judge.to_real`, of the icons as varied as Dash has learnt them). A sampler that adds
+noise draws other noise in another number of steps, so only "value" says something of it.
 
 What a budget buys is what `plan="auto"` takes, at the N of results/MODEL-speed.json. Intervals
 are of a bootstrap over the pictures. Pictures are kept, so a run that was stopped goes on.
@@ -44,14 +44,17 @@ from morse_engine.sampling.solver import SolverTable
 from morse_engine.system.files import write_rows
 from morse_engine.system.images import eight_bits
 from morse_engine.system.machine import commit, machine, now
+from morse_engine.zoo import icons, miniature
 from morse_engine.zoo.miniature import captions, data, judge
 
 RESULTS = Path(__file__).parent / "results"
 MINIATURE, ICONS = "miniature", "icons"
 FULL, STEPS, BUDGETS = 50, (2, 3, 4, 5, 6, 8, 10, 12, 16, 20), (3, 4, 5, 6, 8)
 BATCHES, FIRST_SEED = (1, 16), 900_000
-SAMPLERS = ("ddim", "dpm", "dpm-karras", "ddpm", "dpm-sde", "euler-ancestral")
-KARRAS = "-karras"
+SAMPLERS = ("ddim", "dpm", "dpm-karras", "ddpm", "dpm-sde", "euler-ancestral", "vp-sde")
+KARRAS, VP_SDE = "-karras", "vp-sde"
+# What the icons' 1,000 linear betas are in continuous time; the miniature's have no such form.
+BETAS = {"beta_min": 0.1, "beta_max": 20.0}
 
 
 def subject_of(model: str, sampler: str, guidance: float) -> Subject:
@@ -60,6 +63,9 @@ def subject_of(model: str, sampler: str, guidance: float) -> Subject:
     name = sampler.removesuffix(KARRAS)
     if model == ICONS:
         subject = demo_models.icons(torch.device("cpu")).subject
+        if name == VP_SDE:
+            subject.scheduler = schedulers.make(name, BETAS)
+            return subject
         made = zoo.digits_scheduler(name)
         subject.scheduler = type(made).from_config(made.config, **karras)
         return subject
@@ -84,6 +90,7 @@ class Bench:
         )  # fmt: skip
         self.speeds = {row["batch_size"]: row for row in json.loads(speed_file(model).read_text())}
         self.judge, self.partial, self.guidance = told, partial, guidance
+        self.real = icons.DASH if model == ICONS else miniature.JUDGE  # folders with real.json
         self.has_dot = subject.models.dot is not None
         self.prompts = subject.prompts(range(FIRST_SEED, FIRST_SEED + images))
         self.full = self.pictures(Point(DASH, Plan.spread(FULL, 0), FULL, FULL))
@@ -125,7 +132,7 @@ class Bench:
             images = self.pictures(point)
             row = about | labels | {"unit": bench.yardstick.unit, "set": 0}
             row["value"] = bench.yardstick.distance(images, self.full)
-            row["to_real"] = judge.to_real(self.judge.features(images).detach())
+            row["to_real"] = judge.to_real(self.judge.features(images).detach(), self.real)
             parts = images, self.full, bench.yardstick, self.judge, self.prompts
             found.append(Near.of(row, *parts))
         rows = [near.as_row() | {"bench": "fidelity"} for near in found]
@@ -192,6 +199,8 @@ def main(arguments: list[str] | None = None) -> None:
     partial.settings({"images": options.images, "dash": fingerprint(dash)}, dict)
     rows = json.loads(out.read_text()) if out.exists() else []
     scales = [1.0] if model == ICONS else options.guidance
+    if model == MINIATURE:
+        options.samplers = [name for name in options.samplers if name != VP_SDE]
     for sampler, guidance in product(options.samplers, scales):
         mine = {"solver": sampler, "guidance": guidance}
         rows = [row for row in rows if not mine.items() <= row.items()]

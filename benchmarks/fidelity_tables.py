@@ -18,6 +18,7 @@ from fidelity import (
     Path,
     speed_file,
 )
+from guidance_curve import table as guidance
 from tables import put
 
 from morse_engine.evaluation.verdict import DASH, MORSE, RIVAL, at_batch
@@ -120,8 +121,10 @@ def tables(rows: list[dict], guidance: float, dot: Path, model: str) -> str:
 
 
 def miniature() -> str:
-    """With the table of editing."""
-    return tables(_read("fidelity.json"), 3.0, DOT, MINIATURE) + (
+    """With the tables of guidance scales and of editing."""
+    rows = _read("fidelity.json")
+    return tables(rows, 3.0, DOT, MINIATURE) + (
+        f"Prompt score and distance to real icons by guidance scale (DDIM):\n\n{guidance(rows)}\n\n"
         f"Editing (`benchmarks/miniature_edits.py`, rms to 52 Dash steps, DDIM, guidance 3, "
         f"three quarters of a run):\n\n{edits(_read('miniature-edits.json'))}\n"
     )

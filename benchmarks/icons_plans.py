@@ -9,7 +9,6 @@ at slow and fast N. A run that was stopped goes on where it was.
 import argparse
 
 from rich.progress import Progress
-from torch import nn
 
 import morse_engine
 from morse_engine import zoo
@@ -36,7 +35,7 @@ def main() -> None:
             search(
                 sampler, BUDGETS, folder=DOT, dot_speed=SPEEDS, batch_size=IMAGES,
                 num_images=IMAGES, full_steps=FULL_STEPS[solver],
-                features=lambda x: critic.features(nn.functional.interpolate(x, scale_factor=2)),
+                features=lambda x: critic.features(data.shown(x)),
                 class_labels=data.labels_of(range(IMAGES)),
                 on_plan=lambda plan, score, part, task=task: bar.update(task, completed=part),
             )  # fmt: skip

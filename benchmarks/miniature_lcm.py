@@ -4,7 +4,9 @@
 
 needs the rendered pictures of `make zoo-miniature`. Interrupt it at any time; the same command goes
 on. `OUT/pipeline` is then what `LatentConsistencyModelPipeline` reads, and the rows compare its
-pictures in 1 to 8 steps, one model call each, with DDIM of the miniature, two calls a step.
+pictures in 1 to 8 steps, one model call each, with DDIM of the miniature, two calls a step. With
+`--dot OUT/dot/dot`, which `morse-engine train-dot --model OUT/pipeline` has trained, also with its
+Dot's steps between.
 
 Source: Luo et al., "Latent Consistency Models", 2023, arXiv 2310.04378, with the details of
 diffusers' `train_lcm_distill_sd_wds.py`.
@@ -26,11 +28,13 @@ from diffusers.models.attention_processor import AttnProcessor
 from miniature_steps import coarse, pictures
 from torch import Tensor, nn
 
+from morse_engine import Dot, Plan
 from morse_engine.evaluation.frechet import rmse_to_full
+from morse_engine.evaluation.prompted import Prompted
 from morse_engine.evaluation.score import Pyramid, score
 from morse_engine.system.files import write_rows
 from morse_engine.system.machine import now
-from morse_engine.zoo.miniature import WEIGHTS, captions, data, pipeline, text, vae
+from morse_engine.zoo.miniature import WEIGHTS, captions, data, judge, pipeline, text, vae
 from morse_engine.zoo.miniature.data import Icon
 from morse_engine.zoo.miniature.stage import Stage
 
@@ -41,6 +45,8 @@ RATE = 3e-4
 SKIP = 20  # k: the solver's step, in timesteps
 EMBEDDING = 256  # numbers that tell the UNet the guidance scale
 GUIDANCE = 1.0, 6.0  # scales that are distilled
+GIVEN = 3.0  # what pictures are measured with
+PLANS = "-", "--", "---", "----", "-.", "-..", "-.-.", "-..-..", "-.-.-.-."
 HUBER = 1e-3
 TARGET = 0.95  # decay of the averaged weights, which are the target
 
@@ -152,7 +158,7 @@ def save(teacher: Any, student: Any, folder: Path) -> None:
 
 
 def measure(folder: Path, images: Tensor, icons: list[Icon], count: int) -> list[dict]:
-    """Rows: distance to real pictures, and rms to DDIM with 50 steps from the same noise.
+    """Rows: distance to real pictures, prompt score, and rms to DDIM with 50 steps.
 
     Args:
         images: all pictures of the training, uint8 `[n, 3, 64, 64]`, of n icons.
@@ -161,27 +167,53 @@ def measure(folder: Path, images: Tensor, icons: list[Icon], count: int) -> list
     ddim = StableDiffusionPipeline.from_pretrained(WEIGHTS)
     ddim.scheduler = DDIMScheduler.from_config(ddim.scheduler.config, timestep_spacing="trailing")
     lcm = LatentConsistencyModelPipeline.from_pretrained(folder)
-    features, prompts = Pyramid(3), coarse(icons, count)
-    real, rows = features(images.float() / 127.5 - 1), []
-    full = None
+    prompts, rows, full = coarse(icons, count), [], None
+    told = Told(images, prompts)
     for name, pipe, steps in [
         *(("ddim", ddim, steps) for steps in (50, 8, 4, 2)),
         *(("lcm", lcm, steps) for steps in (8, 4, 2, 1)),
     ]:
         pipe.set_progress_bar_config(disable=True)
         pipe.unet.to(memory_format=torch.channels_last)
-        found = pictures(pipe, prompts, steps, 3.0)
+        found = pictures(pipe, prompts, steps, GIVEN)
         full = found if full is None else full
-        row = {"bench": "miniature lcm", "solver": name, "steps": steps, "guidance": 3.0}
-        row |= {"calls": steps * (2 if name == "ddim" else 1), "images": count}
-        row |= {"value": score(features(found), real), "unit": "distance to real pictures"}
-        row |= {"rms": rmse_to_full(found, full) / 2}
-        rows.append(row | {"torch": torch.__version__, "date": now()[:10]})
-        print(
-            f"{name}, {steps} steps, {row['calls']} calls: distance {row['value']:.4f}, "
-            f"rms to 50 steps {row['rms']:.3f}",
-            flush=True,
-        )
+        row = {"bench": "miniature lcm", "solver": name, "steps": steps, "guidance": GIVEN}
+        row |= {"calls": steps * (2 if name == "ddim" else 1)}
+        rows.append(row | told.numbers(found) | {"rms": rmse_to_full(found, full) / 2})
+        print(f"{name}, {steps} steps, {row['calls']} calls: {rows[-1]['value']:.4f}", flush=True)
+    return rows
+
+
+class Told:
+    """What pictures are compared with: all real ones, and their prompts."""
+
+    def __init__(self, images: Tensor, prompts: list[str]):
+        self.see, self.judge, self.prompts = Pyramid(3), judge.load(), prompts
+        self.real = self.see(data.to_float(images))
+
+    def numbers(self, found: Tensor) -> dict:
+        """The part of a row that says how good pictures `[n, 3, 64, 64]` in [-1, 1] are."""
+        cosines = self.judge.prompt_score(found, self.prompts)
+        row = {"value": score(self.see(found), self.real), "unit": "distance to real pictures"}
+        row |= {"prompt_score": float(cosines.mean()), "images": len(found)}
+        return row | {"torch": torch.__version__, "date": now()[:10]}
+
+
+def with_dot(folder: Path, dot: Path, images: Tensor, icons: list[Icon], count: int) -> list[dict]:
+    """Rows of the student alone and with its Dot, from the same seeds; N measured at batch 1."""
+    pipe = LatentConsistencyModelPipeline.from_pretrained(folder)
+    pipe.unet.to(memory_format=torch.channels_last)
+    prompts = coarse(icons, count)
+    told = Told(images, prompts)
+    helper = Dot.from_pretrained(dot, pipe.unet).to(memory_format=torch.channels_last)
+    student = Prompted("lcm", pipe, helper, prompts, guidance_scale=GIVEN)
+    speed, rows = student.measure(1, 40).dot_speed, []
+    for plan in map(Plan, PLANS):
+        found = student.pictures(student.sample(plan, range(count), 32)).clamp(-1, 1)
+        row = {"bench": "miniature lcm", "solver": "lcm", "plan": str(plan), "guidance": GIVEN}
+        row |= {"dot_speed": speed, "lsd": plan.lsd(speed)}
+        rows.append(row | told.numbers(found))
+        print(f"lcm, {plan}, {row['lsd']:.2f} LSD: {rows[-1]['value']:.4f}", flush=True)
     return rows
 
 
@@ -192,6 +224,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--minutes", type=float, help="train for so long, then save and measure")
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--dot", type=Path, help="of the student, from train-dot: its rows too")
     parser.add_argument("--rows", type=Path, default=ROWS)
     options = parser.parse_args()
     images, every = data.load(options.data)
@@ -202,7 +235,10 @@ def main() -> None:
     stage.run(None if options.minutes is None else 60 * options.minutes)
     save(pipe, stage.averaged(), options.out / "pipeline")
     print(f"step {stage.step} of {stage.num_steps}: the pipeline is in {options.out / 'pipeline'}")
-    found = measure(options.out / "pipeline", images[rows], icons, options.images)
+    where = options.out / "pipeline"
+    found = measure(where, images[rows], icons, options.images)
+    if options.dot is not None:
+        found += with_dot(where, options.dot, images[rows], icons, options.images)
     found = [row | {"trained": stage.step * BATCH} for row in found]
     write_rows(options.rows, found)
 

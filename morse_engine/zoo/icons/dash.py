@@ -18,6 +18,7 @@ from ...system.files import output_folder
 from ...system.machine import device as find_device
 from .. import digits_scheduler
 from ..miniature import data as pictures
+from ..miniature import judge
 from ..miniature.stage import Stage
 from ..miniature.unet import noise_loss
 from . import data
@@ -25,6 +26,7 @@ from . import data
 BATCH = 32
 STEPS = 9_000
 RATE = 1.2e-3
+SEEN, VARIATIONS = 1, 4  # seed and number of the pictures that `judge.to_real` compares with
 
 
 class Denoiser(nn.Module):
@@ -122,6 +124,9 @@ def main() -> None:
     stage.run(options.minutes and 60 * options.minutes)
     unet: Any = stage.averaged().unet
     unet.half().save_pretrained(out / "dash" / "weights")
+    generator = torch.Generator().manual_seed(SEEN)
+    learnt = [data.varied(images[rows], generator) for _ in range(VARIATIONS)]
+    judge.keep_real(judge.load(), data.shown(torch.cat(learnt)), out / "dash" / "weights")
     print(f"the Dash is in {out / 'dash' / 'weights'}")
 
 

@@ -80,9 +80,14 @@ def save(judge: Judge, real: Tensor, folder: Path) -> None:
     Args:
         real: uint8 `[n, 3, 64, 64]`, pictures whose features' means and deviations go with it.
     """
-    features = seen(judge, data.to_float(real))
-    told = {"mean": features.mean(0).tolist(), "deviation": features.std(0).tolist()}
+    keep_real(judge, data.to_float(real), folder)
     judge.clip.half().save_pretrained(folder)
+
+
+def keep_real(judge: Judge, pictures: Tensor, folder: Path) -> None:
+    """Write what `to_real` compares with: means and deviations of the features of pictures."""
+    features = seen(judge, pictures)
+    told = {"mean": features.mean(0).tolist(), "deviation": features.std(0).tolist()}
     with whole(folder / REAL) as path:
         path.write_text(json.dumps({k: [round(v, 5) for v in row] for k, row in told.items()}))
 
@@ -94,10 +99,10 @@ def seen(judge: Judge, images: Tensor) -> Tensor:
 
 
 def to_real(features: Tensor, folder: Path = JUDGE) -> float:
-    """How far `[n, num_features]` features are from those of the icons that Dash was trained on.
+    """How far `[n, num_features]` features are from those of the pictures that Dash learnt.
 
     `sum_k (mu_k - mu'_k)^2 + (s_k - s'_k)^2`, the Frechet distance of normal distributions whose
-    features do not depend on each other, over means and deviations that were kept.
+    features do not depend on each other, over means and deviations that were kept in the folder.
     """
     told = json.loads((folder / REAL).read_text())
     mean, deviation = (torch.tensor(told[name]) for name in ("mean", "deviation"))
