@@ -309,13 +309,16 @@ def test_pictures_for_the_dot_have_captions(tmp_path):
 def test_the_dot_is_of_the_pipeline_that_was_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "load", lambda folder: (made_up(6, 64), [TIGER, APPLE] * 3))
     folder = train.train(tmp_path, vae_steps=2, unet_steps=2)
-    monkeypatch.setattr(dot, "SHAPE", {"guided": True, "widths": (8,), "cut": 1})
+    monkeypatch.setattr(dot, "SHAPE", {"widths": (8,), "cut": 1})
     monkeypatch.setattr(
         dot, "DotRecipe", partial(DotRecipe, batch_size=4, run_steps=(2, 3), num_visits=8)
     )
     made = dot.train(tmp_path, num_steps=2)
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     assert Dot.from_pretrained(made, pipe.unet).guided
+    branches = dot.train(tmp_path, num_steps=2, guided=False)
+    assert branches != made
+    assert not Dot.from_pretrained(branches, pipe.unet).guided
     with pytest.raises(ValueError, match="another Dash"):
         Dot.from_pretrained(made, zoo.miniature_pipeline().unet)
 

@@ -26,7 +26,7 @@ STEPS = 3000
 GUIDANCE = 1.0, 6.0
 # One pass in the place of two, and of Dash's levels only the innermost, at the resolution that it
 # knows: nearly three times as fast as Dash at batch 1. With one level more it learns no faster.
-CUT = 2
+SHAPE = {"cut": 2}
 
 
 def train(out: Path, num_steps: int = STEPS, *, guided: bool = True) -> Path:
@@ -44,7 +44,7 @@ def train(out: Path, num_steps: int = STEPS, *, guided: bool = True) -> Path:
     folder = export(*data.load(out / "data"), out / "captioned")
     recipe = DotRecipe(num_steps=num_steps, guidance=GUIDANCE, checkpoint_every=200)
     run, cache = out / ("dot-guided" if guided else "dot-branches"), out / "dot-latents"
-    shape = {"guided": guided, "cut": CUT}
+    shape = {"guided": guided, **SHAPE}
     pipeline.train(str(model), str(folder), run, recipe, shape, cache=str(cache))
     return run / "dot"
 
