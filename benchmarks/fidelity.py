@@ -66,7 +66,7 @@ def subject_of(model: str, sampler: str, guidance: float) -> Subject:
         if name == VP_SDE:
             subject.scheduler = schedulers.make(name, BETAS)
             return subject
-        made = zoo.digits_scheduler(name)
+        made = zoo.icons_scheduler(name)
         subject.scheduler = type(made).from_config(made.config, **karras)
         return subject
     pipe = zoo.miniature_pipeline()

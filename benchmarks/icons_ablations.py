@@ -55,7 +55,7 @@ def own_trunk(dot: Dot, *, fresh: bool) -> Dot:
 def made(kind: type[Dot] = Dot, **options: Any) -> Callable[[nn.Module], Dot]:
     """A variant that differs in options of `Dot`."""
     shape = {**recipe.SHAPE, **options}
-    return lambda unet: kind(unet, zoo.digits_scheduler("ddim"), **shape)
+    return lambda unet: kind(unet, zoo.icons_scheduler("ddim"), **shape)
 
 
 VARIANTS: dict[str, Callable[[nn.Module], Dot]] = {
@@ -94,7 +94,7 @@ class Ablations:
 
     def sampler(self, solver: str, plan: Plan, dot: Dot | None) -> Any:
         return morse_engine.compile(
-            self.unet, dot, plan=plan, scheduler=zoo.digits_scheduler(solver), clean_range=(-1, 1)
+            self.unet, dot, plan=plan, scheduler=zoo.icons_scheduler(solver), clean_range=(-1, 1)
         )
 
     def drawn(self, solver: str, plan: Plan, dot: Dot | None) -> Tensor:
@@ -108,8 +108,8 @@ class Ablations:
         torch.manual_seed(0)
         folder = self.out / name.split(":")[0].replace(" ", "-")
         dot = train_dot(
-            VARIANTS[name](self.unet), self.unet, self.data, zoo.digits_scheduler("ddpm"), folder,
-            schedulers=[zoo.digits_scheduler(solver) for solver in recipe.SOLVERS],
+            VARIANTS[name](self.unet), self.unet, self.data, zoo.icons_scheduler("ddpm"), folder,
+            schedulers=[zoo.icons_scheduler(solver) for solver in recipe.SOLVERS],
             num_steps=self.steps, lr=recipe.RATE, checkpoint_every=200, held_out=self.held_out,
         )  # fmt: skip
         log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -28,7 +28,7 @@ def main() -> None:
     dot = zoo.icons_dot(unet)
     for solver in options.solvers:
         sampler = morse_engine.compile(
-            unet, dot, scheduler=zoo.digits_scheduler(solver), plan="-", clean_range=(-1, 1)
+            unet, dot, scheduler=zoo.icons_scheduler(solver), plan="-", clean_range=(-1, 1)
         )
         with Progress() as bar:
             task = bar.add_task(solver, total=1.0)

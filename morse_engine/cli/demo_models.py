@@ -36,7 +36,9 @@ from morse_engine import zoo
 
 unet = zoo.icons_dash()  # Dash: a diffusers UNet2DModel with classes
 dot = zoo.icons_dot(unet)  # Dot: trained once for this Dash
-sampler = morse_engine.compile(unet, dot, plan="-:.:-:.:-:")  # the time of four steps
+ddim = zoo.icons_scheduler("ddim")
+plan = "-:.:-:.:-:"  # the time of four steps
+sampler = morse_engine.compile(unet, dot, plan=plan, scheduler=ddim, clean_range=(-1, 1))
 images = sampler(batch_size=2, seed=0, class_labels=torch.tensor([0, 1]))  # [2, 3, 32, 32]
 """
 
@@ -91,7 +93,7 @@ def icons(where: torch.device) -> Shown:
         "icons of classes 32 x 32",
         Models(unet, zoo.icons_dot(unet), clean_range=(-1, 1)),
         (3, icons_data.SIZE, icons_data.SIZE),
-        zoo.digits_scheduler("ddim"),
+        zoo.icons_scheduler("ddim"),
         labels_of=icons_data.labels_of,
         words=icons_data.WORDS,
         scale=2,

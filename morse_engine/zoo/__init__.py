@@ -69,7 +69,7 @@ def miniature_dot(unet: nn.Module) -> Dot:
 def icons_dash(folder: Path = icons.DASH) -> "UNet2DModel":
     """A `UNet2DModel` of icons `[B, 3, 32, 32]` with classes, those of `icons.data.CLASSES`.
 
-    Its noise schedule is that of the digits; it is channels-last, as its Dot.
+    Its noise schedule is in `icons_scheduler`; it is channels-last, as its Dot.
     """
     from diffusers import UNet2DModel
 
@@ -81,6 +81,19 @@ def icons_dot(unet: nn.Module) -> Dot:
     """The Dot of `icons_dash()`."""
     dot = Dot.from_pretrained(icons.DOT, unet)
     return dot.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # it is one
+
+
+def icons_scheduler(solver: str = "ddim") -> "SchedulerMixin":
+    """The noise schedule of `icons_dash()` with a solver: a name of `schedulers.SOLVERS`.
+
+    DDIM does not clip. In diffusers it goes on from the clipped image with the noise of the
+    unclipped one, and what does not fit adds up: with this model more steps were then worse. Give
+    `clean_range=(-1, 1)` with it, within which free steps stay.
+
+    Raises:
+        Refused: no such name, or a solver of another kind of noise schedule.
+    """
+    return schedulers.make(solver, schedulers.LINEAR_BETAS | {"clip_sample": solver != "ddim"})
 
 
 def digits_scheduler(solver: str = "ddim") -> "SchedulerMixin":

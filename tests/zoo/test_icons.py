@@ -13,6 +13,7 @@ from morse_engine.runtime.models import Models
 from morse_engine.sampling.plan import Plan
 from morse_engine.zoo.icons import DASH, DOT, dash, data, dot
 from morse_engine.zoo.miniature import data as pictures
+from morse_engine.zoo.miniature import judge
 from morse_engine.zoo.miniature.data import Icon
 
 TIGER = Icon("3d", "tiger face", ("orange", "big cat"), "animal-mammal", "animal")
@@ -108,6 +109,7 @@ def test_a_script_that_cannot_write_says_so_in_one_line(script, tmp_path, monkey
 def test_the_command_of_dash_writes_what_is_read(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pictures, "load", lambda folder: (made_up(4), [TIGER, APPLE] * 2))
     monkeypatch.setattr(dash, "new_unet", small_unet)
+    monkeypatch.setattr(dash, "VARIATIONS", 50)
     words = ["dash", "--out", str(tmp_path), "--steps", "2", "--batch-size", "2"]
     monkeypatch.setattr(sys, "argv", words)
     dash.main()
@@ -117,6 +119,19 @@ def test_the_command_of_dash_writes_what_is_read(tmp_path, monkeypatch, capsys):
         batch_size=1, class_labels=torch.tensor([3])
     )
     assert images.shape == (1, 3, data.SIZE, data.SIZE)
+    critic = judge.load()
+    learnt = data.shown(data.varied(made_up(4).repeat(50, 1, 1, 1), torch.Generator()))
+    near = judge.to_real(judge.seen(critic, learnt), folder)
+    assert near < 0.5 < judge.to_real(judge.seen(critic, -learnt), folder)
+
+
+def test_the_scheduler_of_the_icons():
+    """That of their noise; DDIM alone does not clip."""
+    for solver in ("ddim", "ddpm", "dpm", "euler-ancestral"):
+        made = zoo.icons_scheduler(solver)
+        assert torch.equal(made.alphas_cumprod, zoo.digits_scheduler(solver).alphas_cumprod)
+    assert not zoo.icons_scheduler("ddim").config.clip_sample
+    assert zoo.icons_scheduler("ddpm").config.clip_sample
 
 
 def small_unet():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...system.errors import one_line
 from ...system.files import output_folder
 from ...system.machine import device as find_device
-from .. import digits_scheduler
+from .. import icons_scheduler
 from ..miniature import data as pictures
 from ..miniature import judge
 from ..miniature.stage import Stage
@@ -73,7 +73,7 @@ def train_dash(
     bf16: bool = True,
 ) -> Stage[Denoiser]:
     """A stage that trains a `Denoiser` on uint8 pictures `[n, 3, 64, 64]` of n icons."""
-    alphas = digits_scheduler("ddim").alphas_cumprod.to(device)
+    alphas = icons_scheduler("ddim").alphas_cumprod.to(device)
     labels = data.labels(icons)
 
     def loss(

@@ -18,7 +18,7 @@ from ...system.errors import one_line
 from ...system.files import output_folder
 from ...training.captioned import Captioned
 from ...training.dot import train_dot
-from .. import digits_scheduler, icons_dash
+from .. import icons_dash, icons_scheduler
 from ..miniature import data as pictures
 from . import DASH, data
 
@@ -45,14 +45,14 @@ def train(out: Path, folder: Path, num_steps: int = STEPS, lr: float = RATE) -> 
     trained = out / "dash" / "weights"
     unet = icons_dash(trained if trained.exists() else DASH)
     torch.manual_seed(0)
-    dot = Dot(unet, digits_scheduler("ddim"), **SHAPE)
+    dot = Dot(unet, icons_scheduler("ddim"), **SHAPE)
     train_dot(
         dot,
         unet,
         varied(images, icons, SAMPLES, 0),
-        digits_scheduler("ddpm"),
+        icons_scheduler("ddpm"),
         out / "dot",
-        schedulers=[digits_scheduler(name) for name in SOLVERS],
+        schedulers=[icons_scheduler(name) for name in SOLVERS],
         num_steps=num_steps,
         lr=lr,
         checkpoint_every=200,
