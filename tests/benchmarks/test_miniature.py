@@ -109,3 +109,42 @@ def test_edits_are_compared_at_equal_steps(monkeypatch):
         assert all(0.002 < row["low"] <= row["value"] <= row["high"] < 0.3 for row in rows)
     kept = made.edited("inpainting", Plan("----"))[..., : edits.data.SIZE // 4]
     assert (kept - made.pictures[..., : edits.data.SIZE // 4]).abs().mean() < 0.05
+
+
+@pytest.mark.slow
+def test_both_kinds_of_dots_are_compared(tmp_path, monkeypatch):
+    import miniature_branches as branches
+
+    from morse_engine import Dot, zoo
+
+    pipe = zoo.miniature_pipeline()
+    Dot(pipe.unet, pipe.scheduler, cut=2).save_pretrained(tmp_path)
+    for name, value in (("SCALES", (3.0,)), ("FULL", 4), ("WITH_DOT", [Plan("-.-.")])):
+        monkeypatch.setattr(branches, name, value)
+    monkeypatch.setattr(branches, "WITHOUT", {branches.DASH: [Plan("----"), Plan("--")]})
+    rows = branches.rows(tmp_path, 2)
+    assert [row["variant"] for row in rows] == [
+        *["dash only"] * 2,
+        "Dot, guided",
+        "Dot, of each branch",
+    ]
+    assert rows[0]["value"] == 0 < rows[1]["value"]
+    assert rows[2]["value"] != rows[3]["value"]
+    assert rows[2]["lsd_at_1"] > rows[0]["lsd_at_1"] / 2 == 2
+
+
+def test_the_curve_over_guidance_scales():
+    import guidance_curve
+
+    row = {"solver": "ddim", "variant": "dash only", "prompt_score": 0.5, "to_real": 4.0}
+    rows = [row | {"guidance": scale, "cost_lsd": 50} for scale in (5.0, 1.0)]
+    rows += [
+        row | {"guidance": 1.0, "cost_lsd": 4, "variant": "free steps"},
+        row | {"solver": "dpm"},
+    ]
+    found = guidance_curve.curves(rows)
+    assert [len(points) for points in found.values()] == [2, 0, 1]
+    assert found["all 50 steps"] == [(1.0, 0.5, 4.0), (5.0, 0.5, 4.0)]
+    assert (
+        guidance_curve.table(rows).splitlines()[2] == "| all 50 steps | 0.500, 4.00 | 0.500, 4.00 |"
+    )
