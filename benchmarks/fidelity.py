@@ -51,9 +51,10 @@ RESULTS = Path(__file__).parent / "results"
 MINIATURE, ICONS = "miniature", "icons"
 FULL, STEPS, BUDGETS = 50, (2, 3, 4, 5, 6, 8, 10, 12, 16, 20), (3, 4, 5, 6, 8)
 BATCHES, FIRST_SEED = (1, 16), 900_000
-SAMPLERS = ("ddim", "dpm", "dpm-karras", "ddpm", "dpm-sde", "euler-ancestral", "vp-sde")
-KARRAS, VP_SDE = "-karras", "vp-sde"
-# What the icons' 1,000 linear betas are in continuous time; the miniature's have no such form.
+SAMPLERS = ("ddim", "dpm", "dpm-karras", "ddpm", "dpm-sde", "euler-ancestral")
+KARRAS = "-karras"
+# Of the icons alone: DDIM as diffusers clips it, and what their 1,000 betas are in continuous time.
+CLIPPED, VP_SDE = "ddim-clipped", "vp-sde"
 BETAS = {"beta_min": 0.1, "beta_max": 20.0}
 
 
@@ -66,7 +67,7 @@ def subject_of(model: str, sampler: str, guidance: float) -> Subject:
         if name == VP_SDE:
             subject.scheduler = schedulers.make(name, BETAS)
             return subject
-        made = zoo.icons_scheduler(name)
+        made = zoo.digits_scheduler("ddim") if name == CLIPPED else zoo.icons_scheduler(name)
         subject.scheduler = type(made).from_config(made.config, **karras)
         return subject
     pipe = zoo.miniature_pipeline()
@@ -185,7 +186,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=(MINIATURE, ICONS), default=MINIATURE)
     parser.add_argument("--speed", action="store_true", help="measure N anew, on a quiet machine")
-    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
+    parser.add_argument(
+        "--samplers", nargs="+", choices=(*SAMPLERS, CLIPPED, VP_SDE), default=list(SAMPLERS)
+    )
     parser.add_argument("--guidance", type=float, nargs="+", default=[3.0])
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--out", type=Path, help="default: results/fidelity.json or icons.json")
@@ -199,8 +202,8 @@ def main(arguments: list[str] | None = None) -> None:
     partial.settings({"images": options.images, "dash": fingerprint(dash)}, dict)
     rows = json.loads(out.read_text()) if out.exists() else []
     scales = [1.0] if model == ICONS else options.guidance
-    if model == MINIATURE:
-        options.samplers = [name for name in options.samplers if name != VP_SDE]
+    if model == MINIATURE and {CLIPPED, VP_SDE} & set(options.samplers):
+        parser.error(f"{CLIPPED} and {VP_SDE} are for --model {ICONS}")
     for sampler, guidance in product(options.samplers, scales):
         mine = {"solver": sampler, "guidance": guidance}
         rows = [row for row in rows if not mine.items() <= row.items()]

@@ -9,12 +9,14 @@ import json
 
 from fidelity import (
     BUDGETS,
+    CLIPPED,
     FULL,
     ICONS,
     KARRAS,
     MINIATURE,
     RESULTS,
     SAMPLERS,
+    VP_SDE,
     Path,
     speed_file,
 )
@@ -33,6 +35,8 @@ KINDS = ((RIVAL, DASH, 1), (MORSE, DASH, 1), (MORSE, DASH, 16))
 
 
 def title(sampler: str) -> str:
+    if sampler == CLIPPED:
+        return "DDIM, clipped"
     name = schedulers.title(sampler.removesuffix(KARRAS))
     return f"{name}, Karras" if sampler.endswith(KARRAS) else name
 
@@ -41,7 +45,7 @@ def gains(rows: list[dict]) -> str:
     """The average speed-ups over Dash alone, of each sampler and guidance scale."""
     lines = ["| sampler | guidance | by | free steps | Morse, batch 1 | Morse, batch 16 |"]
     lines.append("|---|---|---|---|---|---|")
-    order = {sampler: k for k, sampler in enumerate(SAMPLERS)}
+    order = {sampler: k for k, sampler in enumerate((*SAMPLERS, CLIPPED, VP_SDE))}
     found = [row for row in rows if row["unit"] == "x"]
     found.sort(key=lambda row: (order[row["solver"]], row["guidance"]))
     for sampler, scale, by in dict.fromkeys((r["solver"], r["guidance"], r["by"]) for r in found):
