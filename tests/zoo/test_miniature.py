@@ -9,7 +9,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import morse_engine
-from morse_engine import Dot, zoo
+from morse_engine import Dot, Unavailable, zoo
+from morse_engine.system.lock import alone
 from morse_engine.training.captions import find
 from morse_engine.training.dot import DotRecipe
 from morse_engine.zoo import train as digits_train
@@ -233,6 +234,19 @@ def test_a_training_learns_and_a_loss_that_is_none_stops_it(tmp_path, bf16):
     )
     with pytest.raises(RuntimeError, match="loss of step 0 is nan"):
         broken.run()
+
+
+def test_one_training_in_a_folder(tmp_path):
+    stage = Stage(
+        torch.nn.Linear(1, 1),
+        lambda *_: pytest.fail("it began to work"),
+        tmp_path / "state.pt",
+        num_steps=1,
+        batch_size=1,
+        lr=0.1,
+    )
+    with alone(tmp_path), pytest.raises(Unavailable):
+        stage.run()
 
 
 def test_standardised_latents_give_the_same_pictures():

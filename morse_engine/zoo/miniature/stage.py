@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...system.errors import Unavailable
 from ...system.files import whole
+from ...system.lock import alone
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -63,7 +64,16 @@ class Stage(Generic[Model]):
             self._restore()
 
     def run(self, seconds: float | None = None) -> bool:
-        """Train to the end, or for so many seconds; True at the end. A kill costs `every` s."""
+        """Train to the end, or for so many seconds; True at the end. A kill costs `every` s.
+
+        Raises:
+            Unavailable: another process trains in the folder, or the loss is not finite.
+        """
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with alone(self.file.parent):
+            return self._run(seconds)
+
+    def _run(self, seconds: float | None) -> bool:
         began = saved = shown = time.monotonic()
         first, mean = self.step, dict[str, float]()
         self.model.train()
@@ -123,7 +133,6 @@ class Stage(Generic[Model]):
         )
 
     def _save(self) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
