@@ -53,9 +53,7 @@ FULL, STEPS, BUDGETS = 50, (2, 3, 4, 5, 6, 8, 10, 12, 16, 20), (3, 4, 5, 6, 8)
 BATCHES, FIRST_SEED = (1, 16), 900_000
 SAMPLERS = ("ddim", "dpm", "dpm-karras", "ddpm", "dpm-sde", "euler-ancestral")
 KARRAS = "-karras"
-# Of the icons alone: DDIM as diffusers clips it, and what their 1,000 betas are in continuous time.
-CLIPPED, VP_SDE = "ddim-clipped", "vp-sde"
-BETAS = {"beta_min": 0.1, "beta_max": 20.0}
+CLIPPED = "ddim-clipped"  # of the icons alone: as diffusers clips it
 
 
 def subject_of(model: str, sampler: str, guidance: float) -> Subject:
@@ -64,9 +62,6 @@ def subject_of(model: str, sampler: str, guidance: float) -> Subject:
     name = sampler.removesuffix(KARRAS)
     if model == ICONS:
         subject = demo_models.icons(torch.device("cpu")).subject
-        if name == VP_SDE:
-            subject.scheduler = schedulers.make(name, BETAS)
-            return subject
         made = zoo.digits_scheduler("ddim") if name == CLIPPED else zoo.icons_scheduler(name)
         subject.scheduler = type(made).from_config(made.config, **karras)
         return subject
@@ -187,7 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", choices=(MINIATURE, ICONS), default=MINIATURE)
     parser.add_argument("--speed", action="store_true", help="measure N anew, on a quiet machine")
     parser.add_argument(
-        "--samplers", nargs="+", choices=(*SAMPLERS, CLIPPED, VP_SDE), default=list(SAMPLERS)
+        "--samplers", nargs="+", choices=(*SAMPLERS, CLIPPED), default=list(SAMPLERS)
     )
     parser.add_argument("--guidance", type=float, nargs="+", default=[3.0])
     parser.add_argument("--images", type=int, default=128)
@@ -202,8 +197,8 @@ def main(arguments: list[str] | None = None) -> None:
     partial.settings({"images": options.images, "dash": fingerprint(dash)}, dict)
     rows = json.loads(out.read_text()) if out.exists() else []
     scales = [1.0] if model == ICONS else options.guidance
-    if model == MINIATURE and {CLIPPED, VP_SDE} & set(options.samplers):
-        parser.error(f"{CLIPPED} and {VP_SDE} are for --model {ICONS}")
+    if model == MINIATURE and CLIPPED in options.samplers:
+        parser.error(f"{CLIPPED} is for --model {ICONS}")
     for sampler, guidance in product(options.samplers, scales):
         mine = {"solver": sampler, "guidance": guidance}
         rows = [row for row in rows if not mine.items() <= row.items()]

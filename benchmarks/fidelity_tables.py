@@ -16,7 +16,6 @@ from fidelity import (
     MINIATURE,
     RESULTS,
     SAMPLERS,
-    VP_SDE,
     Path,
     speed_file,
 )
@@ -45,7 +44,7 @@ def gains(rows: list[dict]) -> str:
     """The average speed-ups over Dash alone, of each sampler and guidance scale."""
     lines = ["| sampler | guidance | by | free steps | Morse, batch 1 | Morse, batch 16 |"]
     lines.append("|---|---|---|---|---|---|")
-    order = {sampler: k for k, sampler in enumerate((*SAMPLERS, CLIPPED, VP_SDE))}
+    order = {sampler: k for k, sampler in enumerate((*SAMPLERS, CLIPPED))}
     found = [row for row in rows if row["unit"] == "x"]
     found.sort(key=lambda row: (order[row["solver"]], row["guidance"]))
     for sampler, scale, by in dict.fromkeys((r["solver"], r["guidance"], r["by"]) for r in found):
