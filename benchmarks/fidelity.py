@@ -147,7 +147,10 @@ class Bench:
             if variant == RIVAL and size != BATCHES[0]:
                 continue
             mine = verdict.at_batch([near.row for near in below], size)
-            by = {"value": verdict.gain(mine, variant, over=over)}
+            by = {}
+            for name in ("value", "to_real"):
+                points = [row | {"value": row[name]} for row in mine]
+                by[name] = verdict.gain(points, variant, over=over)
             for name in () if noisy else nearness.MEASURES:
                 by[name] = nearness.gain(below, variant, name, size, over)
             labels = {"unit": "x", "variant": variant, "over": over, "batch_size": size}

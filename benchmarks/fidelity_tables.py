@@ -54,7 +54,7 @@ def gains(rows: list[dict]) -> str:
             if (row["solver"], row["guidance"], row["by"]) == (sampler, scale, by)
         }
         cells = " | ".join(mine.get(kind, "").replace("95 %: ", "") for kind in KINDS)
-        names = {"value": "score", "unlike": "1 - cosine"}
+        names = {"value": "score", "unlike": "1 - cosine", "to_real": "to real icons"}
         lines.append(f"| {title(sampler)} | {scale:g} | {names.get(by, by)} | {cells} |")
     return "\n".join(lines).replace(" .. ", " to ")
 
@@ -112,6 +112,51 @@ def edits(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def ablations(rows: list[dict]) -> str:
+    """Each variant of a Dot: its error, its N, and rms of the plans with each solver."""
+    kinds = list(dict.fromkeys((row["solver"], row["plan"]) for row in rows if "." in row["plan"]))
+    heads = [f"{schedulers.SOLVERS[solver].kind} `{plan}`" for solver, plan in kinds]
+    lines = [f"| | numbers trained | error | N | {' | '.join(heads)} |"]
+    lines.append("|---" * (4 + len(kinds)) + "|")
+    for name in dict.fromkeys(row["variant"] for row in rows if "." in row["plan"]):
+        mine = {(row["solver"], row["plan"]): row for row in rows if row["variant"] == name}
+        cells = [
+            f"{mine[k]['value']:.4f} ({mine[k]['low']:.4f} to {mine[k]['high']:.4f})" for k in kinds
+        ]
+        row = mine[kinds[0]]
+        about = [f"{row['trained']:,}", f"{row['error']:.5f}", f"{row['dot_speed_at_1']:.1f}"]
+        lines.append(f"| {' | '.join([name, *(about if 'error' in row else [''] * 3), *cells])} |")
+    return "\n".join(lines)
+
+
+def branches(rows: list[dict]) -> str:
+    """Each plan with each Dot of the miniature, by guidance."""
+    lines = ["| guidance | | plan | LSD at batch 1, 16 | rms |", "|---" * 5 + "|"]
+    for row in rows:
+        cost = (
+            f"{row['lsd_at_1']:.3g}, {row['lsd_at_16']:.3g}"
+            if "." in row["plan"]
+            else f"{row['lsd_at_1']:g}"
+        )
+        rms = f"{row['value']:.4f} ({row['low']:.4f} to {row['high']:.4f})"
+        lines.append(
+            f"| {row['guidance']:g} | {row['variant']} | `{row['plan']}` | {cost} | {rms} |"
+        )
+    return "\n".join(lines)
+
+
+def consistency(rows: list[dict]) -> str:
+    """The student beside DDIM, then with its Dot."""
+    lines = ["| | steps | calls, LSD | to real pictures | prompt score |", "|---" * 5 + "|"]
+    for row in rows:
+        name = "DDIM, two calls a step" if row["solver"] == "ddim" else "LCM"
+        steps = f"`{row['plan']}`" if "plan" in row else row["steps"]
+        cost = row["lsd"] if "plan" in row else row["calls"]
+        cells = name, steps, f"{cost:.3g}", f"{row['value']:.4f}", f"{row['prompt_score']:.3f}"
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
 def tables(rows: list[dict], guidance: float, dot: Path, model: str) -> str:
     """What both pages have: the speed-ups, the points and the search of DDIM."""
     return (
@@ -129,7 +174,11 @@ def miniature() -> str:
     return tables(rows, 3.0, DOT, MINIATURE) + (
         f"Prompt score and distance to real icons by guidance scale (DDIM):\n\n{guidance(rows)}\n\n"
         f"Editing (`benchmarks/miniature_edits.py`, rms to 52 Dash steps, DDIM, guidance 3, "
-        f"three quarters of a run):\n\n{edits(_read('miniature-edits.json'))}\n"
+        f"three quarters of a run):\n\n{edits(_read('miniature-edits.json'))}\n\n"
+        f"A Dot of each branch of the guidance (`benchmarks/miniature_branches.py`, rms to 50 Dash "
+        f"steps, DDIM):\n\n{branches(_read('miniature-branches.json'))}\n\n"
+        f"A latent consistency model (`benchmarks/miniature_lcm.py`):\n\n"
+        f"{consistency(_read('miniature-lcm.json'))}\n"
     )
 
 
@@ -137,7 +186,9 @@ def classes() -> str:
     """Of the icons, which have no guidance (1)."""
     return tables(_read("icons.json"), 1.0, icons.DOT, ICONS) + (
         f"The same with DPM-Solver++ of order 2:\n\n"
-        f"{searched('dpm', icons.DOT, speed_file(ICONS))}\n"
+        f"{searched('dpm', icons.DOT, speed_file(ICONS))}\n\n"
+        f"The ablations of the paper (`benchmarks/icons_ablations.py`, 400 steps each, rms to 50 "
+        f"Dash steps):\n\n{ablations(_read('icons-ablations.json'))}\n"
     )
 
 
