@@ -115,7 +115,7 @@ def edits(rows: list[dict]) -> str:
 def ablations(rows: list[dict]) -> str:
     """Each variant of a Dot: its error, its N, and rms of the plans with each solver."""
     kinds = list(dict.fromkeys((row["solver"], row["plan"]) for row in rows if "." in row["plan"]))
-    heads = [f"{schedulers.SOLVERS[solver].kind} `{plan}`" for solver, plan in kinds]
+    heads = [f"{title(solver).partition(' of')[0]} `{plan}`" for solver, plan in kinds]
     lines = [f"| | numbers trained | error | N | {' | '.join(heads)} |"]
     lines.append("|---" * (4 + len(kinds)) + "|")
     for name in dict.fromkeys(row["variant"] for row in rows if "." in row["plan"]):
@@ -123,9 +123,10 @@ def ablations(rows: list[dict]) -> str:
         cells = [
             f"{mine[k]['value']:.4f} ({mine[k]['low']:.4f} to {mine[k]['high']:.4f})" for k in kinds
         ]
-        row = mine[kinds[0]]
-        about = [f"{row['trained']:,}", f"{row['error']:.5f}", f"{row['dot_speed_at_1']:.1f}"]
-        lines.append(f"| {' | '.join([name, *(about if 'error' in row else [''] * 3), *cells])} |")
+        row, about = mine[kinds[0]], ["", "", ""]
+        if "error" in row:
+            about = [f"{row['trained']:,}", f"{row['error']:.5f}", f"{row['dot_speed_at_1']:.1f}"]
+        lines.append(f"| {' | '.join([name, *about, *cells])} |")
     return "\n".join(lines)
 
 
