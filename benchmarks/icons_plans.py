@@ -1,6 +1,6 @@
 """The plans that budgets buy with the icons' Dot: `plans.json` beside it.
 
-    python benchmarks/icons_plans.py [--solvers ddim dpm]
+    python benchmarks/icons_plans.py [--solvers ddim dpm ddpm dpm-sde]
 
 `evaluation.search.search` with the bundled models: 64 seeds, in the features of the bundled judge,
 at slow and fast N. A run that was stopped goes on where it was.
@@ -17,7 +17,7 @@ from morse_engine.zoo.icons import DOT, data
 from morse_engine.zoo.miniature import judge
 
 BUDGETS, SPEEDS, IMAGES = (3, 4, 5, 6, 8), (2.4, 9.0), 64
-FULL_STEPS = {"ddim": 50, "dpm": 30}
+FULL_STEPS = {"ddim": 50, "dpm": 30, "ddpm": 50, "dpm-sde": 30}
 
 
 def main() -> None:
