@@ -112,9 +112,8 @@ def save(dot: Stored, folder: str | Path) -> None:
         save_file(tensors, weights_path, metadata={"format": "pt"})
         config_path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         plans, earlier = folder / PLANS, folder / WEIGHTS
-        if plans.exists() and (
-            not earlier.exists() or earlier.read_bytes() != weights_path.read_bytes()
-        ):
+        others = earlier.exists() and earlier.read_bytes() != weights_path.read_bytes()
+        if others and plans.exists():
             plans.unlink()  # before the new weights are there: no plans are better than wrong ones
             warn(f"{plans} ranked the plans of another Dot and was removed: search anew")
 
