@@ -3,24 +3,13 @@
 import json
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 
+from icons import ICONS
 from morse_engine import Plan, zoo
 from morse_engine.zoo.miniature import data as pictures
-from morse_engine.zoo.miniature.data import Icon
-
-ICONS = [
-    Icon("3d", "tiger face", ("orange",), "animal-mammal", "animal"),
-    Icon("noto", "red apple", ("fruit",), "food-fruit", "food"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
 
 
 def test_what_each_ablation_takes_away():

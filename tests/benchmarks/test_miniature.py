@@ -1,23 +1,11 @@
 """A LoRA and a consistency model of the miniature: what their trainings do in a few steps."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
+from icons import ICONS
 from morse_engine import Plan
-from morse_engine.zoo.miniature.data import Icon
 from tolerances import assert_close
-
-ICONS = [
-    Icon("3d", "tiger face", ("orange",), "animal-mammal", "animal"),
-    Icon("noto", "red apple", ("fruit",), "food-fruit", "food"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
 
 
 @pytest.fixture
