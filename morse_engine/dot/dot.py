@@ -45,29 +45,16 @@ from ..sampling.free import Numbers
 from ..system.errors import Refused
 from ..system.notice import warn
 from . import files, merge, trajectory
-from .blocks import Down, Residual, Up
-from .family import Family, Given, has_adapters
+from .blocks import Down, Residual, TimeSiLU, Up
+from .families import family_of
+from .family import Given, has_adapters
 from .helper import Helper, for_dot, seen
 from .levels import NoiseLevels
+from .memo import Memo
 from .options import Options, check_dtype
-from .unet import UNet
-from .when import Moments, When
+from .when import Moments, Timed, When
 
-FAMILIES: list[type[Family]] = [UNet]  # a new kind of Dash is a file and its name here
 GUIDANCE_WAVES = 256  # sinusoids of 1000 times the guidance scale
-
-
-def family_of(dash: nn.Module) -> type[Family]:
-    """The family that a Dash is of.
-
-    Raises:
-        Refused: of none, or one that has something that no Dot works with.
-    """
-    for family in FAMILIES:
-        if family.takes(dash):
-            return family
-    models = ", or on ".join(family.MODELS for family in FAMILIES)
-    raise Refused(f"a Dot is built on {models}, not on a {type(dash).__name__}")
 
 
 class Dot(Helper):
@@ -93,6 +80,7 @@ class Dot(Helper):
     levels: NoiseLevels
     down: Sequence[Down]
     up: Sequence[Up]
+    memo: Memo | None = None  # of a merged one
 
     def __init__(
         self,
@@ -151,6 +139,8 @@ class Dot(Helper):
         if self.guided:
             self.guidance_embedding = nn.Linear(GUIDANCE_WAVES, emb_dim)
             nn.init.zeros_(self.guidance_embedding.weight)
+        # No module of its own: those of the blocks, in the order in which `features` uses them.
+        self.acts = tuple(block for block in self.modules() if isinstance(block, TimeSiLU))
         self.gains = nn.Linear(emb_dim, 6)
         nn.init.zeros_(self.gains.weight)
         self.gains.bias = nn.Parameter(torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 0.0]))
@@ -187,8 +177,12 @@ class Dot(Helper):
             `[B, C, H, W]`, to be added to z_s.
         """
         trajectory.check((x, x_s, z_s, z_p), (timestep, timestep_s, timestep_p))
+        times = timestep, timestep_s, timestep_p
         given = self.given(cond, guidance_scale)
-        when = self.when(self.moments(timestep, timestep_s, timestep_p), given)
+        numbers = times if guidance_scale is None else (*times, guidance_scale)
+        make = lambda: self._timed(self.moments(*times), given)  # noqa: E731
+        timed = make() if self.memo is None else self.memo.at(numbers, make)
+        when = self._told(timed, given)
         x, x_s, z_s, z_p = (tensor.contiguous() for tensor in (x, x_s, z_s, z_p))
         h, conv = self.features(x, x_s, z_s, z_p, when, given), self.up[-1].conv2
         return kernels.residual_up_ref(h, conv.weight, conv.bias, when.mix, x, x_s, z_s, z_p)
@@ -241,23 +235,27 @@ class Dot(Helper):
             of_a_run: whether each row is a step with all the images of `given`; else there is one
                 for all images, or one for each.
         """
+        return self._told(self._timed(moments, given), given, of_a_run)
+
+    def _timed(self, moments: Moments, given: Given) -> Timed:
+        """The part of `when` that depends on times alone, and on the guidance scale."""
         dtype = self.gains.weight.dtype
         waves = moments.waves.to(dtype)
         trail = self.trajectory_embedding(moments.trail.to(dtype))
         if given.guidance is not None:
             trail = trail + given.guidance
         emb = nn.functional.silu(self.inner.embedding(waves, trail, Given()))
-        if of_a_run:
-            waves, trail = waves[:, None], trail[:, None]
-        told = self.inner.told(self.inner.embedding(waves, trail, given))
-        # In the order in which `features` uses them.
-        acts = [*(down.act for down in self.down), self.refine.act]
-        for up in self.up:
-            acts += [up.act] if up.refine is None else [up.act, up.refine.act]
         gains = self.gains(emb).float()[:, :, None]
         # Large terms may cancel, so no matrix product, which autocast or TF32 would round.
         mix = (gains * moments.basis).sum(1)
-        return When(told, [act.linear(emb) for act in acts], moments.look, mix)
+        return Timed(waves, trail, [act.linear(emb) for act in self.acts], moments.look, mix)
+
+    def _told(self, timed: Timed, given: Given, of_a_run: bool = False) -> When:
+        """`when` with its part that depends on the conditions."""
+        waves, trail, *rest = timed
+        if of_a_run:
+            waves, trail = waves[:, None], trail[:, None]
+        return When(self.inner.told(self.inner.embedding(waves, trail, given)), *rest)
 
     def features(
         self, x: Tensor, x_s: Tensor, z_s: Tensor, z_p: Tensor, when: When, given: Given
@@ -282,14 +280,16 @@ class Dot(Helper):
             h = up.shuffle(up.features(h, skips.pop(), scale_shifts))
         return self.up[-1].features(h, skips.pop(), scale_shifts)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Dot":
+        if self.memo is not None:
+            self.memo.clear()  # weights that are moved or cast say nothing of it
+        return super()._apply(fn, recurse)
+
     def check_dash(self, unet: Callable[..., Tensor]) -> None:
         """Raise `Refused` if this is not the Dot of `unet`; warn if a LoRA is on that."""
         files.check_fingerprint(self.dash_fingerprint, unet)
         if has_adapters(unet):
-            warn(
-                "Dash has a LoRA that its Dot was not trained with: compare images with those of "
-                "Dash alone, or train a Dot for the two"
-            )
+            warn("Dash has a LoRA that its Dot was not trained with: compare images with Dash's")
 
     # -- weights -------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What a Dot asks of a family of models: Dash's inner layers, and what they make of time and text.
 
-A family is one class in one file, named in `FAMILIES` of `dot.py`; `unet.py` is the first. All else
-of a Dot is the same for every family: its own blocks, the gains, training, steps and files.
+A family is one class in one file, named in `FAMILIES` of `families.py`; `unet.py` is the first. All
+else of a Dot is the same for every family: its own blocks, the gains, training, steps and files.
 """
 
 import copy
@@ -38,6 +38,7 @@ class Family(Protocol):
     Attributes:
         MODELS: the models that it takes, in words.
         LORA_TARGETS: ends of the names of the trunk's layers that get a LoRA.
+        time_layers: those of them that `embedding` runs.
         trunk: the layers, a `shared_copy` of Dash without its outer ones and without adapters. Its
             names of the LoRA's parameters, behind "trunk.", are those of saved Dots.
         cut: how many of Dash's levels, or blocks, it leaves out.
@@ -50,6 +51,7 @@ class Family(Protocol):
 
     MODELS: str
     LORA_TARGETS: list[str]
+    time_layers: list[nn.Module]
     trunk: nn.Module
     cut: int
     conditional: bool

@@ -6,6 +6,7 @@ from typing import Any
 from . import layout
 from .blocks import Residual
 from .family import Model, without_adapters
+from .memo import Memo
 from .norm import Norm
 
 
@@ -25,4 +26,7 @@ def merged(dot: Model) -> Model:
     for block in [module for module in made.modules() if isinstance(module, Residual)]:
         block.norm = Norm(block.norm, silu=False)
     layout.settle(made, made.trunk)
+    of_time = [made.trajectory_embedding, made.gains, *(act.linear for act in made.acts)]
+    of_time += [made.guidance_embedding] if made.guided else []
+    made.memo = Memo([*of_time, *made.inner.time_layers])
     return made

@@ -90,6 +90,7 @@ class UNet:
             delattr(trunk, name)
         trunk.projections = None  # of time, in all residual blocks at once: see `prepare`
         trunk.of_text = None  # keys and values in all attentions at once, likewise
+        self.time_layers = [trunk.time_embedding]
         self.channels = widths[max(0, cut - 1)], widths[cut]
         self.waves_dim = trunk.time_embedding.linear_1.in_features
         self.emb_dim = trunk.time_embedding.linear_2.out_features

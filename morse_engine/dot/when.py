@@ -46,6 +46,16 @@ class Moments(NamedTuple):
         return cls(of_t, torch.cat(trail, 1), torch.stack((x, x_0, z_s, trend), dim=1), basis)
 
 
+class Timed(NamedTuple):
+    """What Dot's own weights make of R moments, whatever images and conditions there are."""
+
+    waves: Tensor  # [R, F], in the dtype of the weights
+    trail: Tensor  # [R, E], the embedding of the trajectory, and of the guidance scale
+    scale_shifts: list[Tensor]  # these as in `When`
+    look: Tensor
+    mix: Tensor
+
+
 class When(NamedTuple):
     """All that Dot computes from the times of a step: R rows, one for all images or one for each.
 
