@@ -120,6 +120,8 @@ def walk(
     history: list[Tensor] = []  # estimates m, newest first
     num_history = table.num_history
     timesteps = table.timesteps.to(start.device)
+    noisy = [i for i in range(len(plan)) if table.adds_noise(i)]
+    drawn = noise.of_steps(seeds, noisy, x.shape[1:], device=x.device)
     trajectory: Trajectory | None = None
     line: Line | None = None
     for i, symbol in enumerate(plan):
@@ -144,9 +146,7 @@ def walk(
         else:
             assert line is not None  # a plan begins with Dash
             z = table.free(i, x, line)
-        fresh = None
-        if table.adds_noise(i):
-            fresh = noise.normal(seeds, i, x.shape[1:], device=x.device).to(x.dtype)
+        fresh = next(drawn).to(x.dtype) if table.adds_noise(i) else None
         x, m = table.step(i, x, z, history, fresh)
         history = [m, *history][:num_history]
         yield x

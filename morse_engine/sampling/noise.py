@@ -5,7 +5,7 @@ no number depends on what was drawn before it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ _WORD = 0xFFFFFFFF
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85
 _ROUNDS = 10
+# Drawn at once: on a CPU the noise of some steps of a small image takes as long as that of one.
+_AT_ONCE = 1 << 17
 # A block makes four numbers and its index is one 32-bit word of the counter.
 _MAX_ELEMENTS = 1 << 34
 
@@ -101,7 +103,30 @@ def normal(
 
     Source: Box and Muller (1958); `philox4x32` for the words.
     """
-    step = integer("step", step, INITIAL, _WORD - 1)
+    return _normal(seeds, [step], shape, device)[0]
+
+
+def of_steps(
+    seeds: Sequence[int] | Tensor,
+    steps: Sequence[int],
+    shape: Sequence[int],
+    *,
+    device: torch.device | str | None = None,
+) -> Iterator[Tensor]:
+    """`normal` of each of the steps in turn, drawn for several at once where images are small."""
+    count = max(1, _AT_ONCE // max(1, len(seeds) * math.prod(shape)))
+    for first in range(0, len(steps), count):
+        yield from _normal(seeds, steps[first : first + count], shape, device)
+
+
+def _normal(
+    seeds: Sequence[int] | Tensor,
+    steps: Sequence[int],
+    shape: Sequence[int],
+    device: torch.device | str | None,
+) -> Tensor:
+    """`normal` of each of the steps, `[len(steps), len(seeds), *shape]`."""
+    steps = [integer("step", step, INITIAL, _WORD - 1) & _WORD for step in steps]
     if not is_list(shape):
         raise Refused(f"shape={shown(shape)}: has to be sizes of one image, such as (3, 32, 32)")
     shape = tuple(integer("size in shape", size, 1, _MAX_ELEMENTS) for size in shape)
@@ -116,13 +141,16 @@ def normal(
 
     key = torch.tensor(_key_words(seeds), dtype=torch.int64, device=work).view(-1, 1, 2)
     block = torch.arange(-(-num_elements // 4), device=work)
+    step = torch.tensor(steps, dtype=torch.int64, device=work)[:, None, None]
     zero = torch.zeros_like(block)
-    counter = torch.stack([block, zero + (step & _WORD), zero, zero], dim=-1)
-    u = (philox4x32(counter, key).double() + 0.5) * 2.0**-32  # [images, blocks, 4]
+    words = torch.broadcast_tensors(block, step, zero, zero)
+    counter = torch.stack(words, dim=-1)  # [steps, 1, blocks, 4]
+    u = (philox4x32(counter, key).double() + 0.5) * 2.0**-32  # [steps, images, blocks, 4]
     radius = torch.sqrt(-2.0 * torch.log(u[..., 0::2]))
     angle = (2.0 * math.pi) * u[..., 1::2]
     numbers = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).float()
-    return numbers.flatten(1)[:, :num_elements].reshape(-1, *shape).to(target)
+    numbers = numbers.flatten(2)[..., :num_elements]
+    return numbers.reshape(len(steps), -1, *shape).to(target)
 
 
 def _key_words(seeds: Sequence[int] | Tensor) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from morse_engine.sampling import noise
 from morse_engine.sampling.noise import INITIAL, normal, philox4x32
 from tolerances import assert_close
 
@@ -195,3 +196,34 @@ def test_gpu_makes_the_numbers_of_the_cpu():
 def test_what_cannot_be_counted_is_refused(seeds, step, shape, message):
     with pytest.raises(ValueError, match=message):
         normal(seeds, step, shape)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 17])
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 7)])
+def test_of_steps_has_the_bits_of_each_step(monkeypatch, at_once, shape):
+    monkeypatch.setattr(noise, "_AT_ONCE", at_once)
+    seeds, steps = [3, 1 << 40, 0], [0, 2, 3, 7, 8]
+    drawn = list(noise.of_steps(seeds, steps, shape))
+    assert len(drawn) == len(steps)
+    for step, mine in zip(steps, drawn, strict=True):
+        assert torch.equal(mine, noise.normal(seeds, step, shape))
+
+
+def test_of_steps_draws_no_more_than_is_asked_for(monkeypatch):
+    monkeypatch.setattr(noise, "_AT_ONCE", 2 * 16)
+    sizes, words = [], noise.philox4x32
+
+    def counted(counter, key):
+        sizes.append(len(counter))
+        return words(counter, key)
+
+    monkeypatch.setattr(noise, "philox4x32", counted)
+    drawn = noise.of_steps([5], range(5), (1, 4, 4))
+    next(drawn)
+    assert sizes == [2]
+    assert len(list(drawn)) == 4
+    assert sizes == [2, 2, 1]
+
+
+def test_of_no_steps_is_nothing():
+    assert not list(noise.of_steps([5], [], (1, 4, 4)))
