@@ -87,7 +87,8 @@ class Bench:
         self.speeds = {row["batch_size"]: row for row in json.loads(speed_file(model).read_text())}
         self.judge, self.partial, self.guidance = told, partial, guidance
         self.real = icons.DASH if model == ICONS else miniature.JUDGE  # folders with real.json
-        self.has_dot = subject.models.dot is not None
+        helper = subject.models.helper
+        self.has_dot, self.dot = helper is not None, helper and fingerprint(helper)[:12]
         self.prompts = subject.prompts(range(FIRST_SEED, FIRST_SEED + images))
         self.full = self.pictures(Point(DASH, Plan.spread(FULL, 0), FULL, FULL))
 
@@ -95,6 +96,8 @@ class Bench:
         """`[n, 3, 64, 64]` in [-1, 1], of 8 bits."""
         bench = self.experiment
         name = f"{bench.solver}_{self.guidance}_{point.plan}".replace(":", "f")
+        if point.plan.num_dot:  # one that was trained anew draws other pictures
+            name += f"_{self.dot}"
 
         def draw() -> Tensor:
             print(bench.solver, self.guidance, point.plan, flush=True)
