@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from morse_engine import engine, kernels, zoo
+from morse_engine.kernels.checks import in_mode
 from morse_engine.runtime.steps import Steps
 
 
@@ -75,7 +76,7 @@ def of_steps(steps: Steps) -> dict[str, Counter]:
     """By name: the two steps with the fused kernels."""
     result = {}
     for name, step in (("host Dash", steps.dash_step), ("host Dot", steps.dot_step)):
-        with torch.no_grad(), Launches(fused=True) as launches:
+        with torch.no_grad(), in_mode("ops"), Launches(fused=True) as launches:
             step()
         result[name] = launches.names
     return result

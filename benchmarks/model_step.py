@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from morse_engine.kernels import is_channels_last
+from morse_engine.kernels.checks import in_mode
 from morse_engine.runtime.steps import Steps
 
 NOTE = "prediction, nothing was timed"
@@ -125,7 +126,7 @@ def costs(steps: Steps, gpu: Gpu) -> tuple[Step, Step]:
     """Of a Dash and of a Dot step with the fused kernels."""
     found = []
     for step in (steps.dash_step, steps.dot_step):
-        with torch.no_grad(), Costs(gpu) as counted:
+        with torch.no_grad(), in_mode("ops"), Costs(gpu) as counted:
             step()
         found.append(counted.step)
     return found[0], found[1]

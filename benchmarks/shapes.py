@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from morse_engine.dot import files
 from morse_engine.dot.dot import Dot
 from morse_engine.kernels import is_channels_last
+from morse_engine.kernels.checks import in_mode
 from morse_engine.runtime.models import Models
 from morse_engine.runtime.steps import Layout, Steps, cond_layout
 
@@ -61,10 +62,11 @@ class Layouts(TorchDispatchMode):
 
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """Within it layouts are those of a GPU, and attention is one operation."""
+    """Within it layouts are those of a GPU, and attention and our ops are one operation each."""
 
     def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask=None, **options) -> Tensor:
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
 
-    with mock.patch("torch.nn.functional.scaled_dot_product_attention", attention), Layouts():
+    patched = mock.patch("torch.nn.functional.scaled_dot_product_attention", attention)
+    with patched, Layouts(), in_mode("ops"):
         yield

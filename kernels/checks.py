@@ -19,7 +19,9 @@ INTS = (torch.int32, torch.int64)
 # Positions within an image are counted in int32 with room for a block; images in int64.
 MAX_ELEMENTS = (1 << 31) - (1 << 16)
 
-# Which code the ops run: "auto", "kernels" (on CPU tensors too) or "references".
+# What runs: "auto", a kernel for CUDA tensors and else a reference, which is called as the plain
+# function that it is; "ops", the same with references as ops, to count them as on a GPU; "kernels",
+# for CPU tensors too; "references", for all.
 _mode: ContextVar[str] = ContextVar("mode", default="auto")
 
 
@@ -49,15 +51,16 @@ def references() -> AbstractContextManager[None]:
 def or_reference(
     op: Callable[..., Result], reference: Callable[..., Result]
 ) -> Callable[..., Result]:
-    """The op, and within `references()` its reference called as the plain function that it is.
+    """The op, and where its reference runs that, called as the plain function that it is.
 
     The dispatch of an op of our own costs some 50 us on a CPU, more than the small ones compute.
     """
 
     @wraps(reference)
     def either(*args: Any) -> Result:
-        plain = not torch.compiler.is_compiling() and _mode.get() == "references"
-        return reference(*args) if plain else op(*args)
+        mode = _mode.get()
+        plain = mode == "references" or (mode == "auto" and not args[0].is_cuda)
+        return reference(*args) if plain and not torch.compiler.is_compiling() else op(*args)
 
     return either
 
@@ -90,7 +93,9 @@ def widens(dtype: torch.dtype) -> bool:
 def runs_kernel(tensor: Tensor) -> bool:
     """Whether an op on this tensor launches its kernel; its reference runs otherwise."""
     mode = _mode.get()
-    return mode == "kernels" or (mode == "auto" and tensor.is_cuda and triton is not None)
+    if mode in ("auto", "ops"):
+        return tensor.is_cuda and triton is not None
+    return mode == "kernels"
 
 
 def available() -> bool:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from kernel_inputs import (
     DEVICE,
@@ -468,8 +469,20 @@ def test_without_the_interpreter_cpu_tensors_run_the_reference(monkeypatch):
     called = []
     module = sys.modules["morse_engine.kernels.time_silu"]
     monkeypatch.setattr(module, "time_silu_ref", lambda *a: called.append(a) or a[0].clone())
-    kernels.time_silu(randn(1, 2, 2, 2), randn(2), randn(1, 4))
+    torch.ops.morse_engine.time_silu(randn(1, 2, 2, 2), randn(2), randn(1, 4))
     assert called
+
+
+@pytest.mark.parametrize(("mode", "ops"), [("auto", 0), ("references", 0), ("ops", 1)])
+def test_on_the_cpu_the_reference_is_called_without_a_dispatch(mode, ops):
+    if DEVICE == "cuda":
+        pytest.skip("kernels run on this device")
+    inputs = randn(1, 2, 2, 2), randn(2), randn(1, 4)
+    with checks.in_mode(mode), profile(activities=[ProfilerActivity.CPU]) as seen:
+        out = kernels.time_silu(*inputs)
+    names = [event.key for event in seen.key_averages()]
+    assert sum("morse_engine::" in name for name in names) == ops
+    assert torch.equal(out, kernels.time_silu_ref(*inputs))
 
 
 @pytest.mark.slow
