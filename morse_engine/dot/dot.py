@@ -179,10 +179,10 @@ class Dot(Helper):
         trajectory.check((x, x_s, z_s, z_p), (timestep, timestep_s, timestep_p))
         times = timestep, timestep_s, timestep_p
         given = self.given(cond, guidance_scale)
-        numbers = times if guidance_scale is None else (*times, guidance_scale)
-        make = lambda: self._timed(self.moments(*times), given)  # noqa: E731
-        timed = make() if self.memo is None else self.memo.at(numbers, make)
-        when = self._told(timed, given)
+        if self.memo is None:
+            when = self.when(self.moments(*times), given)
+        else:
+            when = self.memo.when(self, times, guidance_scale, given)
         x, x_s, z_s, z_p = (tensor.contiguous() for tensor in (x, x_s, z_s, z_p))
         h, conv = self.features(x, x_s, z_s, z_p, when, given), self.up[-1].conv2
         return kernels.residual_up_ref(h, conv.weight, conv.bias, when.mix, x, x_s, z_s, z_p)
@@ -235,27 +235,7 @@ class Dot(Helper):
             of_a_run: whether each row is a step with all the images of `given`; else there is one
                 for all images, or one for each.
         """
-        return self._told(self._timed(moments, given), given, of_a_run)
-
-    def _timed(self, moments: Moments, given: Given) -> Timed:
-        """The part of `when` that depends on times alone, and on the guidance scale."""
-        dtype = self.gains.weight.dtype
-        waves = moments.waves.to(dtype)
-        trail = self.trajectory_embedding(moments.trail.to(dtype))
-        if given.guidance is not None:
-            trail = trail + given.guidance
-        emb = nn.functional.silu(self.inner.embedding(waves, trail, Given()))
-        gains = self.gains(emb).float()[:, :, None]
-        # Large terms may cancel, so no matrix product, which autocast or TF32 would round.
-        mix = (gains * moments.basis).sum(1)
-        return Timed(waves, trail, [act.linear(emb) for act in self.acts], moments.look, mix)
-
-    def _told(self, timed: Timed, given: Given, of_a_run: bool = False) -> When:
-        """`when` with its part that depends on the conditions."""
-        waves, trail, *rest = timed
-        if of_a_run:
-            waves, trail = waves[:, None], trail[:, None]
-        return When(self.inner.told(self.inner.embedding(waves, trail, given)), *rest)
+        return When.of(self.inner, Timed.of(self, moments, given), given, of_a_run=of_a_run)
 
     def features(
         self, x: Tensor, x_s: Tensor, z_s: Tensor, z_p: Tensor, when: When, given: Given

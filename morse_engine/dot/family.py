@@ -38,7 +38,7 @@ class Family(Protocol):
     Attributes:
         MODELS: the models that it takes, in words.
         LORA_TARGETS: ends of the names of the trunk's layers that get a LoRA.
-        time_layers: those of them that `embedding` runs.
+        time_layers: those of them that `embedding` and `told` run, but for what is given.
         trunk: the layers, a `shared_copy` of Dash without its outer ones and without adapters. Its
             names of the LoRA's parameters, behind "trunk.", are those of saved Dots.
         cut: how many of Dash's levels, or blocks, it leaves out.

@@ -143,6 +143,8 @@ class UNet:
     def prepare(self) -> None:
         self.trunk.projections = resnet.replace(self.trunk)
         self.trunk.of_text = attention.replace(self.trunk)
+        if self.trunk.projections is not None:
+            self.time_layers.append(self.trunk.projections)
 
     def told(self, emb: Tensor) -> Tensor:
         act = self.trunk.time_embed_act if self.attends else None

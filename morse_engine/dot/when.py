@@ -1,12 +1,13 @@
 """What a Dot computes from the times of a step: `Moments` without weights, `When` with them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..sampling.free import difference, slope
+from .family import Family, Given
 from .levels import NoiseLevels
 
 TREND = 2.0  # Dash's last two estimates are continued to at most twice the way between them
@@ -55,6 +56,20 @@ class Timed(NamedTuple):
     look: Tensor
     mix: Tensor
 
+    @classmethod
+    def of(cls, dot: Any, moments: Moments, given: Given) -> "Timed":
+        """What a `Dot` makes of the moments; of what is given it takes the guidance scale alone."""
+        dtype = dot.gains.weight.dtype
+        waves = moments.waves.to(dtype)
+        trail = dot.trajectory_embedding(moments.trail.to(dtype))
+        if given.guidance is not None:
+            trail = trail + given.guidance
+        emb = nn.functional.silu(dot.inner.embedding(waves, trail, Given()))
+        gains = dot.gains(emb).float()[:, :, None]
+        # Large terms may cancel, so no matrix product, which autocast or TF32 would round.
+        mix = (gains * moments.basis).sum(1)
+        return cls(waves, trail, [act.linear(emb) for act in dot.acts], moments.look, mix)
+
 
 class When(NamedTuple):
     """All that Dot computes from the times of a step: R rows, one for all images or one for each.
@@ -67,6 +82,14 @@ class When(NamedTuple):
     scale_shifts: list[Tensor]  # [R, 2 C] for each `TimeSiLU`, in the order of their use
     look: Tensor  # float32 [R, 4, 4]: what Dot looks at, as sums over (x, x_s, z_s, z_p)
     mix: Tensor  # float32 [R, 5]: eta, as a sum over (h, x, x_s, z_s, z_p)
+
+    @classmethod
+    def of(cls, inner: Family, timed: Timed, given: Given, *, of_a_run: bool = False) -> "When":
+        """With what the trunk is told under the conditions; of_a_run as in `Dot.when`."""
+        waves, trail, *rest = timed
+        if of_a_run:
+            waves, trail = waves[:, None], trail[:, None]
+        return cls(inner.told(inner.embedding(waves, trail, given)), *rest)
 
     def pack(self) -> Tensor:
         """All of it as float32 `[R, V]`."""

@@ -70,15 +70,29 @@ def test_a_changed_weight_is_noticed(merged, layer):
     assert torch.equal(after, step(dot))
 
 
+@pytest.mark.parametrize("layer", ["time_embedding.linear_1", "projections.1"])
 @torch.no_grad()
-def test_dashs_time_embedding_is_one_of_the_weights(merged):
+def test_dashs_layers_of_time_are_among_the_weights(merged, layer):
     dot, _ = merged
     before = step(dot)
-    dot.trunk.time_embedding.linear_1.weight.mul_(1.5)
+    dot.trunk.get_submodule(layer).weight.mul_(1.5)
     after = step(dot)
     dot.memo = None
     assert torch.equal(after, step(dot))
     assert not torch.equal(before, after)
+
+
+@torch.no_grad()
+def test_conditions_are_not_remembered():
+    dot = zoo.icons_dot(zoo.icons_dash()).merged()
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    labels = [torch.tensor([label]) for label in (3, 7, 3)]
+    images = [dot(x, 400, x, x, 600, x, 800, class_labels=label) for label in labels]
+    assert torch.equal(images[0], images[2])
+    assert not torch.equal(images[0], images[1])
+    assert len(dot.memo.made) == 1
+    dot.memo = None
+    assert torch.equal(images[1], dot(x, 400, x, x, 600, x, 800, class_labels=labels[1]))
 
 
 @torch.no_grad()
