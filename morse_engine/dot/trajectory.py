@@ -32,5 +32,5 @@ def check(images: Sequence[Tensor], times: Sequence[Numbers]) -> None:
             raise Refused(f"{name} is {list(time.shape)} {time.dtype}: give a number, [] or [B]")
         elif shape is not None and time.numel() not in (1, shape[0]):
             raise Refused(f"{name} has {time.numel()} times for {shape[0]} images")
-        elif time.device.type == "cpu" and not time.isfinite().all():
+        elif time.is_floating_point() and time.is_cpu and not time.isfinite().all():
             raise Refused(f"{name}={checks.shown(time)}: has to be finite")
