@@ -86,10 +86,11 @@ class When(NamedTuple):
     @classmethod
     def of(cls, inner: Family, timed: Timed, given: Given, *, of_a_run: bool = False) -> "When":
         """With what the trunk is told under the conditions; of_a_run as in `Dot.when`."""
-        waves, trail, *rest = timed
+        waves, trail, scale_shifts, look, mix = timed
         if of_a_run:
             waves, trail = waves[:, None], trail[:, None]
-        return cls(inner.told(inner.embedding(waves, trail, given)), *rest)
+        told = inner.told(inner.embedding(waves, trail, given))
+        return cls(told, scale_shifts, look, mix)
 
     def pack(self) -> Tensor:
         """All of it as float32 `[R, V]`."""
