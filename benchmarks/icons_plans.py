@@ -16,7 +16,7 @@ from morse_engine.evaluation.search import search
 from morse_engine.zoo.icons import DOT, data
 from morse_engine.zoo.miniature import judge
 
-BUDGETS, SPEEDS, IMAGES = (3, 4, 5, 6, 8), (3.0, 4.0, 9.0), 64
+BUDGETS, SPEEDS, IMAGES = (3, 4, 5, 6, 8), (2.4, 9.0), 64
 FULL_STEPS = {"ddim": 50, "dpm": 30, "ddpm": 50, "dpm-sde": 30}
 
 

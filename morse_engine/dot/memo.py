@@ -18,7 +18,7 @@ Made = TypeVar("Made")
 class Memo:
     """`When` by the times of a step, for inference on a CPU.
 
-    At batch 1 making it takes a third of a step there, and every run of a plan has the same times.
+    At batch 1 making it takes a fifth of a step there, and every run of a plan has the same times.
     Captured steps have it beforehand; on a GPU reading the times would wait for the device.
 
     Args:

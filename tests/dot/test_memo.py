@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models import tiny_text_unet
 from morse_engine import zoo
 from morse_engine.dot import Dot, memo
 from morse_engine.runtime.models import own_dtype
@@ -110,7 +111,9 @@ def test_a_weight_in_the_place_of_another(merged):
 def test_a_cast_forgets(merged):
     dot, asked = merged
     step(dot)
-    dot.to(torch.float64).to(torch.float32)
+    dot.to(torch.float64)
+    assert not dot.memo.made  # the memory of the weights may be that of others now
+    dot.to(torch.float32)
     step(dot)
     assert len(asked) == 2
 
@@ -134,6 +137,30 @@ def test_not_within_autocast(merged):
         with own_dtype(torch.device("cpu")):
             assert torch.equal(step(dot), plain)
     assert len(asked) == 2
+
+
+@torch.no_grad()
+def test_not_with_weights_whose_changes_nobody_counts(merged):
+    dot, asked = merged
+    with torch.inference_mode():
+        dot.to(torch.float64).to(torch.float32)
+    for _ in range(2):
+        step(dot)
+    assert len(asked) == 2
+
+
+@torch.no_grad()
+def test_the_guidance_that_an_lcm_is_told_is_a_condition():
+    unet = tiny_text_unet(time_cond_proj_dim=6)
+    dot = Dot(unet, widths=(8,)).merged()
+    dot.gains.weight.add_(0.1)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 4, 16, 16, generator=generator)
+    cond = {"encoder_hidden_states": torch.randn(1, 5, 8, generator=generator)}
+    told = torch.randn(2, 1, 6, generator=generator)
+    images = [dot(x, 400, x, x, 600, x, 800, **cond, timestep_cond=t) for t in (*told, told[0])]
+    assert torch.equal(images[0], images[2])
+    assert not torch.equal(images[0], images[1])
 
 
 @torch.no_grad()
