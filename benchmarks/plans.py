@@ -2,8 +2,8 @@
 
     python benchmarks/plans.py
 
-The candidates of `evaluation/search.py`, at the speeds and budgets named, are sampled from 64 seeds
-and scored by the distance to the full run's images (`evaluation/score.py`), at the upper end of its
+What `evaluation/search.py` looks at for the speeds and budgets named is sampled from 64 seeds and
+scored by the distance to the full run's images (`evaluation/score.py`), at the upper end of its
 interval, in the features of the classifier of digits. Rows go to `results/plans.json`, and
 `morse_engine/sampling/plans.json` is made of them. Images are kept in `<out>.partial/`, so a run
 that was stopped goes on where it was, and one with other plans has only those to sample. Solvers
@@ -15,16 +15,18 @@ plans that `quality.py` has compared with real images.
 
 import argparse
 import json
+from functools import cache
 from pathlib import Path
 
 from quality import FULL_STEPS, Bench, digits_bench
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from morse_engine.evaluation.many import sample_many
 from morse_engine.evaluation.partial import Partial
-from morse_engine.evaluation.score import Pyramid, score, upper_end
-from morse_engine.evaluation.search import SEED, candidates
+from morse_engine.evaluation.score import Pyramid, upper_end
+from morse_engine.evaluation.score import score as score_of
+from morse_engine.evaluation.search import SEED, TRIES, survey
 from morse_engine.evaluation.verdict import LINE, REUSE
 from morse_engine.sampling import budget
 from morse_engine.sampling.budget import Ranking
@@ -40,9 +42,15 @@ ALONE = (10, 12, 15, 20)  # Dash steps, for budgets beyond the candidates'
 
 
 def rows_of(bench: Bench, solver: str, args: argparse.Namespace, partial: Partial) -> list[dict]:
-    """A row for each candidate."""
+    """A row for each candidate, and for each plan of the climbs."""
     scheduler, full = bench.schedulers[solver], Plan(DASH * FULL_STEPS[solver])
     see = {"classifier": bench.frechet.extractor.features, "pyramid": Pyramid(bench.shape[0])}
+    about = {key: value for key, value in machine().items() if key in ("cpu", "gpu", "torch")}
+    found: dict[Plan, dict] = {}
+
+    @cache
+    def possible(plan: Plan) -> bool:
+        return budget.possible(plan, scheduler, (-1, 1))
 
     def described(plan: Plan) -> dict:
         def make():
@@ -59,27 +67,29 @@ def rows_of(bench: Bench, solver: str, args: argparse.Namespace, partial: Partia
         shown = images.float().clamp(-1, 1)
         return {name: features(shown).detach() for name, features in see.items()}
 
-    every = [p for lsd in args.budgets for n in (None, *args.speeds) for p in candidates(lsd, n)]
-    if args.dots is not None:
-        every = [p for p in every if not p.num_dot] + [
-            Plan(morse) for morse in args.dots.split(",")
-        ]
-    every += [Plan(DASH * n) for n in ALONE] + [full]
-    plans = [p for p in dict.fromkeys(every) if budget.possible(p, scheduler, (-1, 1))]
-    reference, about, found = described(full), machine(), []
-    for plan in track(plans, description=f"{solver}, {len(plans)} plans"):
+    reference = described(full)
+
+    def score(plan: Plan) -> float:
         mine = described(plan)
         scores = {name: upper_end(mine[name], reference[name]) for name in see}
         row = {"bench": "plan score", "model": bench.model, "solver": solver, "plan": str(plan)}
         row |= {"images": args.images, "first_seed": SEED, "full_steps": len(full)}
         row |= {"unit": "distance to the full run", "value": scores["classifier"]}
         row |= {"by_pyramid": scores["pyramid"], "dot": bench.dot}
-        row |= {"score": score(mine["classifier"], reference["classifier"])}
+        row |= {"score": score_of(mine["classifier"], reference["classifier"])}
         row |= {"budgets": args.budgets, "dot_speeds": args.speeds}
-        keys = ("cpu", "gpu", "torch")
-        row |= {key: about[key] for key in keys} | {"commit": commit(budget.TABLE), "date": now()}
-        found.append(row)
-    return found
+        found[plan] = row | about | {"commit": commit(budget.TABLE), "date": now()}
+        return row["value"]
+
+    for plan in (*(Plan(DASH * n) for n in ALONE), full):
+        if possible(plan):
+            score(plan)
+    with Progress() as bar:
+        task = bar.add_task(solver, total=1.0)
+        speeds = [None, *args.speeds]
+        told = lambda plan, value, part: bar.update(task, completed=part)  # noqa: E731
+        survey(args.budgets, speeds, score, possible, args.tries, told)
+    return list(found.values())
 
 
 def table(rows: list[dict], folder: Path) -> None:
@@ -120,7 +130,7 @@ def main(arguments: list[str] | None = None, bench: Bench | None = None) -> list
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--budgets", type=int, nargs="+", default=[2, 3, 4, 5, 6, 7, 8])
     parser.add_argument("--speeds", type=float, nargs="*", default=[2, 3.5, 7], help="N")
-    parser.add_argument("--dots", help="of the plans with Dot steps these alone, -.-.,-..-..")
+    parser.add_argument("--tries", type=int, default=TRIES, help="of each climb")
     parser.add_argument("--solvers", nargs="*", choices=list(FULL_STEPS), default=list(FULL_STEPS))
     parser.add_argument("--out", type=Path, default=OUT, help=f"the .json file of the rows ({OUT})")
     parser.add_argument("--table", type=Path, default=budget.TABLE, help="the folder of the table")

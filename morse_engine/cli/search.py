@@ -18,6 +18,7 @@ def search(
     num_images: Annotated[int, count("that a plan is judged by, in whole batches")] = 64,
     batch_size: Annotated[int, count("images at once; N is measured at it")] = 16,
     full_steps: Annotated[int, count("Dash steps of the images to come near to")] = 50,
+    tries: Annotated[int, count("plans of the climb from the best of each budget", 0)] = 40,
     device: Device = "auto",
     out: Annotated[
         str | None,
@@ -54,7 +55,7 @@ def search(
 
         ranking = rank(
             *(sampler, wanted), folder=folder, batch_size=batch_size, num_images=num_images,
-            full_steps=full_steps, on_plan=tell,
+            full_steps=full_steps, tries=tries, on_plan=tell,
         )  # fmt: skip
     for plan in ranking.best_first()[:10]:
         print(f"{ranking.scores[plan]:9.3g}  {plan}  ({plan.counts})")

@@ -6,12 +6,15 @@
 
 Candidates are scored by how near their images are to those of the full run of the same seeds
 (`score.py`), at the upper end of the interval that these seeds leave. All Dash and free steps are
-among them, so what is found is never worse than they are, by that number.
+among them, so what is found is never worse than they are, by that number. From the best candidates
+of each budget a climb (`climb.py`) goes on to plans that are not even; so does one without Dot.
 """
 
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +34,13 @@ from ..system.errors import Refused
 from ..system.files import output_folder
 from ..system.lock import alone
 from ..training.identity import digest
+from .climb import climb
 from .partial import Partial
 from .score import Pyramid, upper_end
 
 FREE_BEHIND = (0, 1, 2)  # free steps behind each call
-MOST_DOTS = 6  # behind a Dash
+MOST_DOTS = 6  # behind a Dash, among the candidates
+TRIES = 40  # of a climb
 SEED = 500_000  # of the first image; those of the experiments are others
 
 
@@ -73,6 +78,7 @@ def search(
     batch_size: int = 16,
     num_images: int = 64,
     full_steps: int = 50,
+    tries: int = TRIES,
     features: Callable[[Tensor], Tensor] | None = None,
     guidance_scale: float | None = None,
     on_plan: Callable[[Plan, float, float], None] = lambda plan, score, part: None,
@@ -80,8 +86,8 @@ def search(
 ) -> Ranking:
     """Score the candidates of all budgets, and leave them in `folder` for `plan="auto"`.
 
-    It takes `num_images` times the steps of all candidates: at 4 and 6 LSD some minutes for a small
-    model. A search that was stopped goes on where it was.
+    It takes `num_images` times the steps of all plans that are scored: at 4 and 6 LSD some minutes
+    for a small model. A search that was stopped goes on where it was.
 
     Args:
         sampler: as `compile` makes it, of any plan; its scheduler and backend are used.
@@ -93,6 +99,8 @@ def search(
         batch_size: images at once.
         num_images: more rank better; their seeds are others than those of the experiments.
         full_steps: Dash steps of the full run.
+        tries: plans of the climb, for each budget with each N, and for each budget without Dot; 0:
+            the candidates alone.
         features: `[B, C, H, W]` -> `[B, F]`, what images are compared by; default: `Pyramid`.
         guidance_scale, cond: as for a call of the sampler with `batch_size` images.
         on_plan: called with each plan, its score, and the part of all plans that is done, 0 to 1.
@@ -107,6 +115,7 @@ def search(
     """
     lsds, speeds = _budgets(budgets, full_steps), _speeds(dot_speed)
     _check(sampler, num_images, batch_size, features, on_plan)
+    tries = checks.integer("tries", tries, 0)
     folder = checks.path("folder", folder)
     models, scheduler = sampler.models, sampler.scheduler
     name, options = schedulers.ranked_as(scheduler), {"guidance_scale": guidance_scale, **cond}
@@ -133,19 +142,62 @@ def search(
             partial, _about(sampler) | same, speeds if models.dot is not None else None,
             lambda: sampler.with_plan("-.-").measure(batch_size, **options).dot_speed,
         )  # fmt: skip
-        every = dict.fromkeys(plan for lsd in lsds for n in speeds for plan in candidates(lsd, n))
-        plans = [p for p in every if budgets_of.possible(p, scheduler, known)]
         reference = partial.images("full", lambda: describe(full))
-        scores = _scored(partial) | {full: 0.0}
-        for i, plan in enumerate(plans, 1):
-            if plan not in scores:
-                scores[plan] = float(f"{upper_end(describe(plan), reference):.4g}")
-                partial.add({"plan": str(plan), "score": scores[plan]})
-            on_plan(plan, scores[plan], i / len(plans))
+        kept = _scored(partial)
+
+        def score(plan: Plan) -> float:
+            if plan not in kept:
+                kept[plan] = float(f"{upper_end(describe(plan), reference):.4g}")
+                partial.add({"plan": str(plan), "score": kept[plan]})
+            return kept[plan]
+
+        @cache
+        def possible(plan: Plan) -> bool:
+            return budgets_of.possible(plan, scheduler, known)
+
+        scores = {full: 0.0} | survey(lsds, speeds, score, possible, tries, on_plan)
         found: Any = None if speeds == [None] else (min(speeds), max(speeds))  # type: ignore[type-var]
         ranking = Ranking(scores, (min(lsds), max(lsds)), found)
         budgets_of.write(folder, {name: ranking})
     return ranking
+
+
+def survey(
+    lsds: Sequence[float],
+    speeds: Sequence[float | None],
+    score: Callable[[Plan], float],
+    possible: Callable[[Plan], bool],
+    tries: int,
+    on_plan: Callable[[Plan, float, float], None],
+) -> dict[Plan, float]:
+    """Score the candidates of all budgets, then the plans that climbs come to.
+
+    Args:
+        lsds: the budgets.
+        speeds: all N; None where there is no Dot.
+        score: of a plan, asked once for each.
+        possible: whether the solver makes the plan's calls and has its free steps.
+        tries, on_plan: see `search`.
+    """
+    every = dict.fromkeys(plan for lsd in lsds for n in speeds for plan in candidates(lsd, n))
+    plans = [plan for plan in every if possible(plan)]
+    climbs = list(product(sorted(lsds), dict.fromkeys((None, *speeds))))
+    steps, found = iter(range(1, len(plans) + tries * len(climbs) + 1)), dict[Plan, float]()
+
+    def told(plan: Plan) -> float:
+        found[plan] = score(plan)
+        on_plan(plan, found[plan], next(steps) / (len(plans) + tries * len(climbs)))
+        return found[plan]
+
+    for plan in plans:
+        told(plan)
+    for lsd, n in climbs:
+
+        def fits(plan: Plan, lsd: float = lsd, n: float | None = n) -> bool:
+            return budgets_of.fits(plan, lsd, n) and possible(plan)
+
+        climb(dict(found), told, fits, tries)
+    return found
 
 
 def _budgets(budgets: Any, full_steps: Any) -> list[float]:

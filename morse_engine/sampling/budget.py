@@ -116,7 +116,7 @@ def choose(
         for plan in ranking.best_first():
             if whose == SHIPPED and plan.num_dot and name in NOISY - set(trained):
                 continue
-            if _fits(plan, lsd, speed) and possible(plan, scheduler, clean_range):
+            if fits(plan, lsd, speed) and possible(plan, scheduler, clean_range):
                 why = f"for {at} by {whose}, score {ranking.scores[plan]:.3g}"
                 if len(plan) == plan.num_dash:
                     plan = alone(lsd, scheduler)  # as many as fit
@@ -145,10 +145,12 @@ def _speed(
     return dot_speed
 
 
-def _fits(plan: Plan, lsd: float, speed: float | None) -> bool:
-    if plan.num_dot and speed is None:
+def fits(plan: Plan, lsd: float, dot_speed: float | None) -> bool:
+    """Whether a plan costs at most `lsd` at N; without a Dot, where N is None, one with Dot steps
+    does not."""
+    if plan.num_dot and dot_speed is None:
         return False
-    return (plan.num_dash if speed is None else plan.lsd(speed)) <= lsd
+    return (plan.num_dash if dot_speed is None else plan.lsd(dot_speed)) <= lsd
 
 
 def possible(plan: Plan, scheduler: Any, clean_range: Any = None) -> bool:

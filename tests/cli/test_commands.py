@@ -155,7 +155,7 @@ def test_evaluate_needs_enough_images(fails, tmp_path):
 @pytest.mark.slow
 def test_search(tmp_path, capsys):
     words = ["--budgets", 2, "--num-images", 4, "--batch-size", 2, "--full-steps", 4]
-    words += ["--device", "cpu"]
+    words += ["--device", "cpu", "--tries", 2]
     assert run("search", *words, "--out", tmp_path) == 0
     out = capsys.readouterr().out
     assert f"plans.json is in {tmp_path}" in out

@@ -97,7 +97,7 @@ def model(x, timestep, **cond):
 
 
 TABLE = SolverTable.for_calls(DDIMScheduler(), 1)
-OPTIONS = {"num_images": 32, "batch_size": 16, "full_steps": 40, "dot_speed": 2.0}
+OPTIONS = {"num_images": 32, "batch_size": 16, "full_steps": 40, "dot_speed": 2.0, "tries": 0}
 
 
 def sampler(scheduler=None, dot=evaluation.extrapolate):
@@ -151,6 +151,36 @@ def test_search_goes_on_where_it_was(tmp_path, monkeypatch):
     other = search(sampler(HeunDiscreteScheduler()), [3], folder=tmp_path, **OPTIONS)
     assert set(budget.read(tmp_path)) == {"ddim", "heun"}
     assert all(len(plan) % 2 for plan in other.scores)  # it makes odd numbers of calls alone
+
+
+def test_a_search_climbs_from_the_candidates_at_each_budget(tmp_path, monkeypatch):
+    """With the Dot and without, from the best so far; one that was stopped goes on the same."""
+    seen = []
+    options = OPTIONS | {"tries": 6, "num_images": 16}
+    ranking = search(
+        sampler(), [2, 3], folder=tmp_path / "a", on_plan=lambda *a: seen.append(a), **options
+    )
+    plans = [plan for plan, *_ in seen]
+    even = len({*candidates(2, 2.0), *candidates(3, 2.0)})
+    assert len(plans) == len(set(plans)) == even + 4 * 6
+    assert seen[-1][2] == 1
+    climbed = [plans[even + 6 * k :][:6] for k in range(4)]
+    for lsd, n, mine in zip((2, 2, 3, 3), (None, 2.0) * 2, climbed, strict=True):
+        assert all(budget.fits(plan, lsd, n) for plan in mine)
+    assert any(plan.num_dot for plan in climbed[1] + climbed[3])
+
+    def stopped(plan, found, part):
+        if part > 0.7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(sampler(), [2, 3], folder=tmp_path / "b", on_plan=stopped, **options)
+    calls, call = [], type(sampler()).__call__
+    monkeypatch.setattr(
+        type(sampler()), "__call__", lambda s, **a: calls.append(s.plan) or call(s, **a)
+    )
+    assert search(sampler(), [2, 3], folder=tmp_path / "b", **options) == ranking
+    assert set(calls) < set(plans[even:])
 
 
 def test_a_search_that_goes_on_keeps_the_speed_that_was_measured(tmp_path, monkeypatch):
@@ -209,6 +239,7 @@ def test_scores_of_more_images_agree(tmp_path):
         ([3], {"batch_size": 8.0}, "batch_size=8.0"),
         ([3], {"num_images": 1, "batch_size": 1}, "num_images=1"),
         ([3], {"num_images": 10**9}, "num_images=1000000000"),
+        ([3], {"tries": -1}, "tries=-1"),
         ([3], {"full_steps": "x"}, "full_steps='x'"),
         ([3], {"dot_speed": [2.0, 0]}, "dot_speed=0"),
         ([3], {"folder": ""}, "folder=''"),

@@ -1,0 +1,72 @@
+"""Plans that are not even: a climb from the best plans of a budget by small changes.
+
+Even plans are easy to name, and not the best: early steps, where the image is open, and late ones,
+where it is nearly finished, want other helpers than those between (docs/fidelity.md has numbers).
+There are far too many plans to try them all, so what is tried is near the best ones so far.
+"""
+
+from collections.abc import Callable, Mapping
+from random import Random
+
+from ..sampling.plan import DASH, DOT, FREE, Plan
+
+STEPS = (DASH, DOT, FREE)
+KEPT = 3  # the best plans of a budget, one of which is changed
+ATTEMPTS = 200  # at a change that is new and fits, before a climb ends
+
+
+def climb(
+    known: Mapping[Plan, float],
+    score: Callable[[Plan], float],
+    fits: Callable[[Plan], bool],
+    tries: int,
+) -> dict[Plan, float]:
+    """Change the best plans that fit, score what comes of it, and go on from there.
+
+    The same calls in the same order for the same scores, so one that was stopped can be repeated.
+
+    Args:
+        known: plans with their scores, lower is better; those that fit are where it begins.
+        score: of a plan that is not known.
+        fits: whether a plan is within the budget, and possible.
+        tries: how many plans are scored.
+
+    Returns:
+        the plans that were scored; none if nothing fits.
+    """
+    random, found = Random(0), {}
+    pool = {plan: value for plan, value in known.items() if fits(plan)}
+    for _ in range(tries if pool else 0):
+        best = sorted(pool, key=lambda plan: (pool[plan], str(plan)))[:KEPT]
+        new = _new(best, lambda plan: plan not in pool and fits(plan), random)
+        if new is None:
+            break
+        pool[new] = found[new] = score(new)
+    return found
+
+
+def _new(best: list[Plan], wanted: Callable[[Plan], bool], random: Random) -> Plan | None:
+    """A plan that is one or two changes from one of the best."""
+    for _ in range(ATTEMPTS):
+        plan = random.choice(best)
+        for _ in range(random.choice((1, 1, 2))):
+            plan = changed(plan, random)
+        if wanted(plan):
+            return plan
+    return None
+
+
+def changed(plan: Plan, random: Random) -> Plan:
+    """The plan with one step put in, left out, exchanged or moved; the first stays a Dash."""
+    steps = list(str(plan))
+    at = random.randrange(1, len(steps)) if len(steps) > 1 else None
+    change = random.choice(("put in", "leave out", "exchange", "move"))
+    if change == "put in" or at is None:
+        steps.insert(random.randint(1, len(steps)), random.choice(STEPS))
+    elif change == "exchange":
+        steps[at] = random.choice(STEPS)
+    else:
+        step = steps.pop(at)
+        if change == "move":
+            steps.insert(random.randint(1, len(steps)), step)
+    return Plan("".join(steps))

@@ -1,0 +1,60 @@
+"""The climb: its changes, that it finds what is near, and that it keeps within what fits."""
+
+from random import Random
+
+import pytest
+
+from morse_engine import Plan
+from morse_engine.evaluation.climb import changed, climb
+
+
+def test_a_change_is_one_step_and_every_one_can_come():
+    random, plan = Random(1), Plan("-:.")
+    found = {str(changed(plan, random)) for _ in range(2000)}
+    assert found == {
+        *("--:.", "-.:.", "-::.", "-:-.", "-:..", "-:.-", "-:.:"),  # put in
+        *("-:", "-."),  # left out
+        *("--.", "-..", "-:-", "-::"),  # exchanged
+        *("-:.", "-.:"),  # moved
+    }
+    assert {str(changed(Plan("-"), random)) for _ in range(100)} == {"--", "-.", "-:"}
+
+
+WANTED = "-:..:-::"
+
+
+def distance(plan: Plan) -> float:
+    """How many places differ from the wanted plan."""
+    width = max(len(plan), len(WANTED))
+    return sum(a != b for a, b in zip(str(plan).ljust(width), WANTED.ljust(width), strict=True))
+
+
+def cheap(plan: Plan) -> bool:
+    return plan.lsd(2) <= 3
+
+
+def test_a_climb_comes_to_the_best_plan_that_fits():
+    begin = {Plan("-:-:"): distance(Plan("-:-:")), Plan("--------"): 0.0}
+    asked = []
+    found = climb(begin, lambda plan: asked.append(plan) or distance(plan), cheap, 400)
+    assert min(found, key=found.get) == Plan(WANTED)
+    assert all(cheap(plan) for plan in found)
+    assert asked == list(found)
+    assert len(set(asked)) == len(asked)
+    assert not set(asked) & set(begin)
+    # The same again, and a shorter one is its beginning.
+    assert climb(begin, distance, cheap, 400) == found
+    assert list(climb(begin, distance, cheap, 30)) == asked[:30]
+
+
+@pytest.mark.parametrize(
+    ("known", "fits", "tries"),
+    [
+        ({}, cheap, 10),
+        ({Plan("------"): 0.0}, cheap, 10),
+        ({Plan("-"): 0.0}, lambda plan: str(plan) == "-", 10),
+        ({Plan("-"): 0.0}, cheap, 0),
+    ],
+)
+def test_a_climb_without_a_way(known, fits, tries):
+    assert climb(known, distance, fits, tries) == {}
