@@ -18,14 +18,16 @@ import json
 from functools import cache
 from pathlib import Path
 
+import torch
 from quality import FULL_STEPS, Bench, digits_bench
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
 from morse_engine.evaluation.many import sample_many
 from morse_engine.evaluation.partial import Partial
-from morse_engine.evaluation.score import Pyramid, upper_end
-from morse_engine.evaluation.score import score as score_of
+from morse_engine.evaluation.score import Pyramid, score, upper_end
+from morse_engine.evaluation.scores import Scores
 from morse_engine.evaluation.search import SEED, TRIES, survey
 from morse_engine.evaluation.verdict import LINE, REUSE
 from morse_engine.sampling import budget
@@ -42,54 +44,57 @@ ALONE = (10, 12, 15, 20)  # Dash steps, for budgets beyond the candidates'
 
 
 def rows_of(bench: Bench, solver: str, args: argparse.Namespace, partial: Partial) -> list[dict]:
-    """A row for each candidate, and for each plan of the climbs."""
+    """A row for each candidate, and for each plan of the climbs that was not dropped."""
     scheduler, full = bench.schedulers[solver], Plan(DASH * FULL_STEPS[solver])
-    see = {"classifier": bench.frechet.extractor.features, "pyramid": Pyramid(bench.shape[0])}
-    about = {key: value for key, value in machine().items() if key in ("cpu", "gpu", "torch")}
-    found: dict[Plan, dict] = {}
+    see, pyramid = bench.frechet.extractor.features, Pyramid(bench.shape[0])
 
     @cache
     def possible(plan: Plan) -> bool:
         return budget.possible(plan, scheduler, (-1, 1))
 
-    def described(plan: Plan) -> dict:
+    def shown(plan: Plan, start: int, stop: int) -> Tensor:
         def make():
             table = SolverTable.for_calls(scheduler, len(plan))
             if bench.models.clean_range is not None:
                 table = table.with_range(bench.models.clean_range)
-            models, seeds = bench.models, range(SEED, SEED + args.images)
+            models, seeds = bench.models, range(SEED + start, SEED + stop)
             return sample_many(models.dash, models.dot, plan, table, seeds, bench.shape, 16)
 
         # A Dot that was trained anew makes other images.
         made_by = bench.dot if plan.num_dot else "dash"
         letters = str(plan).translate(str.maketrans({DASH: "a", DOT: "o", FREE: "f"}))
-        images = partial.images(f"{solver}-{args.images}-{made_by}-{letters}", make)
-        shown = images.float().clamp(-1, 1)
-        return {name: features(shown).detach() for name, features in see.items()}
+        images = partial.images(f"{solver}-{start}-{stop}-{made_by}-{letters}", make)
+        return images.float().clamp(-1, 1)
 
-    reference = described(full)
+    def features(plan: Plan, start: int, stop: int) -> Tensor:
+        return see(shown(plan, start, stop)).detach()
 
-    def score(plan: Plan) -> float:
-        mine = described(plan)
-        scores = {name: upper_end(mine[name], reference[name]) for name in see}
-        row = {"bench": "plan score", "model": bench.model, "solver": solver, "plan": str(plan)}
-        row |= {"images": args.images, "first_seed": SEED, "full_steps": len(full)}
-        row |= {"unit": "distance to the full run", "value": scores["classifier"]}
-        row |= {"by_pyramid": scores["pyramid"], "dot": bench.dot}
-        row |= {"score": score_of(mine["classifier"], reference["classifier"])}
-        row |= {"budgets": args.budgets, "dot_speeds": args.speeds}
-        found[plan] = row | about | {"commit": commit(budget.TABLE), "date": now()}
-        return row["value"]
-
-    for plan in (*(Plan(DASH * n) for n in ALONE), full):
-        if possible(plan):
-            score(plan)
+    look = args.images // 4
+    parts = [(0, look), (look, args.images)]
+    reference = torch.cat([features(full, *part) for part in parts])
+    scores = Scores(features, reference, look)
+    alone = [plan for plan in (*(Plan(DASH * n) for n in ALONE), full) if possible(plan)]
+    found = {plan: scores(plan) for plan in alone}
     with Progress() as bar:
         task = bar.add_task(solver, total=1.0)
-        speeds = [None, *args.speeds]
-        told = lambda plan, value, part: bar.update(task, completed=part)  # noqa: E731
-        survey(args.budgets, speeds, score, possible, args.tries, told)
-    return list(found.values())
+        found |= survey(
+            args.budgets, [None, *args.speeds], scores, possible, args.tries,
+            lambda plan, value, part: bar.update(task, completed=part),
+        )  # fmt: skip
+    drawn = {plan: torch.cat([shown(plan, *part) for part in parts]) for plan in found}
+    about = {key: value for key, value in machine().items() if key in ("cpu", "gpu", "torch")}
+    about |= {"commit": commit(budget.TABLE), "date": now()}
+    return [
+        {
+            "bench": "plan score", "model": bench.model, "solver": solver, "plan": str(plan),
+            "images": args.images, "first_seed": SEED, "full_steps": len(full),
+            "unit": "distance to the full run", "value": value,
+            "by_pyramid": upper_end(pyramid(drawn[plan]), pyramid(drawn[full])),
+            "score": score(see(drawn[plan]).detach(), reference), "dot": bench.dot,
+            "budgets": args.budgets, "dot_speeds": args.speeds, **about,
+        }
+        for plan, value in found.items()
+    ]  # fmt: skip
 
 
 def table(rows: list[dict], folder: Path) -> None:

@@ -17,7 +17,7 @@ ATTEMPTS = 200  # at a change that is new and fits, before a climb ends
 
 def climb(
     known: Mapping[Plan, float],
-    score: Callable[[Plan], float],
+    score: Callable[[Plan, list[Plan]], float | None],
     fits: Callable[[Plan], bool],
     tries: int,
 ) -> dict[Plan, float]:
@@ -27,21 +27,25 @@ def climb(
 
     Args:
         known: plans with their scores, lower is better; those that fit are where it begins.
-        score: of a plan that is not known.
+        score: of a plan that is not known, beside the best so far; None if it is far behind them.
         fits: whether a plan is within the budget, and possible.
-        tries: how many plans are scored.
+        tries: how many plans are changed.
 
     Returns:
-        the plans that were scored; none if nothing fits.
+        the scores of the plans that had one; none if nothing fits.
     """
     random, found = Random(0), {}
     pool = {plan: value for plan, value in known.items() if fits(plan)}
+    seen = set(pool)
     for _ in range(tries if pool else 0):
         best = sorted(pool, key=lambda plan: (pool[plan], str(plan)))[:KEPT]
-        new = _new(best, lambda plan: plan not in pool and fits(plan), random)
+        new = _new(best, lambda plan: plan not in seen and fits(plan), random)
         if new is None:
             break
-        pool[new] = found[new] = score(new)
+        seen.add(new)
+        value = score(new, best)
+        if value is not None:
+            pool[new] = found[new] = value
     return found
 
 

@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from ..training.identity import digest
 from .climb import climb
 from .partial import Partial
 from .score import Pyramid, upper_end
+from .scores import Scores
 
 FREE_BEHIND = (0, 1, 2)  # free steps behind each call
 MOST_DOTS = 6  # behind a Dash, among the candidates
@@ -103,7 +104,8 @@ def search(
             the candidates alone.
         features: `[B, C, H, W]` -> `[B, F]`, what images are compared by; default: `Pyramid`.
         guidance_scale, cond: as for a call of the sampler with `batch_size` images.
-        on_plan: called with each plan, its score, and the part of all plans that is done, 0 to 1.
+        on_plan: called with each plan, its score (inf of one that was dropped at the first look),
+            and the part of all plans that is done, 0 to 1.
 
     Returns:
         the ranking that was written.
@@ -125,9 +127,9 @@ def search(
     output_folder(folder)
     see = Pyramid(sampler.shape[0]).to(models.device or "cpu") if features is None else features
 
-    def describe(plan: Plan) -> Tensor:
+    def describe(plan: Plan, start: int, stop: int) -> Tensor:
         made, seen = sampler.with_plan(plan), []
-        for first in range(SEED, SEED + num_images, batch_size):
+        for first in range(SEED + start, SEED + stop, batch_size):
             x = made(batch_size=batch_size, seed=first, **options)
             with torch.no_grad():
                 seen.append(_seen(see, x.clamp(*bounds(made.table.clean_range, x))))
@@ -142,22 +144,16 @@ def search(
             partial, _about(sampler) | same, speeds if models.dot is not None else None,
             lambda: sampler.with_plan("-.-").measure(batch_size, **options).dot_speed,
         )  # fmt: skip
-        reference = partial.images("full", lambda: describe(full))
-        kept = _scored(partial)
-
-        def score(plan: Plan) -> float:
-            if plan not in kept:
-                kept[plan] = float(f"{upper_end(describe(plan), reference):.4g}")
-                partial.add({"plan": str(plan), "score": kept[plan]})
-            return kept[plan]
+        reference = partial.images("full", lambda: describe(full, 0, num_images))
+        scores = _scores(partial, describe, reference, _look(num_images, batch_size))
 
         @cache
         def possible(plan: Plan) -> bool:
             return budgets_of.possible(plan, scheduler, known)
 
-        scores = {full: 0.0} | survey(lsds, speeds, score, possible, tries, on_plan)
-        found: Any = None if speeds == [None] else (min(speeds), max(speeds))  # type: ignore[type-var]
-        ranking = Ranking(scores, (min(lsds), max(lsds)), found)
+        found = {full: 0.0} | survey(lsds, speeds, scores, possible, tries, on_plan)
+        ends: Any = None if speeds == [None] else (min(speeds), max(speeds))  # type: ignore[type-var]
+        ranking = Ranking(found, (min(lsds), max(lsds)), ends)
         budgets_of.write(folder, {name: ranking})
     return ranking
 
@@ -165,7 +161,7 @@ def search(
 def survey(
     lsds: Sequence[float],
     speeds: Sequence[float | None],
-    score: Callable[[Plan], float],
+    score: Callable[[Plan, Sequence[Plan]], float | None],
     possible: Callable[[Plan], bool],
     tries: int,
     on_plan: Callable[[Plan, float, float], None],
@@ -175,19 +171,21 @@ def survey(
     Args:
         lsds: the budgets.
         speeds: all N; None where there is no Dot.
-        score: of a plan, asked once for each.
+        score: of a plan, as `Scores` gives it.
         possible: whether the solver makes the plan's calls and has its free steps.
         tries, on_plan: see `search`.
     """
     every = dict.fromkeys(plan for lsd in lsds for n in speeds for plan in candidates(lsd, n))
     plans = [plan for plan in every if possible(plan)]
     climbs = list(product(sorted(lsds), dict.fromkeys((None, *speeds))))
-    steps, found = iter(range(1, len(plans) + tries * len(climbs) + 1)), dict[Plan, float]()
+    total, done, found = len(plans) + tries * len(climbs), count(1), dict[Plan, float]()
 
-    def told(plan: Plan) -> float:
-        found[plan] = score(plan)
-        on_plan(plan, found[plan], next(steps) / (len(plans) + tries * len(climbs)))
-        return found[plan]
+    def told(plan: Plan, rivals: Sequence[Plan] = ()) -> float | None:
+        value = score(plan, rivals)
+        on_plan(plan, math.inf if value is None else value, next(done) / total)
+        if value is not None:
+            found[plan] = value
+        return value
 
     for plan in plans:
         told(plan)
@@ -251,10 +249,17 @@ def _seen(see: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return found.cpu()
 
 
-def _scored(partial: Partial) -> dict[Plan, float]:
-    """The plans that an earlier search has scored."""
+def _look(num_images: int, batch_size: int) -> int:
+    """A quarter of the images, in whole batches; a spread needs two."""
+    return max(num_images // 4 // batch_size * batch_size, batch_size, 2)
+
+
+def _scores(
+    partial: Partial, describe: Callable[[Plan, int, int], Tensor], full: Tensor, look: int
+) -> Scores:
+    """The scores, with those of an earlier search."""
     try:
-        return {Plan(row["plan"]): float(row["score"]) for row in partial.rows()}
+        return Scores(describe, full, look, partial.rows(), partial.add)
     except (KeyError, TypeError, ValueError) as error:
         raise Refused(
             f"{partial.folder} is damaged ({error}): delete it, and search anew"

@@ -23,7 +23,7 @@ def test_a_change_is_one_step_and_every_one_can_come():
 WANTED = "-:..:-::"
 
 
-def distance(plan: Plan) -> float:
+def distance(plan: Plan, rivals: list[Plan] | None = None) -> float:
     """How many places differ from the wanted plan."""
     width = max(len(plan), len(WANTED))
     return sum(a != b for a, b in zip(str(plan).ljust(width), WANTED.ljust(width), strict=True))
@@ -36,7 +36,7 @@ def cheap(plan: Plan) -> bool:
 def test_a_climb_comes_to_the_best_plan_that_fits():
     begin = {Plan("-:-:"): distance(Plan("-:-:")), Plan("--------"): 0.0}
     asked = []
-    found = climb(begin, lambda plan: asked.append(plan) or distance(plan), cheap, 400)
+    found = climb(begin, lambda plan, best: asked.append(plan) or distance(plan), cheap, 400)
     assert min(found, key=found.get) == Plan(WANTED)
     assert all(cheap(plan) for plan in found)
     assert asked == list(found)
@@ -45,6 +45,22 @@ def test_a_climb_comes_to_the_best_plan_that_fits():
     # The same again, and a shorter one is its beginning.
     assert climb(begin, distance, cheap, 400) == found
     assert list(climb(begin, distance, cheap, 30)) == asked[:30]
+
+
+def test_what_is_far_behind_is_dropped_and_not_asked_again():
+    asked, given = [], []
+
+    def score(plan: Plan, best: list[Plan]) -> float | None:
+        asked.append(plan)
+        given.append(best)
+        return None if distance(plan) > max(distance(one) for one in best) else distance(plan)
+
+    begin = {Plan("-:-:"): distance(Plan("-:-:")), Plan("-"): distance(Plan("-"))}
+    found = climb(begin, score, cheap, 300)
+    assert len(asked) == len(set(asked)) == 300 > len(found)
+    assert given[0] == sorted(begin, key=begin.get)
+    assert all(len(best) <= 3 for best in given)
+    assert min(found.values()) < min(begin.values())
 
 
 @pytest.mark.parametrize(
