@@ -2,8 +2,8 @@
 
     python benchmarks/plans.py
 
-What `evaluation/search.py` looks at for the speeds and budgets named is sampled from 64 seeds and
-scored by the distance to the full run's images (`evaluation/score.py`), at the upper end of its
+The candidates of `evaluation/search.py`, at the speeds and budgets named, are sampled from 64 seeds
+and scored by the distance to the full run's images (`evaluation/score.py`), at the upper end of its
 interval, in the features of the classifier of digits. Rows go to `results/plans.json`, and
 `morse_engine/sampling/plans.json` is made of them. Images are kept in `<out>.partial/`, so a run
 that was stopped goes on where it was, and one with other plans has only those to sample. Solvers
@@ -15,20 +15,16 @@ plans that `quality.py` has compared with real images.
 
 import argparse
 import json
-from functools import cache
 from pathlib import Path
 
-import torch
 from quality import FULL_STEPS, Bench, digits_bench
 from rich.console import Console
-from rich.progress import Progress
-from torch import Tensor
+from rich.progress import track
 
 from morse_engine.evaluation.many import sample_many
 from morse_engine.evaluation.partial import Partial
 from morse_engine.evaluation.score import Pyramid, score, upper_end
-from morse_engine.evaluation.scores import Scores
-from morse_engine.evaluation.search import SEED, TRIES, survey
+from morse_engine.evaluation.search import SEED, candidates
 from morse_engine.evaluation.verdict import LINE, REUSE
 from morse_engine.sampling import budget
 from morse_engine.sampling.budget import Ranking
@@ -44,57 +40,46 @@ ALONE = (10, 12, 15, 20)  # Dash steps, for budgets beyond the candidates'
 
 
 def rows_of(bench: Bench, solver: str, args: argparse.Namespace, partial: Partial) -> list[dict]:
-    """A row for each candidate, and for each plan of the climbs that was not dropped."""
+    """A row for each candidate."""
     scheduler, full = bench.schedulers[solver], Plan(DASH * FULL_STEPS[solver])
-    see, pyramid = bench.frechet.extractor.features, Pyramid(bench.shape[0])
+    see = {"classifier": bench.frechet.extractor.features, "pyramid": Pyramid(bench.shape[0])}
 
-    @cache
-    def possible(plan: Plan) -> bool:
-        return budget.possible(plan, scheduler, (-1, 1))
-
-    def shown(plan: Plan, start: int, stop: int) -> Tensor:
+    def described(plan: Plan) -> dict:
         def make():
             table = SolverTable.for_calls(scheduler, len(plan))
             if bench.models.clean_range is not None:
                 table = table.with_range(bench.models.clean_range)
-            models, seeds = bench.models, range(SEED + start, SEED + stop)
+            models, seeds = bench.models, range(SEED, SEED + args.images)
             return sample_many(models.dash, models.dot, plan, table, seeds, bench.shape, 16)
 
         # A Dot that was trained anew makes other images.
         made_by = bench.dot if plan.num_dot else "dash"
         letters = str(plan).translate(str.maketrans({DASH: "a", DOT: "o", FREE: "f"}))
-        images = partial.images(f"{solver}-{start}-{stop}-{made_by}-{letters}", make)
-        return images.float().clamp(-1, 1)
+        images = partial.images(f"{solver}-{args.images}-{made_by}-{letters}", make)
+        shown = images.float().clamp(-1, 1)
+        return {name: features(shown).detach() for name, features in see.items()}
 
-    def features(plan: Plan, start: int, stop: int) -> Tensor:
-        return see(shown(plan, start, stop)).detach()
-
-    look = args.images // 4
-    parts = [(0, look), (look, args.images)]
-    reference = torch.cat([features(full, *part) for part in parts])
-    scores = Scores(features, reference, look)
-    alone = [plan for plan in (*(Plan(DASH * n) for n in ALONE), full) if possible(plan)]
-    found = {plan: scores(plan) for plan in alone}
-    with Progress() as bar:
-        task = bar.add_task(solver, total=1.0)
-        found |= survey(
-            args.budgets, [None, *args.speeds], scores, possible, args.tries,
-            lambda plan, value, part: bar.update(task, completed=part),
-        )  # fmt: skip
-    drawn = {plan: torch.cat([shown(plan, *part) for part in parts]) for plan in found}
-    about = {key: value for key, value in machine().items() if key in ("cpu", "gpu", "torch")}
-    about |= {"commit": commit(budget.TABLE), "date": now()}
-    return [
-        {
-            "bench": "plan score", "model": bench.model, "solver": solver, "plan": str(plan),
-            "images": args.images, "first_seed": SEED, "full_steps": len(full),
-            "unit": "distance to the full run", "value": value,
-            "by_pyramid": upper_end(pyramid(drawn[plan]), pyramid(drawn[full])),
-            "score": score(see(drawn[plan]).detach(), reference), "dot": bench.dot,
-            "budgets": args.budgets, "dot_speeds": args.speeds, **about,
-        }
-        for plan, value in found.items()
-    ]  # fmt: skip
+    every = [p for lsd in args.budgets for n in (None, *args.speeds) for p in candidates(lsd, n)]
+    if args.dots is not None:
+        every = [p for p in every if not p.num_dot] + [
+            Plan(morse) for morse in args.dots.split(",")
+        ]
+    every += [Plan(DASH * n) for n in ALONE] + [full]
+    plans = [p for p in dict.fromkeys(every) if budget.possible(p, scheduler, (-1, 1))]
+    reference, about, found = described(full), machine(), []
+    for plan in track(plans, description=f"{solver}, {len(plans)} plans"):
+        mine = described(plan)
+        scores = {name: upper_end(mine[name], reference[name]) for name in see}
+        row = {"bench": "plan score", "model": bench.model, "solver": solver, "plan": str(plan)}
+        row |= {"images": args.images, "first_seed": SEED, "full_steps": len(full)}
+        row |= {"unit": "distance to the full run", "value": scores["classifier"]}
+        row |= {"by_pyramid": scores["pyramid"], "dot": bench.dot}
+        row |= {"score": score(mine["classifier"], reference["classifier"])}
+        row |= {"budgets": args.budgets, "dot_speeds": args.speeds}
+        keys = ("cpu", "gpu", "torch")
+        row |= {key: about[key] for key in keys} | {"commit": commit(budget.TABLE), "date": now()}
+        found.append(row)
+    return found
 
 
 def table(rows: list[dict], folder: Path) -> None:
@@ -135,7 +120,7 @@ def main(arguments: list[str] | None = None, bench: Bench | None = None) -> list
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--budgets", type=int, nargs="+", default=[2, 3, 4, 5, 6, 7, 8])
     parser.add_argument("--speeds", type=float, nargs="*", default=[2, 3.5, 7], help="N")
-    parser.add_argument("--tries", type=int, default=TRIES, help="of each climb")
+    parser.add_argument("--dots", help="of the plans with Dot steps these alone, -.-.,-..-..")
     parser.add_argument("--solvers", nargs="*", choices=list(FULL_STEPS), default=list(FULL_STEPS))
     parser.add_argument("--out", type=Path, default=OUT, help=f"the .json file of the rows ({OUT})")
     parser.add_argument("--table", type=Path, default=budget.TABLE, help="the folder of the table")

@@ -18,7 +18,7 @@ def search(
     num_images: Annotated[int, count("that a plan is judged by, in whole batches")] = 64,
     batch_size: Annotated[int, count("images at once; N is measured at it")] = 16,
     full_steps: Annotated[int, count("Dash steps of the images to come near to")] = 50,
-    tries: Annotated[int, count("plans of the climb from the best of each budget", 0)] = 40,
+    tries: Annotated[int, count("plans of the climb from the best of each budget", 0)] = 30,
     device: Device = "auto",
     out: Annotated[
         str | None,

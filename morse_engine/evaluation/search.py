@@ -41,7 +41,7 @@ from .scores import Scores
 
 FREE_BEHIND = (0, 1, 2)  # free steps behind each call
 MOST_DOTS = 6  # behind a Dash, among the candidates
-TRIES = 40  # of a climb
+TRIES = 30  # of a climb
 SEED = 500_000  # of the first image; those of the experiments are others
 
 
