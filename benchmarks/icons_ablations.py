@@ -80,7 +80,7 @@ class Ablations:
     """
 
     def __init__(self, folder: Path, out: Path, steps: int, images: int):
-        self.out, self.steps = out, steps
+        self.out, self.steps, self.stage = out, steps, recipe.STAGES[0]
         drawn, icons = pictures.load(folder)
         rows = pictures.chosen(icons)
         chosen = drawn[rows], [icons[row] for row in rows]
@@ -109,8 +109,8 @@ class Ablations:
         folder = self.out / name.split(":")[0].replace(" ", "-")
         dot = train_dot(
             VARIANTS[name](self.unet), self.unet, self.data, zoo.icons_scheduler("ddpm"), folder,
-            schedulers=[zoo.icons_scheduler(solver) for solver in recipe.SOLVERS],
-            num_steps=self.steps, lr=recipe.RATE, checkpoint_every=200, held_out=self.held_out,
+            schedulers=[zoo.icons_scheduler(solver) for solver in self.stage.solvers],
+            num_steps=self.steps, lr=self.stage.lr, checkpoint_every=200, held_out=self.held_out,
         )  # fmt: skip
         log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         return dot.eval(), log[-1]["held_out_loss"]

@@ -38,21 +38,28 @@ def climb(
     pool = {plan: value for plan, value in known.items() if fits(plan)}
     seen = set(pool)
     for _ in range(tries if pool else 0):
-        best = sorted(pool, key=lambda plan: (pool[plan], str(plan)))[:KEPT]
-        new = _new(best, lambda plan: plan not in seen and fits(plan), random)
+        ahead = best(pool)
+        new = _new(ahead, lambda plan: plan not in seen and fits(plan), random)
         if new is None:
             break
         seen.add(new)
-        value = score(new, best)
+        value = score(new, ahead)
         if value is not None:
             pool[new] = found[new] = value
     return found
 
 
-def _new(best: list[Plan], wanted: Callable[[Plan], bool], random: Random) -> Plan | None:
+def best(
+    scores: Mapping[Plan, float], fits: Callable[[Plan], bool] = lambda plan: True
+) -> list[Plan]:
+    """The `KEPT` best of the plans that fit."""
+    return sorted(filter(fits, scores), key=lambda plan: (scores[plan], str(plan)))[:KEPT]
+
+
+def _new(ahead: list[Plan], wanted: Callable[[Plan], bool], random: Random) -> Plan | None:
     """A plan that is one or two changes from one of the best."""
     for _ in range(ATTEMPTS):
-        plan = random.choice(best)
+        plan = random.choice(ahead)
         for _ in range(random.choice((1, 1, 2))):
             plan = changed(plan, random)
         if wanted(plan):

@@ -7,7 +7,8 @@
 Candidates are scored by how near their images are to those of the full run of the same seeds
 (`score.py`), at the upper end of the interval that these seeds leave. All Dash and free steps are
 among them, so what is found is never worse than they are, by that number. From the best candidates
-of each budget a climb (`climb.py`) goes on to plans that are not even; so does one without Dot.
+of each budget a climb (`climb.py`) goes on to plans that are not even; so does one without Dot. A
+plan with Dot steps that is far behind after a quarter of its images is dropped (`scores.py`).
 """
 
 import json
@@ -34,7 +35,7 @@ from ..system.errors import Refused
 from ..system.files import output_folder
 from ..system.lock import alone
 from ..training.identity import digest
-from .climb import climb
+from .climb import best, climb
 from .partial import Partial
 from .score import Pyramid, upper_end
 from .scores import Scores
@@ -166,7 +167,7 @@ def survey(
     tries: int,
     on_plan: Callable[[Plan, float, float], None],
 ) -> dict[Plan, float]:
-    """Score the candidates of all budgets, then the plans that climbs come to.
+    """At each budget, without Dot and then at each N: score the candidates, climb from the best.
 
     Args:
         lsds: the budgets.
@@ -175,26 +176,27 @@ def survey(
         possible: whether the solver makes the plan's calls and has its free steps.
         tries, on_plan: see `search`.
     """
-    every = dict.fromkeys(plan for lsd in lsds for n in speeds for plan in candidates(lsd, n))
-    plans = [plan for plan in every if possible(plan)]
-    climbs = list(product(sorted(lsds), dict.fromkeys((None, *speeds))))
-    total, done, found = len(plans) + tries * len(climbs), count(1), dict[Plan, float]()
+    rounds = list(product(sorted(lsds), dict.fromkeys((None, *speeds))))
+    plans = {(lsd, n): [p for p in candidates(lsd, n) if possible(p)] for lsd, n in rounds}
+    total, done = sum(map(len, plans.values())) + tries * len(rounds), count(1)
+    found: dict[Plan, float] = {}
 
-    def told(plan: Plan, rivals: Sequence[Plan] = ()) -> float | None:
-        value = score(plan, rivals)
+    def told(plan: Plan, rivals: Sequence[Plan]) -> float | None:
+        value = found[plan] if plan in found else score(plan, rivals)
         on_plan(plan, math.inf if value is None else value, next(done) / total)
         if value is not None:
             found[plan] = value
         return value
 
-    for plan in plans:
-        told(plan)
-    for lsd, n in climbs:
+    for lsd, n in rounds:
 
         def fits(plan: Plan, lsd: float = lsd, n: float | None = n) -> bool:
             return budgets_of.fits(plan, lsd, n) and possible(plan)
 
-        climb(dict(found), told, fits, tries)
+        for plan in plans[lsd, n]:
+            # All Dash and free steps alone have a score in any case.
+            told(plan, best(found, fits) if plan.num_dot else ())
+        climb(found, told, fits, tries)
     return found
 
 

@@ -110,8 +110,11 @@ def test_search_writes_what_compile_reads(tmp_path):
     made = sampler()
     ranking = search(made, [3, 4], folder=tmp_path, on_plan=lambda *a: seen.append(a), **OPTIONS)
     plans = {*candidates(3, 2.0), *candidates(4, 2.0)}
-    assert set(ranking.scores) == plans | {Plan("-" * 40)}
+    assert {plan for plan in plans if not plan.num_dot} < set(ranking.scores)
+    assert set(ranking.scores) <= plans | {Plan("-" * 40)}
     assert {plan for plan, *_ in seen} == plans
+    dropped = {plan for plan, value, _ in seen if value == float("inf")}
+    assert set(ranking.scores) == plans - dropped | {Plan("-" * 40)}
     assert seen[-1][2] == 1
     assert budget.read(tmp_path) == {"ddim": ranking}
     assert (ranking.budgets, ranking.speeds) == ((3, 4), (2.0, 2.0))
@@ -156,19 +159,25 @@ def test_search_goes_on_where_it_was(tmp_path, monkeypatch):
 def test_a_search_climbs_from_the_candidates_at_each_budget(tmp_path, monkeypatch):
     """With the Dot and without, from the best so far; one that was stopped goes on the same."""
     seen = []
-    options = OPTIONS | {"tries": 6, "num_images": 16}
+    options = OPTIONS | {"tries": 6, "num_images": 16, "batch_size": 8}
     ranking = search(
         sampler(), [2, 3], folder=tmp_path / "a", on_plan=lambda *a: seen.append(a), **options
     )
     plans = [plan for plan, *_ in seen]
-    even = len({*candidates(2, 2.0), *candidates(3, 2.0)})
-    assert len(plans) == even + 4 * 6
-    assert seen[-1][2] == 1
     assert {plan for plan, score, _ in seen if score < float("inf")} < {*ranking.scores}
-    climbed = [plans[even + 6 * k :][:6] for k in range(4)]
-    for lsd, n, mine in zip((2, 2, 3, 3), (None, 2.0) * 2, climbed, strict=True):
-        assert all(budget.fits(plan, lsd, n) for plan in mine)
-    assert any(plan.num_dot for plan in climbed[1] + climbed[3])
+    assert seen[-1][2] == 1
+    at = 0
+    for lsd, n in ((2, None), (2, 2.0), (3, None), (3, 2.0)):
+        even = candidates(lsd, n)
+        assert plans[at : at + len(even)] == even
+        climbed = plans[at + len(even) :][:6]
+        assert len(climbed) == 6
+        assert all(budget.fits(plan, lsd, n) for plan in climbed)
+        assert not set(climbed) & set(even)
+        at += len(even) + 6
+        alone = [plan for plan in even if not plan.num_dot]
+        assert {*alone} <= {*ranking.scores}
+    assert at == len(plans)
 
     def stopped(plan, found, part):
         if part > 0.7:
@@ -181,7 +190,7 @@ def test_a_search_climbs_from_the_candidates_at_each_budget(tmp_path, monkeypatc
         type(sampler()), "__call__", lambda s, **a: calls.append(s.plan) or call(s, **a)
     )
     assert search(sampler(), [2, 3], folder=tmp_path / "b", **options) == ranking
-    assert set(calls) < set(plans[even:])
+    assert set(calls) < set(plans[len(plans) // 2 :])
 
 
 def test_a_search_that_goes_on_keeps_the_speed_that_was_measured(tmp_path, monkeypatch):

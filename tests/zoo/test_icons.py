@@ -87,13 +87,19 @@ def test_a_dot_is_trained_with_classes(tmp_path, monkeypatch):
     monkeypatch.setattr(dot, "SAMPLES", 16)
     monkeypatch.setattr(dot, "HELD_OUT", 8)
     small_unet().save_pretrained(tmp_path / "dash" / "weights")
+    first, last = [stage._replace(num_steps=1) for stage in dot.STAGES]
+    unet = zoo.icons_dash(tmp_path / "dash" / "weights")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one step makes no good Dot
-        folder = dot.train(tmp_path, tmp_path, num_steps=1)
-    unet = zoo.icons_dash(tmp_path / "dash" / "weights")
+        dot.train(tmp_path, tmp_path, [first._replace(solvers=("ddim",))])
+        before = morse_engine.Dot.from_pretrained(tmp_path / "dot", unet)
+        folder = dot.train(tmp_path, tmp_path, [first._replace(solvers=("ddim",)), last])
     made = morse_engine.Dot.from_pretrained(folder, unet)
     assert made.conditional
-    assert set(made.solvers) == set(dot.SOLVERS)
+    assert set(made.solvers) == set(last.solvers)
+    assert before.solvers == ("ddim",)
+    log = (tmp_path / "dot-0" / "log.jsonl").read_text()
+    assert len(log.splitlines()) == 1  # which was not trained again
 
 
 @pytest.mark.parametrize("script", [dash, dot])

@@ -7,8 +7,9 @@ same command goes on.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,10 +24,32 @@ from ..miniature import data as pictures
 from . import DASH, data
 
 SAMPLES, HELD_OUT = 8192, 512  # variations of the pictures that Dot is trained and judged on
-STEPS, RATE = 2000, 3e-3
 # Of Dash's levels the innermost alone: it learns as fast as with two, for half the time of a step.
 SHAPE: dict[str, Any] = {"widths": (16, 32, 32), "cut": 3}
-SOLVERS = ("ddim", "dpm", "ddim", "dpm", "ddpm", "dpm-sde", "euler-ancestral")
+NOISY = ("ddpm", "dpm-sde", "euler-ancestral")
+
+
+class Stage(NamedTuple):
+    """One cosine of training.
+
+    Attributes:
+        num_steps, lr: its length and highest rate.
+        own_way_from: the part after which Dot leads the walks, as in `zoo/train.py`.
+        solvers: whose ways are walked, the more often the more often they are named.
+        run_steps: the least and the most steps of a walk.
+    """
+
+    num_steps: int
+    lr: float
+    own_way_from: float
+    solvers: tuple[str, ...]
+    run_steps: tuple[int, int]
+
+
+STAGES = (
+    Stage(2000, 3e-3, 0.08, ("ddim", "dpm") * 2 + NOISY, (4, 32)),
+    Stage(5000, 1.5e-3, 0.0, ("ddim", "dpm") * 3 + NOISY, (4, 24)),
+)
 
 
 def varied(images: Tensor, icons: list[pictures.Icon], count: int, seed: int) -> Captioned:
@@ -37,7 +60,7 @@ def varied(images: Tensor, icons: list[pictures.Icon], count: int, seed: int) ->
     return Captioned(torch.cat(drawn), {"class_labels": data.labels(icons)[rows]})
 
 
-def train(out: Path, folder: Path, num_steps: int = STEPS, lr: float = RATE) -> Path:
+def train(out: Path, folder: Path, stages: Sequence[Stage] = STAGES) -> Path:
     """Train the Dot of the Dash in `out` on rendered pictures; returns its folder."""
     images, icons = pictures.load(folder)
     rows = pictures.chosen(icons)
@@ -46,19 +69,25 @@ def train(out: Path, folder: Path, num_steps: int = STEPS, lr: float = RATE) -> 
     unet = icons_dash(trained if trained.exists() else DASH)
     torch.manual_seed(0)
     dot = Dot(unet, icons_scheduler("ddim"), **SHAPE)
-    train_dot(
-        dot,
-        unet,
-        varied(images, icons, SAMPLES, 0),
-        icons_scheduler("ddpm"),
-        out / "dot",
-        schedulers=[icons_scheduler(name) for name in SOLVERS],
-        num_steps=num_steps,
-        lr=lr,
-        checkpoint_every=200,
-        held_out=varied(images, icons, HELD_OUT, 1),
-    )
-    return out / "dot" / "dot"
+    held_out = varied(images, icons, HELD_OUT, 1)
+    for number, stage in enumerate(stages):
+        dot = train_dot(
+            dot,
+            unet,
+            varied(images, icons, SAMPLES, 2 * number),
+            icons_scheduler("ddpm"),
+            out / f"dot-{number}",
+            schedulers=[icons_scheduler(name) for name in stage.solvers],
+            num_steps=stage.num_steps,
+            lr=stage.lr,
+            own_way_from=stage.own_way_from,
+            run_steps=stage.run_steps,
+            seed=number,
+            checkpoint_every=200,
+            held_out=held_out,
+        )
+    dot.save_pretrained(out / "dot")
+    return out / "dot"
 
 
 @one_line
@@ -66,11 +95,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/icons"))
     parser.add_argument("--data", type=Path, help="a folder of rendered pictures [OUT/data]")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--lr", type=float, default=RATE, help="highest rate")
     options = parser.parse_args()
     out = output_folder(options.out)
-    folder = train(out, options.data or out / "data", options.steps, options.lr)
+    folder = train(out, options.data or out / "data")
     print(f"the Dot is in {folder}")
 
 
