@@ -1,7 +1,7 @@
 """Plans that are not even: a climb from the best plans of a budget by small changes.
 
 Even plans are easy to name, and not the best: early steps, where the image is open, and late ones,
-where it is nearly finished, want other helpers than those between (docs/fidelity.md has numbers).
+where it is nearly finished, want other helpers than those between (docs/icons.md has numbers).
 There are far too many plans to try them all, so what is tried is near the best ones so far.
 """
 
