@@ -36,7 +36,7 @@ class Bundled(NamedTuple):
     Attributes:
         compile: the sampler of a solver.
         folder: of the Dot.
-        speeds: N, of one thread of a CPU at batch 1 and at larger batches, and of slower machines.
+        speeds: N, a little below those of one thread of a CPU at batch 1 and at larger batches.
         told: features and conditions.
     """
 
@@ -69,7 +69,7 @@ def icons() -> Bundled:
         return critic.features(data.shown(images))
 
     told = {"features": features, "class_labels": data.labels_of(range(BATCH))}
-    return Bundled(compile, ICONS_DOT, (2.4, 3.7, 9.0), told)
+    return Bundled(compile, ICONS_DOT, (3.7, 9.0), told)
 
 
 def miniature() -> Bundled:
@@ -89,7 +89,7 @@ def miniature() -> Bundled:
 
     told = {"features": features, "guidance_scale": GUIDANCE}
     told |= {"encoder_hidden_states": torch.cat([empty, text])}
-    return Bundled(compile, MINIATURE_DOT, (1.5, 3.0, 7.0), told)
+    return Bundled(compile, MINIATURE_DOT, (3.0, 6.3), told)
 
 
 MODELS = {"digits": digits, "icons": icons, "miniature": miniature}

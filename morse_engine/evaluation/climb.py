@@ -68,14 +68,20 @@ def _new(ahead: list[Plan], wanted: Callable[[Plan], bool], random: Random) -> P
 
 
 def changed(plan: Plan, random: Random) -> Plan:
-    """The plan with one step put in, left out, exchanged or moved; the first stays a Dash."""
+    """The plan with a step left out, moved, or exchanged for one to three of a kind, or such a run
+    put in; the first stays a Dash.
+
+    A Dash costs several Dot steps, so one of them in its place would leave time unused.
+    """
     steps = list(str(plan))
     at = random.randrange(1, len(steps)) if len(steps) > 1 else None
+    new = [random.choice(STEPS)] * random.choice((1, 1, 2, 3))
     change = random.choice(("put in", "leave out", "exchange", "move"))
     if change == "put in" or at is None:
-        steps.insert(random.randint(1, len(steps)), random.choice(STEPS))
+        at = random.randint(1, len(steps))
+        steps[at:at] = new
     elif change == "exchange":
-        steps[at] = random.choice(STEPS)
+        steps[at : at + 1] = new
     else:
         step = steps.pop(at)
         if change == "move":

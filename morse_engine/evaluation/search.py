@@ -152,7 +152,8 @@ def search(
         def possible(plan: Plan) -> bool:
             return budgets_of.possible(plan, scheduler, known)
 
-        found = {full: 0.0} | survey(lsds, speeds, scores, possible, tries, on_plan)
+        survey(lsds, speeds, scores, possible, tries, on_plan)
+        found = {full: 0.0, **scores.values}  # with those of an earlier search of other budgets
         ends: Any = None if speeds == [None] else (min(speeds), max(speeds))  # type: ignore[type-var]
         ranking = Ranking(found, (min(lsds), max(lsds)), ends)
         budgets_of.write(folder, {name: ranking})

@@ -8,16 +8,15 @@ from morse_engine import Plan
 from morse_engine.evaluation.climb import changed, climb
 
 
-def test_a_change_is_one_step_and_every_one_can_come():
+def test_a_change_is_of_one_place_and_every_one_can_come():
     random, plan = Random(1), Plan("-:.")
-    found = {str(changed(plan, random)) for _ in range(2000)}
-    assert found == {
-        *("--:.", "-.:.", "-::.", "-:-.", "-:..", "-:.-", "-:.:"),  # put in
-        *("-:", "-."),  # left out
-        *("--.", "-..", "-:-", "-::"),  # exchanged
-        *("-:.", "-.:"),  # moved
-    }
-    assert {str(changed(Plan("-"), random)) for _ in range(100)} == {"--", "-.", "-:"}
+    runs = [step * count for step in "-.:" for count in (1, 2, 3)]
+    expected = {f"{'-:.'[:at]}{run}{'-:.'[at:]}" for at in (1, 2, 3) for run in runs}  # put in
+    expected |= {f"-{run}." for run in runs} | {f"-:{run}" for run in runs}  # exchanged
+    expected |= {"-:", "-."}  # left out
+    expected |= {"-:.", "-.:"}  # moved
+    assert {str(changed(plan, random)) for _ in range(5000)} == expected
+    assert {str(changed(Plan("-"), random)) for _ in range(300)} == {f"-{run}" for run in runs}
 
 
 WANTED = "-:..:-::"
