@@ -3,8 +3,9 @@
     python benchmarks/model_plans.py --model digits [--solvers ddim dpm] [--tries 30]
 
 `evaluation.search.search` with 64 seeds, at slow and fast N, in the features of the bundled judge;
-of digits in those of their classifier. The miniature is asked for coarse prompts at guidance 3. A
-run that was stopped goes on where it was.
+of digits in those of their classifier. Of the icons 16 classes are drawn, those of their first
+seeds; the miniature is asked for 16 coarse prompts at guidance 3. A run that was stopped goes on
+where it was.
 """
 
 import argparse

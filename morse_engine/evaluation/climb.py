@@ -5,7 +5,7 @@ where it is nearly finished, want other helpers than those between (docs/icons.m
 There are far too many plans to try them all, so what is tried is near the best ones so far.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 
 from ..sampling.plan import DASH, DOT, FREE, Plan
@@ -20,6 +20,7 @@ def climb(
     score: Callable[[Plan, list[Plan]], float | None],
     fits: Callable[[Plan], bool],
     tries: int,
+    seen: Iterable[Plan] = (),
 ) -> dict[Plan, float]:
     """Change the best plans that fit, score what comes of it, and go on from there.
 
@@ -30,13 +31,14 @@ def climb(
         score: of a plan that is not known, beside the best so far; None if it is far behind them.
         fits: whether a plan is within the budget, and possible.
         tries: how many plans are changed.
+        seen: plans that are not to be tried, beside those known.
 
     Returns:
         the scores of the plans that had one; none if nothing fits.
     """
     random, found = Random(0), {}
     pool = {plan: value for plan, value in known.items() if fits(plan)}
-    seen = set(pool)
+    seen = {*pool, *seen}
     for _ in range(tries if pool else 0):
         ahead = best(pool)
         new = _new(ahead, lambda plan: plan not in seen and fits(plan), random)

@@ -1,5 +1,6 @@
 """The scores of plans, each after a first look that most changes of a plan do not outlast."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -50,12 +51,13 @@ class Scores:
             first = self.features(plan, 0, self.look)
             found = score(first, self.full[: self.look])
             self._new({"plan": str(plan), "look": float(f"{found:.4g}"), "score": None})
-        if rivals and self.looks[plan] > WORSE * max(self.looks[rival] for rival in rivals):
+        all_seen = self.look >= len(self.full)
+        worst = max((self.looks[rival] for rival in rivals), default=math.inf)
+        if self.looks[plan] > WORSE * worst and not all_seen:
             return None
         if plan not in self.values:
-            n = len(self.full)
             first = self.features(plan, 0, self.look) if first is None else first
-            rest = [self.features(plan, self.look, n)] if n > self.look else []
+            rest = [] if all_seen else [self.features(plan, self.look, len(self.full))]
             found = upper_end(torch.cat([first, *rest]), self.full)
             self._new({"plan": str(plan), "look": self.looks[plan], "score": float(f"{found:.4g}")})
         return self.values[plan]

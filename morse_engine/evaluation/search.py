@@ -8,14 +8,15 @@ Candidates are scored by how near their images are to those of the full run of t
 (`score.py`), at the upper end of the interval that these seeds leave. All Dash and free steps are
 among them, so what is found is never worse than they are, by that number. From the best candidates
 of each budget a climb (`climb.py`) goes on to plans that are not even; so does one without Dot. A
-plan with Dot steps that is far behind after a quarter of its images is dropped (`scores.py`).
+plan that is far behind after about a quarter of its images is dropped (`scores.py`), unless it is
+one of those candidates.
 """
 
 import json
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import count, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,8 @@ def search(
             the candidates alone.
         features: `[B, C, H, W]` -> `[B, F]`, what images are compared by; default: `Pyramid`.
         guidance_scale, cond: as for a call of the sampler with `batch_size` images.
-        on_plan: called with each plan, its score (inf of one that was dropped at the first look),
-            and the part of all plans that is done, 0 to 1.
+        on_plan: called with each plan (again where it is within another budget too), its score (inf
+            of one that was dropped at the first look), and the part that is done, 0 to 1.
 
     Returns:
         the ranking that was written.
@@ -138,7 +139,7 @@ def search(
 
     same = {"num_images": num_images, "full_steps": full_steps, "score": upper_end.__name__}
     same |= {"guidance_scale": guidance_scale, "cond": tree_map(_name, cond)}
-    same["features"] = _name(features)
+    same |= {"features": _name(features), "look": (look := _look(num_images, batch_size))}
     with alone(folder):
         partial = Partial(folder / f"plans-{name}.partial")
         speeds = _kept_speeds(
@@ -146,14 +147,14 @@ def search(
             lambda: sampler.with_plan("-.-").measure(batch_size, **options).dot_speed,
         )  # fmt: skip
         reference = partial.images("full", lambda: describe(full, 0, num_images))
-        scores = _scores(partial, describe, reference, _look(num_images, batch_size))
+        scores = _scores(partial, describe, reference, look)
 
         @cache
         def possible(plan: Plan) -> bool:
-            return budgets_of.possible(plan, scheduler, known)
+            return plan != full and budgets_of.possible(plan, scheduler, known)
 
         survey(lsds, speeds, scores, possible, tries, on_plan)
-        found = {full: 0.0, **scores.values}  # with those of an earlier search of other budgets
+        found = {**scores.values, full: 0.0}  # with those of an earlier search of other budgets
         ends: Any = None if speeds == [None] else (min(speeds), max(speeds))  # type: ignore[type-var]
         ranking = Ranking(found, (min(lsds), max(lsds)), ends)
         budgets_of.write(folder, {name: ranking})
@@ -167,7 +168,7 @@ def survey(
     possible: Callable[[Plan], bool],
     tries: int,
     on_plan: Callable[[Plan, float, float], None],
-) -> dict[Plan, float]:
+) -> None:
     """At each budget, without Dot and then at each N: score the candidates, climb from the best.
 
     Args:
@@ -177,19 +178,22 @@ def survey(
         possible: whether the solver makes the plan's calls and has its free steps.
         tries, on_plan: see `search`.
     """
-    rounds = list(product(sorted(lsds), dict.fromkeys((None, *speeds))))
+    rounds = list(product(sorted(set(lsds)), dict.fromkeys((None, *speeds))))
     plans = {(lsd, n): [p for p in candidates(lsd, n) if possible(p)] for lsd, n in rounds}
-    total, done = sum(map(len, plans.values())) + tries * len(rounds), count(1)
-    found: dict[Plan, float] = {}
+    total = sum(map(len, plans.values())) + tries * len(rounds)
+    done, found = 0, dict[Plan, float]()
 
     def told(plan: Plan, rivals: Sequence[Plan]) -> float | None:
+        nonlocal done
+        done += 1
         value = found[plan] if plan in found else score(plan, rivals)
-        on_plan(plan, math.inf if value is None else value, next(done) / total)
+        on_plan(plan, math.inf if value is None else value, done / total)
         if value is not None:
             found[plan] = value
         return value
 
     for lsd, n in rounds:
+        end = done + len(plans[lsd, n]) + tries
 
         def fits(plan: Plan, lsd: float = lsd, n: float | None = n) -> bool:
             return budgets_of.fits(plan, lsd, n) and possible(plan)
@@ -197,8 +201,8 @@ def survey(
         for plan in plans[lsd, n]:
             # All Dash and free steps alone have a score in any case.
             told(plan, best(found, fits) if plan.num_dot else ())
-        climb(found, told, fits, tries)
-    return found
+        climb(found, told, fits, tries, plans[lsd, n])
+        done = end  # a climb that found no way has left tries over
 
 
 def _budgets(budgets: Any, full_steps: Any) -> list[float]:

@@ -60,3 +60,11 @@ def test_rows_of_an_earlier_run():
     assert asked == new == []
     assert again(FARTHER) is not None
     assert asked == [(FARTHER, 0, 4), (FARTHER, 4, 16)]
+
+
+def test_what_is_seen_whole_is_not_dropped():
+    scores = Scores(lambda plan, first, last: FULL[first:last] + MOVED[plan], FULL, len(FULL))
+    scores(NEAR)
+    assert scores(FARTHER, [NEAR]) == pytest.approx(
+        upper_end(FULL + MOVED[FARTHER], FULL), rel=1e-3
+    )

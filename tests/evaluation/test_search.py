@@ -114,6 +114,7 @@ def test_search_writes_what_compile_reads(tmp_path):
     assert set(ranking.scores) <= plans | {Plan("-" * 40)}
     assert {plan for plan, *_ in seen} == plans
     dropped = {plan for plan, value, _ in seen if value == float("inf")}
+    assert dropped
     assert set(ranking.scores) == plans - dropped | {Plan("-" * 40)}
     assert seen[-1][2] == 1
     assert budget.read(tmp_path) == {"ddim": ranking}
@@ -191,6 +192,34 @@ def test_a_search_climbs_from_the_candidates_at_each_budget(tmp_path, monkeypatc
     )
     assert search(sampler(), [2, 3], folder=tmp_path / "b", **options) == ranking
     assert set(calls) < set(plans[len(plans) // 2 :])
+
+
+def test_budgets_that_repeat_and_climbs_without_a_way(tmp_path):
+    """Each budget once; the part grows to 1 though a climb has left tries over."""
+    parts = []
+    alone = sampler(DDIMScheduler(timestep_spacing="trailing", clip_sample=False), dot=None)
+    options = {k: v for k, v in OPTIONS.items() if k != "dot_speed"} | {"tries": 4}
+    search(alone, [3, 2, 3.0], folder=tmp_path, on_plan=lambda *a: parts.append(a[2]), **options)
+    assert parts == sorted(set(parts))
+    assert parts[-1] <= 1
+
+
+def test_a_look_of_another_size_is_another_search(tmp_path):
+    search(sampler(), [2], folder=tmp_path, **OPTIONS)
+    with pytest.raises(Refused, match="was made with look=16, this run has 8"):
+        search(sampler(), [2], folder=tmp_path, **OPTIONS | {"batch_size": 8})
+
+
+def test_the_full_run_is_no_candidate(tmp_path):
+    """Heun makes odd numbers of calls, so that of four Dash steps is of three."""
+    made = sampler(HeunDiscreteScheduler())
+    seen = []
+    options = OPTIONS | {"full_steps": 4, "tries": 3}
+    ranking = search(
+        made, [3], folder=tmp_path, on_plan=lambda plan, *_: seen.append(plan), **options
+    )
+    assert Plan("---") not in seen
+    assert ranking.scores[Plan("---")] == 0
 
 
 def test_a_search_that_goes_on_keeps_the_speed_that_was_measured(tmp_path, monkeypatch):
