@@ -153,7 +153,7 @@ def search(
         def possible(plan: Plan) -> bool:
             return plan != full and budgets_of.possible(plan, scheduler, known)
 
-        survey(lsds, speeds, scores, possible, tries, on_plan)
+        _survey(lsds, speeds, scores, possible, tries, on_plan)
         found = {**scores.values, full: 0.0}  # with those of an earlier search of other budgets
         ends: Any = None if speeds == [None] else (min(speeds), max(speeds))  # type: ignore[type-var]
         ranking = Ranking(found, (min(lsds), max(lsds)), ends)
@@ -161,7 +161,7 @@ def search(
     return ranking
 
 
-def survey(
+def _survey(
     lsds: Sequence[float],
     speeds: Sequence[float | None],
     score: Callable[[Plan, Sequence[Plan]], float | None],
@@ -188,8 +188,6 @@ def survey(
         done += 1
         value = found[plan] if plan in found else score(plan, rivals)
         on_plan(plan, math.inf if value is None else value, done / total)
-        if value is not None:
-            found[plan] = value
         return value
 
     for lsd, n in rounds:
@@ -200,8 +198,10 @@ def survey(
 
         for plan in plans[lsd, n]:
             # All Dash and free steps alone have a score in any case.
-            told(plan, best(found, fits) if plan.num_dot else ())
-        climb(found, told, fits, tries, plans[lsd, n])
+            value = told(plan, best(found, fits) if plan.num_dot else ())
+            if value is not None:
+                found[plan] = value
+        found |= climb(found, told, fits, tries, plans[lsd, n])
         done = end  # a climb that found no way has left tries over
 
 

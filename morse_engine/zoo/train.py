@@ -32,12 +32,14 @@ class Stage(NamedTuple):
         own_way_from: the part after which Dot leads the walks; until then Dash leads them, where
             Dot does not know the solvers yet.
         solvers: whose ways are walked, the more often the more often they are named.
+        run_steps: the least and the most steps of a walk.
     """
 
     num_steps: int
     lr: float
     own_way_from: float
     solvers: tuple[str, ...]
+    run_steps: tuple[int, int] = (4, 32)
 
 
 DOT_STAGES = (
@@ -110,6 +112,7 @@ def train(out: Path) -> Path:
             num_steps=stage.num_steps,
             lr=stage.lr,
             own_way_from=stage.own_way_from,
+            run_steps=stage.run_steps,
             data_share=DATA_SHARE,
             seed=number,
             checkpoint_every=200,

@@ -9,7 +9,7 @@ same command goes on.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from ...training.captioned import Captioned
 from ...training.dot import train_dot
 from .. import icons_dash, icons_scheduler
 from ..miniature import data as pictures
+from ..train import Stage
 from . import DASH, data
 
 SAMPLES, HELD_OUT = 8192, 512  # variations of the pictures that Dot is trained and judged on
@@ -28,26 +29,8 @@ SAMPLES, HELD_OUT = 8192, 512  # variations of the pictures that Dot is trained 
 SHAPE: dict[str, Any] = {"widths": (16, 32, 32), "cut": 3}
 NOISY = ("ddpm", "dpm-sde", "euler-ancestral")
 
-
-class Stage(NamedTuple):
-    """One cosine of training.
-
-    Attributes:
-        num_steps, lr: its length and highest rate.
-        own_way_from: the part after which Dot leads the walks, as in `zoo/train.py`.
-        solvers: whose ways are walked, the more often the more often they are named.
-        run_steps: the least and the most steps of a walk.
-    """
-
-    num_steps: int
-    lr: float
-    own_way_from: float
-    solvers: tuple[str, ...]
-    run_steps: tuple[int, int]
-
-
 STAGES = (
-    Stage(2000, 3e-3, 0.08, ("ddim", "dpm") * 2 + NOISY, (4, 32)),
+    Stage(2000, 3e-3, 0.08, ("ddim", "dpm") * 2 + NOISY),
     Stage(5000, 1.5e-3, 0.0, ("ddim", "dpm") * 3 + NOISY, (4, 24)),
 )
 
