@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, HeunDiscreteScheduler
 
 import morse_engine
 from morse_engine import Plan, Refused, SolverTable, Unavailable, evaluation
+from morse_engine.evaluation import search as search_module
 from morse_engine.evaluation.bootstrap import Bootstrap, between
 from morse_engine.evaluation.score import Pyramid, score, upper_end
 from morse_engine.evaluation.search import candidates, search
@@ -192,6 +193,21 @@ def test_a_search_climbs_from_the_candidates_at_each_budget(tmp_path, monkeypatc
     )
     assert search(sampler(), [2, 3], folder=tmp_path / "b", **options) == ranking
     assert set(calls) < set(plans[len(plans) // 2 :])
+
+
+def test_a_climb_is_where_the_next_budget_begins():
+    """Of two Dash steps those with the most free steps at the end are the best here."""
+    rivals = {}
+
+    def score(plan, beside):
+        rivals[plan] = list(beside)
+        return 1 / (1 + plan.free_behind(len(plan) - 1 - str(plan)[::-1].index("-")))
+
+    search_module._survey([2, 3], [2.0], score, lambda plan: True, 20, lambda *_: None)
+    even = {plan for lsd in (2, 3) for n in (None, 2.0) for plan in candidates(lsd, n)}
+    first = next(beside for plan, beside in rivals.items() if plan.num_dash == 2 and plan.num_dot)
+    assert first
+    assert not set(first) <= even  # a candidate beside what a climb without Dot has come to
 
 
 def test_budgets_that_repeat_and_climbs_without_a_way(tmp_path):
