@@ -27,7 +27,7 @@ from ..engine import Sampler
 from ..sampling.plan import Plan
 from ..system import images
 from ..system.errors import Refused
-from ..system.files import whole
+from ..system.files import whole, write_tensors
 from ..system.machine import device as find_device
 
 SETTINGS, INDEX = "settings.json", "index.json"
@@ -164,12 +164,10 @@ class Tensors:
         Raises:
             Refused: values that are not finite.
         """
-        from safetensors.torch import save_file
-
         if not x.isfinite().all():
             raise Refused(images.NOT_FINITE)
         with whole(self.path(seeds)) as partial:
-            save_file({"samples": x.float().contiguous()}, partial, metadata={"format": "pt"})
+            write_tensors(partial, {"samples": x.float()})
 
     def read(self, seeds: Sequence[int]) -> Tensor:
         """The samples of one chunk."""

@@ -14,7 +14,7 @@ from ..sampling.budget import FILE as PLANS
 from ..system import checks
 from ..system.checks import kind, shown
 from ..system.errors import Refused, Unavailable
-from ..system.files import output_folder, whole
+from ..system.files import output_folder, whole, write_tensors
 from ..system.notice import warn
 from .fingerprint import fingerprint
 from .levels import NoiseLevels
@@ -87,8 +87,6 @@ def save(dot: Stored, folder: str | Path) -> None:
 
     What a search has left there of a Dot with other weights is removed, with a warning.
     """
-    from safetensors.torch import save_file
-
     config = {
         "format_version": FORMAT_VERSION,
         "class": type(dot).__name__,
@@ -102,14 +100,14 @@ def save(dot: Stored, folder: str | Path) -> None:
         "solvers": list(dot.solvers),
     }
     folder = checks.path("folder", folder)
-    tensors = {n: p.detach().cpu().contiguous() for n, p in dot.trained_parameters().items()}
+    tensors = {n: p.detach().cpu() for n, p in dot.trained_parameters().items()}
     if not tensors:
         raise Refused("a merged Dot is for inference only: save the one it was made from")
     _check_finite(tensors, "this Dot is not saved: it has", "train it again, at a lower rate")
     output_folder(folder)
     # Both are there before either takes its name.
     with whole(folder / CONFIG) as config_path, whole(folder / WEIGHTS) as weights_path:
-        save_file(tensors, weights_path, metadata={"format": "pt"})
+        write_tensors(weights_path, tensors)
         config_path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         plans, earlier = folder / PLANS, folder / WEIGHTS
         others = earlier.exists() and earlier.read_bytes() != weights_path.read_bytes()

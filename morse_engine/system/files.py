@@ -6,9 +6,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import checks
 from .errors import Refused
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -17,7 +21,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
     After an error or Ctrl-C the temporary file is gone, and an older `path` is as it was. The
     temporary name keeps the suffix, for writers that choose the format by it. Who may read it is
-    what the umask says, whatever a writer makes of it: safetensors writes for its owner alone.
+    what the umask says, whatever a writer makes of it.
     """
     path = checks.path("path", path)
     if not path.name:
@@ -39,6 +43,18 @@ def write_rows(path: str | Path, rows: list[dict]) -> None:
     lines = ",\n".join(json.dumps(row) for row in rows)
     with whole(path) as new:
         new.write_text(f"[\n{lines}\n]\n" if rows else "[]\n")
+
+
+def write_tensors(path: str | Path, tensors: dict[str, "Tensor"]) -> None:
+    """Tensors as a safetensors file, over one that is there.
+
+    Not by its `save_file`, which writes to a temporary file of its own and leaves it there when it
+    is killed; what is left of `whole` is known by its name, see `lock.alone`.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    Path(path).write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def output_folder(path: str | Path) -> Path:

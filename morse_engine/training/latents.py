@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..dot.fingerprint import fingerprint
 from ..system.errors import Refused
-from ..system.files import output_folder, whole
+from ..system.files import output_folder, whole, write_tensors
 from ..system.lock import alone
 from .captioned import Captioned
 from .captions import Example
@@ -190,10 +190,8 @@ def nested(flat: dict) -> dict:
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
     with whole(path) as partial:
-        save_file({name: t.half().cpu().contiguous() for name, t in tensors.items()}, partial)
+        write_tensors(partial, {name: tensor.half().cpu() for name, tensor in tensors.items()})
 
 
 def _manifest(pipe: Any, examples: Sequence[Example], size: int) -> dict:

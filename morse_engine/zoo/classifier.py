@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..system.errors import Refused
+from ..system.files import whole, write_tensors
 
 
 class DigitClassifier(nn.Module):
@@ -109,10 +110,10 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 def save_classifier(model: DigitClassifier, path: str | Path) -> None:
     """Write the weights as a safetensors file."""
-    from safetensors.torch import save_file
-
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: t.contiguous() for name, t in model.state_dict().items()}, str(path))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as partial:
+        write_tensors(partial, model.state_dict())
 
 
 def load_classifier(path: str | Path) -> DigitClassifier:

@@ -309,7 +309,7 @@ def test_a_failed_save_leaves_the_old_files(saved, monkeypatch):
     def full(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    monkeypatch.setattr(safetensors.torch, "save", full)
     with pytest.raises(OSError, match="no space left"):
         dot.save_pretrained(folder)
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]

@@ -3,9 +3,11 @@
 import os
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from morse_engine import Refused
-from morse_engine.system.files import output_folder, whole, write_rows
+from morse_engine.system.files import output_folder, whole, write_rows, write_tensors
 
 
 def test_whole(tmp_path):
@@ -37,6 +39,18 @@ def test_a_new_file_is_readable_as_any_other(tmp_path):
     finally:
         os.umask(umask)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_tensors_are_written_without_another_file(tmp_path):
+    """One that took the name of `path` would be another, and stay there when it is killed."""
+    path, column = tmp_path / "a.safetensors", torch.arange(6.0).view(2, 3)[:, 1]
+    path.touch()
+    before = path.stat().st_ino
+    write_tensors(path, {"column": column})
+    assert path.stat().st_ino == before
+    assert load_file(path)["column"].tolist() == [1.0, 4.0]
+    save_file({"column": column.contiguous()}, tmp_path / "b", metadata={"format": "pt"})
+    assert path.read_bytes() == (tmp_path / "b").read_bytes()
 
 
 @pytest.mark.parametrize("path", [None, 5, "", "a\0b", ".", "/"])
