@@ -82,7 +82,8 @@ def refused(limit: float) -> Part:
 
 
 def kernels(limit: float, *arguments: str) -> Part:
-    chosen = tests("tests/kernels/test_kernels.py", *arguments)
+    names = ("test_kernels", "test_kernel_updates", "test_kernel_refusals")
+    chosen = tests(*(f"tests/kernels/{name}.py" for name in names), *arguments)
     return Part("kernels", limit, chosen, "the Triton kernels")
 
 

@@ -18,12 +18,6 @@ from tolerances import assert_close
 SHAPE = (1, 16, 16)
 
 
-@pytest.fixture(scope="module")
-def models():
-    unet = tiny_unet()
-    return unet, randomised(Dot(unet))
-
-
 def test_compile_with_nothing_but_the_models(models):
     unet, dot = models
     assert morse_engine.compile(unet).plan == Plan("-" * 50)

@@ -4,6 +4,8 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 
 from morse_engine import Dot
+from morse_engine.dot.free import reuse
+from morse_engine.runtime.models import Models
 
 
 def tiny_unet(seed: int = 0, **options) -> UNet2DModel:
@@ -74,3 +76,8 @@ def text_cond(rows: int, *, sdxl: bool = False, seed: int = 5) -> dict:
         pooled = torch.randn(rows, 8, generator=generator)
         cond["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": ids}
     return cond
+
+
+def line() -> Models:
+    """Models whose estimate is x times a line in t, with a Dot that corrects nothing."""
+    return Models(lambda x, timestep, **cond: x * float(timestep) / 1000, reuse)

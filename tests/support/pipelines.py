@@ -27,7 +27,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from models import SDXL, tiny_text_unet, tiny_unet
+from models import SDXL, randomised, tiny_text_unet, tiny_unet
+from morse_engine import Dot
 from morse_engine.integrations.way import seeds
 from morse_engine.sampling import noise
 from tolerances import assert_close
@@ -120,6 +121,12 @@ def shallow(kind: str, scheduler=None, **options):
     if kind not in ("DDPMPipeline", "DDIMPipeline"):
         options = SHALLOW | options
     return pipeline(kind, scheduler, **options)
+
+
+def with_dot(kind="StableDiffusionPipeline", scheduler=None, *, guided=False, **options):
+    """`shallow`, and a Dot of its unet."""
+    pipe = shallow(kind, scheduler, **options)
+    return pipe, randomised(Dot(pipe.unet, pipe.scheduler, widths=(8, 8), guided=guided))
 
 
 def quiet(pipe):
