@@ -27,7 +27,7 @@ from morse_engine.zoo.icons import data
 from morse_engine.zoo.miniature import DOT as MINIATURE_DOT
 from morse_engine.zoo.miniature import captions, judge
 
-BUDGETS, BATCH, GUIDANCE = (3, 4, 5, 6, 8), 16, 3.0
+BUDGETS, BATCH, GUIDANCE = (3, 4, 5, 6, 7, 8), 16, 3.0
 FULL_STEPS = {"ddim": 50, "dpm": 30, "ddpm": 50, "dpm-sde": 30, "euler-ancestral": 50}
 
 
@@ -55,7 +55,7 @@ def digits() -> Bundled:
         return morse_engine.compile(unet, dot, scheduler=zoo.digits_scheduler(solver), plan="-")
 
     told = {"features": zoo.digits_classifier().features}
-    return Bundled(compile, zoo.WEIGHTS / "dot", (2.7, 4.2, 8.0), told)
+    return Bundled(compile, zoo.WEIGHTS / "dot", (4.0, 7.5, 20.0), told)
 
 
 def icons() -> Bundled:

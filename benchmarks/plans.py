@@ -90,7 +90,7 @@ def table(rows: list[dict], folder: Path) -> None:
         scores = {Plan(row["plan"]): float(f"{row['value']:.3g}") for row in mine}
         lsd, speeds = mine[0]["budgets"], mine[0]["dot_speeds"]
         dots = (min(speeds), max(speeds)) if speeds else None
-        rankings[solver] = Ranking(scores, (min(lsd), max(lsd)), dots)
+        rankings[solver] = Ranking(scores, tuple(sorted(lsd)), dots)
     budget.write(folder, rankings)
 
 

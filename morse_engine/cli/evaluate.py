@@ -17,6 +17,7 @@ from .options import (
     MOST_IMAGES,
     Device,
     DotFolder,
+    PlansFolder,
     Seed,
     SolverOrOwn,
     Unet,
@@ -74,6 +75,7 @@ def evaluate(
     solver: SolverOrOwn = None,
     budgets: Annotated[str, listed("of Morse", "LSD,LSD,...")] = "4,5,6,8,10",
     plan: OfMorse = AUTO,
+    plans: PlansFolder = None,
     steps: Annotated[str, listed("of Dash alone")] = "2,3,4,5,6,8,10,15,20,30,50",
     num_images: NumImages = None,
     seed: Seed = 0,
@@ -83,7 +85,7 @@ def evaluate(
 ) -> None:
     """Measure quality against cost of Morse and of Dash alone, of pixels or of prompts."""
     digits = data == "digits"
-    folders(unet=unet, dot=dot, data=None if digits else data)
+    folders(unet=unet, dot=dot, plans=plans, data=None if digits else data)
     check_name(solver or "ddim")
     costs = numbers("--steps", steps), numbers("--budgets", budgets)
     morse = None if plan.strip() == AUTO else Plan(plan.strip())
@@ -109,6 +111,7 @@ def evaluate(
 
         asked = Asked(texts, model, guidance=guidance)
         found = compared.of_prompts(asked, dot, data, solver, where)
+    found.subject.plans = plans
     how: dict[str, Any] = {"num_images": num_images or (1000 if texts is None else 64)}
     how |= {"batch_size": batch_size or (100 if texts is None else 16), "seed": seed}
     how |= {"solver": found.solver}

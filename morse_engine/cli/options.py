@@ -36,6 +36,12 @@ DotFolder = Annotated[
     str | None,
     typer.Option("--dot", metavar="FOLDER", help="its Dot  [default: that of the digits]"),
 ]
+PlansFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--plans", metavar="FOLDER", help="of plans.json, --out of a search  [default: --dot]"
+    ),
+]
 Solver = Annotated[
     str, typer.Option(metavar="NAME", help=f"of the steps, one of {', '.join(SOLVERS)}")
 ]

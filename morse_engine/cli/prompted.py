@@ -78,12 +78,14 @@ def pictures(
     wanted: Plan | float,
     files: "Drawn",
     device: torch.device,
+    plans: str | None,
 ) -> Set:
     """The set of these prompts.
 
     Args:
         dot, solver: the folder of a Dot, the name of a solver; None: without, the pipeline's own.
         wanted: a plan, or a budget in LSD.
+        plans: the folder of a search; None: that of the Dot.
     """
     pipe, helper = load(asked, dot, solver, device)
     settings = sets.settings(wanted, "png", pipe.unet, helper, pipe.scheduler) | {
@@ -97,7 +99,7 @@ def pictures(
     return Set(
         files,
         settings,
-        lambda: plan_of(wanted, pipe, helper),
+        lambda: plan_of(wanted, pipe, helper, plans),
         lambda plan: Painter(pipe, helper, plan, asked, files),
     )
 
@@ -167,12 +169,12 @@ def _of_lora(pipe: Any) -> str:
     return digest.hexdigest()
 
 
-def plan_of(wanted: Plan | float, pipe: Any, dot: "Dot | None") -> Plan:
+def plan_of(wanted: Plan | float, pipe: Any, dot: "Dot | None", plans: str | None = None) -> Plan:
     """The plan to be run: the wanted one, or the one that a budget in LSD buys here."""
     if isinstance(wanted, Plan):
         probe.steps_for_calls(pipe.scheduler, len(wanted))  # refused before a file is written
         return wanted
-    bought = accelerate(pipe, dot, budget=wanted).plan
+    bought = accelerate(pipe, dot, budget=wanted, plans=plans).plan
     restore(pipe)
     assert bought is not None  # of a budget
     print(f"budget  {bought} within {wanted:g} LSD")

@@ -17,6 +17,7 @@ from .options import (
     MOST_SEED,
     Device,
     DotFolder,
+    PlansFolder,
     Seed,
     SolverOrOwn,
     Unet,
@@ -82,6 +83,7 @@ def sample(
     lora: Lora = None,
     dot: DotFolder = None,
     plan: PlanCode = None,
+    plans: PlansFolder = None,
     budget: Budget = None,
     steps: DashSteps = None,
     solver: SolverOrOwn = None,
@@ -95,7 +97,7 @@ def sample(
     out: Out = "out/samples",
 ) -> None:
     """Sample images with a Dash, with or without its Dot; or prompts with a pipeline."""
-    folders(unet=unet, dot=dot)
+    folders(unet=unet, dot=dot, plans=plans)
     check_name(solver or "ddim")
     if seed + num_images - 1 > MOST_SEED:
         raise Refused(f"--seed {seed}: the last of {num_images:,} seeds is above {MOST_SEED}")
@@ -103,6 +105,8 @@ def sample(
     check(texts, unet, model, negative, guidance, lora, form)
     has_dot = dot is not None or (unet is None and texts is None)
     wanted = settle(plan, budget, steps, has_dot=has_dot)
+    if plans is not None and isinstance(wanted, Plan):
+        raise Refused(f"--plans {plans}: plans are for a budget, give one with --budget")
 
     from . import sets
 
@@ -112,7 +116,8 @@ def sample(
         batch_size = 100 if batch_size is None else batch_size
         with_dot = wanted.num_dot > 0 if isinstance(wanted, Plan) else has_dot
         made = _of_models(
-            unet, dot, solver or "ddim", wanted, form, seeds, batch_size, process, with_dot, folder
+            *(unet, dot, solver or "ddim", wanted, form, seeds, batch_size, process, with_dot),
+            *(folder, plans),
         )
     else:
         from . import prompted
@@ -120,7 +125,7 @@ def sample(
         batch_size, seeds = batch_size or 4, range(len(texts) * num_images)
         files = prompted.Drawn(folder, len(texts), seed, num_images)
         asked = prompted.Asked(texts, model, negative, guidance, lora)
-        made = prompted.pictures(asked, dot, solver, wanted, files, process.device)
+        made = prompted.pictures(asked, dot, solver, wanted, files, process.device, plans)
     agreed = sets.agree(made.files, made.settings, process, made.new_plan)
     _fill(made, agreed, seeds, batch_size, process)
     if process.is_main_process:
@@ -139,6 +144,7 @@ def _of_models(
     process: "PartialState",
     with_dot: bool,
     folder: Path,
+    plans: str | None,
 ) -> "Set":
     """Of a Dash in a folder, or of the digits."""
     from ..engine import compile
@@ -158,7 +164,7 @@ def _of_models(
             return wanted
         # N depends on the batch size, so it is measured at the one in use.
         bought = compile(
-            *(dash, helper), scheduler=scheduler, budget=wanted,
+            *(dash, helper), scheduler=scheduler, budget=wanted, plans=plans,
             batch_size=min(batch_size, len(seeds)),
         )  # fmt: skip
         print(f"budget  {bought.plan} {bought.why}")

@@ -40,6 +40,7 @@ def search(
 
     from ..engine import compile
     from ..evaluation.search import search as rank
+    from ..sampling.budget import fits
     from ..sampling.plan import Plan
     from ..system.machine import device as find_device
     from . import models
@@ -57,6 +58,8 @@ def search(
             *(sampler, wanted), folder=folder, batch_size=batch_size, num_images=num_images,
             full_steps=full_steps, tries=tries, on_plan=tell,
         )  # fmt: skip
-    for plan in ranking.best_first()[:10]:
-        print(f"{ranking.scores[plan]:9.3g}  {plan}  ({plan.counts})")
-    print(f"plans.json is in {folder}")
+    speed = None if ranking.speeds is None else ranking.speeds[0]
+    for lsd in wanted:
+        for plan in [p for p in ranking.best_first() if fits(p, lsd, speed)][:1]:
+            print(f"{lsd:g} LSD  {plan}  ({plan.counts}), score {ranking.scores[plan]:.3g}")
+    print(f"plans.json is in {folder}: --plans {folder}, or compile(plans=), takes it from there")

@@ -37,7 +37,7 @@ class Partial:
             if found.get(name) != value:
                 raise Refused(
                     f"{self.folder} was made with {name}={found.get(name)}, this run has {value}: "
-                    "delete the folder or choose another --out"
+                    "delete the folder or choose another"
                 )
         return found
 

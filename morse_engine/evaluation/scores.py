@@ -42,25 +42,32 @@ class Scores:
             self._take(row)
 
     def __call__(self, plan: Plan, rivals: Sequence[Plan] = ()) -> float | None:
-        """The score of a plan; None of one that is far behind all `rivals` at the first look.
+        """The score of a plan; None of one that is far behind all `rivals` at the first look, or
+        makes values that are not finite.
 
         What was known before does not change what is dropped: a run that goes on drops the same.
         """
         first = None
         if plan not in self.looks:
             first = self.features(plan, 0, self.look)
-            found = score(first, self.full[: self.look])
-            self._new({"plan": str(plan), "look": float(f"{found:.4g}"), "score": None})
+            self._look(plan, score(first, self.full[: self.look]))
         all_seen = self.look >= len(self.full)
         worst = max((self.looks[rival] for rival in rivals), default=math.inf)
-        if self.looks[plan] > WORSE * worst and not all_seen:
+        if self.looks[plan] == math.inf or (self.looks[plan] > WORSE * worst and not all_seen):
             return None
         if plan not in self.values:
             first = self.features(plan, 0, self.look) if first is None else first
             rest = [] if all_seen else [self.features(plan, self.look, len(self.full))]
             found = upper_end(torch.cat([first, *rest]), self.full)
+            if not math.isfinite(found):
+                self._look(plan, math.inf)
+                return None
             self._new({"plan": str(plan), "look": self.looks[plan], "score": float(f"{found:.4g}")})
         return self.values[plan]
+
+    def _look(self, plan: Plan, found: float) -> None:
+        found = float(f"{found:.4g}") if math.isfinite(found) else math.inf
+        self._new({"plan": str(plan), "look": found, "score": None})
 
     def _new(self, row: dict) -> None:
         self._take(row)

@@ -12,19 +12,17 @@ plan that is far behind after about a quarter of its images is dropped (`scores.
 one of those candidates.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ..dot.fingerprint import fingerprint
 from ..sampling import budget as budgets_of
 from ..sampling import schedulers
 from ..sampling.budget import Ranking
@@ -35,11 +33,10 @@ from ..system import checks
 from ..system.errors import Refused
 from ..system.files import output_folder
 from ..system.lock import alone
-from ..training.identity import digest
+from . import earlier
 from .climb import best, climb
 from .partial import Partial
 from .score import Pyramid, upper_end
-from .scores import Scores
 
 FREE_BEHIND = (0, 1, 2)  # free steps behind each call
 MOST_DOTS = 6  # behind a Dash, among the candidates
@@ -62,8 +59,8 @@ def candidates(lsd: float, dot_speed: float | None) -> list[Plan]:
     """
     found: dict[Plan, None] = {}
     for dash in range(1 if lsd < 3 else 2, math.floor(lsd) + 1):
-        most = 0 if dot_speed is None else math.floor((lsd - dash) * dot_speed * (1 + 1e-9))
-        most = min(most, MOST_DOTS * dash)
+        room = 0.0 if dot_speed is None else (lsd - dash) * dot_speed * (1 + 1e-9)
+        most = math.floor(min(room, MOST_DOTS * dash))
         even = most // dash * dash
         for dots in (most, even):
             calls = Plan.spread(dash, dots)
@@ -117,46 +114,46 @@ def search(
             finite, or an earlier search in this folder with other settings.
         Unavailable: another process searches in the folder.
     """
+    full_steps = checks.integer("full_steps", full_steps, 1, MOST_STEPS)
     lsds, speeds = _budgets(budgets, full_steps), _speeds(dot_speed)
-    _check(sampler, num_images, batch_size, features, on_plan)
+    num_images, batch_size = _check(sampler, num_images, batch_size, features, on_plan)
     tries = checks.integer("tries", tries, 0)
+    if guidance_scale is not None:
+        guidance_scale = checks.number("guidance_scale", guidance_scale)
     folder = checks.path("folder", folder)
     models, scheduler = sampler.models, sampler.scheduler
     name, options = schedulers.ranked_as(scheduler), {"guidance_scale": guidance_scale, **cond}
     known, full = models.clean_range, budgets_of.alone(full_steps, scheduler)
     # What is refused is refused before a file is made.
     sampler.with_plan(full).start(batch_size=batch_size, **options)
+    budgets_of.read(folder)
     output_folder(folder)
     see = Pyramid(sampler.shape[0]).to(models.device or "cpu") if features is None else features
-
-    def describe(plan: Plan, start: int, stop: int) -> Tensor:
-        made, seen = sampler.with_plan(plan), []
-        for first in range(SEED + start, SEED + stop, batch_size):
-            x = made(batch_size=batch_size, seed=first, **options)
-            with torch.no_grad():
-                seen.append(_seen(see, x.clamp(*bounds(made.table.clean_range, x))))
-        return torch.cat(seen)
-
+    describe = partial(_describe, sampler, see, batch_size, options)
     same = {"num_images": num_images, "full_steps": full_steps, "score": upper_end.__name__}
-    same |= {"guidance_scale": guidance_scale, "cond": tree_map(_name, cond)}
-    same |= {"features": _name(features), "look": (look := _look(num_images, batch_size))}
+    same |= {"guidance_scale": guidance_scale, "cond": tree_map(earlier.name, cond)}
+    same |= {"features": earlier.name(features), "look": (look := _look(num_images, batch_size))}
     with alone(folder):
-        partial = Partial(folder / f"plans-{name}.partial")
-        speeds = _kept_speeds(
-            partial, _about(sampler) | same, speeds if models.dot is not None else None,
-            lambda: sampler.with_plan("-.-").measure(batch_size, **options).dot_speed,
-        )  # fmt: skip
-        reference = partial.images("full", lambda: describe(full, 0, num_images))
-        scores = _scores(partial, describe, reference, look)
+        kept = Partial(folder / f"plans-{name}.partial")
+        kept.settings(earlier.about(sampler) | same, dict)
+        if models.dot is None:
+            speeds = [None]
+        elif speeds == [None]:
+            speeds = [earlier.speed(kept, sampler, batch_size, options)]
+        earlier.check_same(kept, sampler, lambda plan: describe(plan, 0, look))
+        reference = kept.images("full", lambda: _finite(describe(full, 0, num_images)))
+        scores = earlier.scores(kept, describe, reference, look)
 
         @cache
         def possible(plan: Plan) -> bool:
             return plan != full and budgets_of.possible(plan, scheduler, known)
 
-        _survey(lsds, speeds, scores, possible, tries, on_plan)
+        rivals = partial(_alone, scheduler, possible)
+        _survey(lsds, speeds, scores, possible, rivals, tries, on_plan)
         found = {**scores.values, full: 0.0}  # with those of an earlier search of other budgets
         ends: Any = None if speeds == [None] else (min(speeds), max(speeds))  # type: ignore[type-var]
-        ranking = Ranking(found, (min(lsds), max(lsds)), ends)
+        ranking = Ranking(found, tuple(sorted({*lsds})), ends)
+        ranking = earlier.joined(ranking, budgets_of.read(folder).get(name))
         budgets_of.write(folder, {name: ranking})
     return ranking
 
@@ -166,6 +163,7 @@ def _survey(
     speeds: Sequence[float | None],
     score: Callable[[Plan, Sequence[Plan]], float | None],
     possible: Callable[[Plan], bool],
+    alone_at: Callable[[float], list[Plan]],
     tries: int,
     on_plan: Callable[[Plan, float, float], None],
 ) -> None:
@@ -176,10 +174,13 @@ def _survey(
         speeds: all N; None where there is no Dot.
         score: of a plan, as `Scores` gives it.
         possible: whether the solver makes the plan's calls and has its free steps.
+        alone_at: what the others of a budget may not be worse than.
         tries, on_plan: see `search`.
     """
     rounds = list(product(sorted(set(lsds)), dict.fromkeys((None, *speeds))))
     plans = {(lsd, n): [p for p in candidates(lsd, n) if possible(p)] for lsd, n in rounds}
+    for lsd in lsds:
+        plans[lsd, None] = list(dict.fromkeys([*alone_at(lsd), *plans[lsd, None]]))
     total = sum(map(len, plans.values())) + tries * len(rounds)
     done, found = 0, dict[Plan, float]()
 
@@ -205,9 +206,18 @@ def _survey(
         done = end  # a climb that found no way has left tries over
 
 
-def _budgets(budgets: Any, full_steps: Any) -> list[float]:
+def _alone(scheduler: Any, possible: Callable[[Plan], bool], lsd: float) -> list[Plan]:
+    """As many Dash steps as fit, and with free steps behind them; with Heun one less at the end."""
+    found, dash = [], budgets_of.alone(lsd, scheduler)
+    for each in FREE_BEHIND:
+        plan = dash.with_free(each)
+        shorter = Plan(str(plan)[:-1]) if len(plan) > 1 else plan
+        found += [p for p in (plan, shorter) if p.num_dash == len(dash) and possible(p)][:1]
+    return found
+
+
+def _budgets(budgets: Any, most: int) -> list[float]:
     """The budgets, each less than the full run that its plans are compared with."""
-    most = checks.integer("full_steps", full_steps, 1, MOST_STEPS)
     if not checks.is_list(budgets) or not len(budgets):
         raise Refused(f"budgets={checks.shown(budgets)}: give a list of LSD, such as [4, 6]")
     found = [checks.number("a budget", lsd) for lsd in budgets]
@@ -226,20 +236,35 @@ def _speeds(dot_speed: Any) -> list[float | None]:
     return [checks.positive("dot_speed", speed) for speed in several]
 
 
-def _check(sampler: Any, num_images: Any, batch_size: Any, features: Any, on_plan: Any) -> None:
-    """Refuse what cannot be searched with; a spread needs two images."""
+def _check(
+    sampler: Any, num_images: Any, batch_size: Any, features: Any, on_plan: Any
+) -> tuple[int, int]:
+    """The two numbers; refuse what cannot be searched with. A spread needs two images."""
     if getattr(sampler, "scheduler", None) is None or getattr(sampler, "shape", None) is None:
         raise Refused(
             f"sampler is {checks.kind(sampler)}: pass what compile() makes, with a scheduler, and "
             "with shape= where the model has no config"
         )
-    checks.integer("num_images", num_images, 2, MOST_IMAGES)
-    checks.integer("batch_size", batch_size, 1)
+    num_images = checks.integer("num_images", num_images, 2, MOST_IMAGES)
+    batch_size = checks.integer("batch_size", batch_size, 1)
     if num_images % batch_size:
         raise Refused(f"num_images={num_images}, batch_size={batch_size}: give whole batches")
     checks.function("on_plan", on_plan, "a function of plan, score and part", 3)
     if features is not None:
         checks.function("features", features, "a function of images [B, C, H, W]", 1)
+    return num_images, batch_size
+
+
+def _describe(
+    sampler: Any, see: Callable, batch_size: int, options: dict, plan: Plan, start: int, stop: int
+) -> Tensor:
+    """`[stop - start, F]`, the features of these images of a plan; whole batches."""
+    made, seen = sampler.with_plan(plan), []
+    for first in range(SEED + start, SEED + stop, batch_size):
+        x = made(batch_size=batch_size, seed=first, **options)
+        with torch.no_grad():
+            seen.append(_seen(see, x.clamp(*bounds(made.table.clean_range, x))))
+    return torch.cat(seen)
 
 
 def _seen(see: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -248,64 +273,19 @@ def _seen(see: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(x):
         was = tuple(found.shape) if isinstance(found, Tensor) else checks.kind(found)
         raise Refused(f"features made {was} of {len(x)} images: return [{len(x)}, F]")
-    if not found.isfinite().all():
-        raise Refused(
-            "the images or their features hold NaN or infinite values: the model, its dtype (half "
-            "precision overflows) or its conditions are at fault"
-        )
     return found.cpu()
+
+
+def _finite(features: Tensor) -> Tensor:
+    """The features of the full run, if there is something to come near to."""
+    if not features.isfinite().all():
+        raise Refused(
+            "the images of the full run or their features hold NaN or infinite values: the model, "
+            "its dtype (half precision overflows) or its conditions are at fault"
+        )
+    return features
 
 
 def _look(num_images: int, batch_size: int) -> int:
     """A quarter of the images, in whole batches; a spread needs two."""
     return max(num_images // 4 // batch_size * batch_size, batch_size, 2)
-
-
-def _scores(
-    partial: Partial, describe: Callable[[Plan, int, int], Tensor], full: Tensor, look: int
-) -> Scores:
-    """The scores, with those of an earlier search."""
-    try:
-        return Scores(describe, full, look, partial.rows(), partial.add)
-    except (KeyError, TypeError, ValueError) as error:
-        raise Refused(
-            f"{partial.folder} is damaged ({error}): delete it, and search anew"
-        ) from error
-
-
-def _name(value: Any) -> Any:
-    """What tells a model, a function or a condition from another, as JSON has it."""
-    if isinstance(value, nn.Module):
-        return fingerprint(value)
-    if isinstance(value, Tensor):
-        return digest(value)
-    if callable(value):
-        return getattr(value, "__qualname__", type(value).__qualname__)
-    return checks.shown(value)
-
-
-def _kept_speeds(
-    partial: Partial, same: dict, given: list | None, measure: Callable[[], float]
-) -> list:
-    """All N: those given, [None] without a Dot, or the one that the first run measured.
-
-    A search that goes on may not measure another one, or its candidates would be others.
-    """
-    if given != [None]:
-        partial.settings(same, dict)
-        return [None] if given is None else given
-    kept = partial.settings(same, lambda: {"measured_dot_speed": measure()})
-    return [kept.get("measured_dot_speed") or measure()]
-
-
-def _about(sampler: Any) -> dict:
-    """What scores depend on: the models and the solver, as JSON has them."""
-    models, config = sampler.models, sampler.scheduler.config
-    named = {
-        "dash": _name(models.unet),
-        "dot": _name(getattr(models.helper, "function", models.helper)),
-        "scheduler": {k: v for k, v in config.items() if not k.startswith("_")},
-        "clean_range": models.clean_range,
-        "shape": sampler.shape,
-    }
-    return json.loads(json.dumps(named, default=str))

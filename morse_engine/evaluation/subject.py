@@ -1,6 +1,7 @@
 """What an experiment is about: models with a scheduler, and their pictures of seeds."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,11 +26,13 @@ class Subject:
 
     Attributes:
         guidance_scale: of classifier-free guidance; None without.
+        plans: the folder of a search; None: that of the Dot.
         latents: the range of free steps where neither Dot nor scheduler know one.
         device: where the models are.
     """
 
     guidance_scale: float | None = None
+    plans: str | Path | None = None
     latents: Range = NO_RANGE
 
     def __init__(self, name: str, models: Models, shape: Sequence[int], scheduler: Any):
@@ -54,7 +57,7 @@ class Subject:
     @property
     def known(self) -> dict[str, Any]:
         """What `sampling.budget.choose` is told of the models."""
-        told = self.models.known
+        told = self.models.known | ({} if self.plans is None else {"folder": self.plans})
         if told["clean_range"] is None and self.latents != NO_RANGE:
             told |= {"clean_range": self.latents}
         return told

@@ -31,6 +31,7 @@ Noise: see `call.py`. The scheduler of the pipeline is read, never stepped.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ from ..sampling import probe
 from ..sampling.budget import DEFAULT_BUDGET, choose
 from ..sampling.free import NO_RANGE
 from ..sampling.plan import DASH, Plan
-from ..system.checks import number, positive, shown
+from ..system.checks import number, path, positive, shown
 from ..system.errors import Refused
 from .accelerated import Accelerated, check_not_offloaded
 from .example import example
@@ -75,6 +76,7 @@ def accelerate(
     *,
     plan: Plan | str | None = None,
     budget: float | None = None,
+    plans: str | Path | None = None,
     dot_speed: float | None = None,
     clean_range: Any = None,
     backend: str = "auto",
@@ -89,6 +91,7 @@ def accelerate(
             Dot; as many Dash steps as each call asks for without, so that the images are those of
             the pipeline. Free steps are made only where a plan has them.
         budget: in LSD, in the place of a plan.
+        plans: as in `compile`.
         dot_speed: N, to spend a budget. Default: measured here, one image, with guidance where the
             pipeline has it.
         clean_range: (lowest, highest) of the clean images or latents as the unet sees them, each a
@@ -109,6 +112,7 @@ def accelerate(
     if plan is not None and budget is not None:
         raise Refused(f"plan={shown(plan)} and budget={shown(budget)}: give one of the two")
     budget = None if budget is None else number("budget", budget, "a number of LSD, 1 or more")
+    plans = None if plans is None else path("plans", plans)
     dot_speed = None if dot_speed is None else positive("dot_speed", dot_speed)
     plan = Plan(plan) if isinstance(plan, str) else plan
     if plan is not None and not isinstance(plan, Plan):
@@ -123,7 +127,7 @@ def accelerate(
         budget = DEFAULT_BUDGET if budget is None else budget
         measured = dot_speed if dot_speed is not None else lambda: _measured(pipe, sampler)
         speed = None if dot is None else measured
-        known = sampler.models.known
+        known = sampler.models.known | ({} if plans is None else {"folder": plans})
         if known["clean_range"] is None and latents != NO_RANGE:
             known |= {"clean_range": latents}
         plan = choose(budget, pipe.scheduler, speed, **known).plan

@@ -47,22 +47,33 @@ class Ranking:
 
     Attributes:
         scores: by plan; how far its images are from the full run's, so lower is better.
-        budgets: the least and the most LSD that plans were looked for.
+        budgets: the LSD that plans were looked for.
         speeds: the least and the most N; None if there was no Dot.
     """
 
     scores: dict[Plan, float]
-    budgets: tuple[float, float]
+    budgets: tuple[float, ...]
     speeds: tuple[float, float] | None
 
     def covers(self, lsd: float, dot_speed: float | None) -> bool:
         """Whether plans of such a budget were looked for, with a Dot if there is one.
 
-        Scores hold at any N, which only says what plans cost; those of another model do not.
+        They leave less than a LSD of it unused. Scores hold at any N, which only says what plans
+        cost; those of another model do not.
         """
-        if not self.budgets[0] <= lsd < self.budgets[1] + 1:
+        if not any(looked_for <= lsd < looked_for + 1 for looked_for in self.budgets):
             return False
         return dot_speed is None or self.speeds is not None
+
+    def of_dash(self, steps: int) -> float:
+        """The score of so many Dash steps, by the line between those ranked; inf for fewer."""
+        ranked = sorted((len(p), s) for p, s in self.scores.items() if len(p) == p.num_dash)
+        fewer = [(n, s) for n, s in ranked if n <= steps]
+        more = [(n, s) for n, s in ranked if n > steps]
+        if not fewer or not more:
+            return fewer[-1][1] if fewer else math.inf
+        (n, score), (m, better) = fewer[-1], more[0]
+        return score + (better - score) * (steps - n) / (m - n)
 
     def best_first(self) -> list[Plan]:
         """By score; of equal ones that with fewer Dot, then free steps."""
@@ -117,11 +128,28 @@ def choose(
             if whose == SHIPPED and plan.num_dot and name in NOISY - set(trained):
                 continue
             if fits(plan, lsd, speed) and possible(plan, scheduler, clean_range):
-                why = f"for {at} by {whose}, score {ranking.scores[plan]:.3g}"
-                if len(plan) == plan.num_dash:
-                    plan = alone(lsd, scheduler)  # as many as fit
-                return Choice(plan, why)
+                plan, score = _beyond(ranking, plan, lsd, scheduler, clean_range)
+                return Choice(plan, f"for {at} by {whose}, score {score:.3g}")
     return Choice(alone(lsd, scheduler), f"for {at}: no plans were compared")
+
+
+def _beyond(
+    ranking: Ranking, plan: Plan, lsd: float, scheduler: Any, clean_range: Any
+) -> tuple[Plan, float]:
+    """The best plan of a ranking, or more of its kind where the budget has room, and its score.
+
+    As many Dash steps as fit, where they are better; and beyond the budgets that were looked for
+    as many with free steps behind each, whose score is then at most this.
+    """
+    dash, score = alone(lsd, scheduler), ranking.scores[plan]
+    if len(plan) == plan.num_dash or ranking.of_dash(len(dash)) < score:
+        return dash, min(score, ranking.of_dash(len(dash)))
+    each = plan.num_free // plan.num_dash
+    even = plan == Plan(DASH * plan.num_dash).with_free(each)
+    if even and lsd >= max(ranking.budgets) + 1 and len(dash) * (1 + each) <= MOST_STEPS:
+        more = dash.with_free(each)
+        plan = more if possible(more, scheduler, clean_range) else plan
+    return plan, score
 
 
 def check(lsd: float) -> None:

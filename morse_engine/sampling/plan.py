@@ -27,7 +27,7 @@ class Plan:
 
     Raises:
         Refused: no steps, a first step that is not a Dash (a Dot corrects the last estimate of
-            Dash, so there has to be one), or a character other than `-` and `.`.
+            Dash, so there has to be one), or a character other than `-`, `.` and `:`.
 
     Source: Morse (ICML 2025, arXiv 2506.18251).
     """

@@ -67,7 +67,7 @@ def digest(data: Any) -> str:
                 add(inner)
         elif isinstance(value, Tensor):
             found.update(f"{tuple(value.shape)}{value.dtype}".encode())
-            for rows in value.detach().split(1024):
+            for rows in torch.atleast_1d(value.detach()).split(1024):
                 found.update(rows.cpu().contiguous().view(torch.uint8).numpy())
         elif value is not None:
             found.update(value.digest().encode())

@@ -1,6 +1,7 @@
 """What each command of the command line writes."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +163,18 @@ def test_search(tmp_path, capsys):
     (ranking,) = budget.read(tmp_path).values()
     assert str(ranking.best_first()[0]) == "----"  # the full run is nearest to itself
     assert Plan("--") in ranking.scores
-    assert "0  ----  (4 Dash" in out
+    assert re.search(r"^2 LSD  -\S+  \(\d Dash.*\), score ", out, re.M)
+    words = ["--solver", "ddim", "--budget", 2, "--num-images", 1, "--device", "cpu"]
+    assert run("sample", *words, "--plans", tmp_path, "--out", tmp_path / "images") == 0
+    assert f"by a search in {tmp_path}" in capsys.readouterr().out
+    words = ["--steps", "2", "--budgets", "2", "--num-images", 66, "--device", "cpu"]
+    assert run("evaluate", *words, "--plans", tmp_path) == 0
+
+
+def test_plans_are_for_a_budget(fails, tmp_path):
+    said = fails("sample", "--plan=-.", "--plans", tmp_path)
+    assert "plans are for a budget, give one with --budget" in said
+    assert "is not a folder" in fails("sample", "--plans", tmp_path / "none")
 
 
 @pytest.mark.parametrize("words", [["demo"], ["demo", "--model", "digits"], ["search"]])

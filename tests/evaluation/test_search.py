@@ -2,18 +2,16 @@
 
 import json
 from statistics import fmean
-from types import SimpleNamespace
 
 import pytest
-import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler
 
 import morse_engine
-from morse_engine import Plan, Refused, SolverTable, Unavailable, evaluation
+from morse_engine import Plan, Refused, evaluation
 from morse_engine.evaluation import search as search_module
 from morse_engine.evaluation.search import candidates, search
 from morse_engine.sampling import budget
-from morse_engine.system.lock import alone
+from searches import OPTIONS, TABLE, model, sampler
 
 # -- candidates ------------------------------------------------------------------------------------
 
@@ -42,22 +40,6 @@ def test_candidates_have_the_plans_of_the_trial():
 # -- the search ------------------------------------------------------------------------------------
 
 
-def model(x, timestep, **cond):
-    """The noise estimate of a data set of two points, +-0.5."""
-    alpha = (1 - float(timestep) / 1000) ** 2 * 0.998 + 0.001
-    mean = 0.5 * torch.tanh(0.5 * alpha**0.5 * x / (1 - alpha))
-    return (x - alpha**0.5 * mean) / (1 - alpha) ** 0.5
-
-
-TABLE = SolverTable.for_calls(DDIMScheduler(), 1)
-OPTIONS = {"num_images": 32, "batch_size": 16, "full_steps": 40, "dot_speed": 2.0, "tries": 0}
-
-
-def sampler(scheduler=None, dot=evaluation.extrapolate):
-    scheduler = scheduler or DDIMScheduler(timestep_spacing="trailing", clip_sample=True)
-    return morse_engine.compile(model, dot, plan="-", shape=(1, 8, 8), scheduler=scheduler)
-
-
 def test_search_writes_what_compile_reads(tmp_path):
     seen = []
     made = sampler()
@@ -81,33 +63,6 @@ def test_search_writes_what_compile_reads(tmp_path):
     within = {plan: s for plan, s in ranking.scores.items() if plan.lsd(2.0) <= 4}
     assert ranking.scores[bought.plan] == min(within.values())
     assert f"a search in {tmp_path}" in bought.report().chosen
-
-
-def test_search_goes_on_where_it_was(tmp_path, monkeypatch):
-    calls = []
-    made = sampler()
-    call = type(made).__call__
-    monkeypatch.setattr(type(made), "__call__", lambda s, **a: calls.append(s.plan) or call(s, **a))
-
-    def stopped(plan, found, part):
-        if len(calls) > 10:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        search(made, [3], folder=tmp_path, on_plan=stopped, **OPTIONS)
-    assert budget.read(tmp_path) == {}
-    first = set(calls)
-    calls.clear()
-    found = search(made, [3], folder=tmp_path, **OPTIONS)
-    assert not first & set(calls)
-    calls.clear()
-    assert search(made, [3], folder=tmp_path, **OPTIONS) == found
-    assert calls == []
-    with pytest.raises(ValueError, match="num_images=32, this run has 16"):
-        search(made, [3], folder=tmp_path, **OPTIONS | {"num_images": 16})
-    other = search(sampler(HeunDiscreteScheduler()), [3], folder=tmp_path, **OPTIONS)
-    assert set(budget.read(tmp_path)) == {"ddim", "heun"}
-    assert all(len(plan) % 2 for plan in other.scores)  # it makes odd numbers of calls alone
 
 
 def test_a_search_climbs_from_the_candidates_at_each_budget(tmp_path, monkeypatch):
@@ -144,7 +99,7 @@ def test_a_search_climbs_from_the_candidates_at_each_budget(tmp_path, monkeypatc
         type(sampler()), "__call__", lambda s, **a: calls.append(s.plan) or call(s, **a)
     )
     assert search(sampler(), [2, 3], folder=tmp_path / "b", **options) == ranking
-    assert set(calls) < set(plans[len(plans) // 2 :])
+    assert set(calls) - {Plan("--.")} < set(plans[len(plans) // 2 :])
 
 
 def test_a_climb_is_where_the_next_budget_begins():
@@ -155,7 +110,9 @@ def test_a_climb_is_where_the_next_budget_begins():
         rivals[plan] = list(beside)
         return 1 / (1 + plan.free_behind(len(plan) - 1 - str(plan)[::-1].index("-")))
 
-    search_module._survey([2, 3], [2.0], score, lambda plan: True, 20, lambda *_: None)
+    search_module._survey(
+        [2, 3], [2.0], score, lambda plan: True, lambda lsd: [], 20, lambda *_: None
+    )
     even = {plan for lsd in (2, 3) for n in (None, 2.0) for plan in candidates(lsd, n)}
     first = next(beside for plan, beside in rivals.items() if plan.num_dash == 2 and plan.num_dot)
     assert first
@@ -171,12 +128,6 @@ def test_budgets_that_repeat_and_climbs_without_a_way(tmp_path):
     assert parts == [0.1, 0.2, 0.6]  # "--" and "-" of two plans and eight tries, then "---"
 
 
-def test_a_look_of_another_size_is_another_search(tmp_path):
-    search(sampler(), [2], folder=tmp_path, **OPTIONS)
-    with pytest.raises(Refused, match="was made with look=16, this run has 8"):
-        search(sampler(), [2], folder=tmp_path, **OPTIONS | {"batch_size": 8})
-
-
 def test_the_full_run_is_no_candidate(tmp_path):
     """Heun makes odd numbers of calls, so that of four Dash steps is of three."""
     made = sampler(HeunDiscreteScheduler())
@@ -187,22 +138,6 @@ def test_the_full_run_is_no_candidate(tmp_path):
     )
     assert Plan("---") not in seen
     assert ranking.scores[Plan("---")] == 0
-
-
-def test_a_search_that_goes_on_keeps_the_speed_that_was_measured(tmp_path, monkeypatch):
-    options, measured = {k: v for k, v in OPTIONS.items() if k != "dot_speed"}, [2.0, 9.0]
-    made = sampler()
-    monkeypatch.setattr(
-        type(made), "measure", lambda *_, **__: SimpleNamespace(dot_speed=measured.pop(0))
-    )
-
-    def stopped(*_):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        search(made, [3], folder=tmp_path, on_plan=stopped, **options)
-    assert search(made, [3], folder=tmp_path, **options).speeds == (2.0, 2.0)
-    assert measured == [9.0]
 
 
 def test_search_without_a_dot_and_without_a_range(tmp_path):
@@ -284,36 +219,39 @@ def test_features_without_a_score(features, said, tmp_path):
 
 def test_images_that_are_not_finite_are_not_ranked(tmp_path):
     broken = morse_engine.compile(lambda x, t: x * float("nan"), plan="-", shape=(1, 8, 8))
-    with pytest.raises(Refused, match="the images or their features hold NaN"):
+    with pytest.raises(Refused, match="the full run or their features hold NaN"):
         search(broken, [3], folder=tmp_path, **OPTIONS)
     assert budget.read(tmp_path) == {}
 
 
-def test_scores_are_of_one_condition_one_function_and_one_range(tmp_path):
-    def told(x, timestep, text):
-        return model(x, timestep) + 0 * text.mean()
+def test_a_dot_that_makes_nan_has_no_score(tmp_path):
+    """Its plans are left out, now and when the search goes on."""
 
-    def other(x, timestep, text):
-        return told(x, timestep, text)
+    def broken(x, timestep, *_):
+        return x * (0.0 if float(timestep) > 400 else float("nan"))
 
-    def of(dash, **options):
-        return morse_engine.compile(dash, plan="-", shape=(1, 8, 8), **options)
-
-    text = {"text": torch.zeros(16, 2)}
-    search(of(told), [2], folder=tmp_path, **OPTIONS, **text)
-    for made, cond, said in (
-        (of(told), {"text": torch.ones(16, 2)}, "cond="),
-        (of(other), text, "dash="),
-        (of(told, clean_range=(0, 1)), text, "clean_range="),
-    ):
-        with pytest.raises(Refused, match=f"was made with {said}"):
-            search(made, [2], folder=tmp_path, **OPTIONS, **cond)
+    made, said = sampler(dot=broken), []
+    options = OPTIONS | {"on_plan": lambda plan, value, part: said.append((plan, value))}
+    for _ in range(2):
+        said.clear()
+        ranking = search(made, [3], folder=tmp_path, **options)
+        assert {Plan("---"), Plan("-:-:-:")} < set(ranking.scores)
+        assert all(value < float("inf") for value in ranking.scores.values())
+        assert (Plan("-.-."), float("inf")) in said
+    assert budget.read(tmp_path) == {"ddim": ranking}
 
 
-def test_one_search_in_a_folder_and_damaged_rows(tmp_path):
-    with alone(tmp_path), pytest.raises(Unavailable, match="in use"):
-        search(sampler(), [3], folder=tmp_path, **OPTIONS)
-    search(sampler(), [3], folder=tmp_path, **OPTIONS)
-    (tmp_path / "plans-ddim.partial" / "rows.jsonl").write_text("{}\n")
-    with pytest.raises(Refused, match="is damaged"):
-        search(sampler(), [3], folder=tmp_path, **OPTIONS)
+@pytest.mark.parametrize("dot", [None, evaluation.extrapolate])
+def test_what_a_budget_buys_alone_is_ranked_with_heun_too(dot, tmp_path):
+    """It makes odd numbers of calls: of four Dash steps three, and one free step less."""
+    options = {k: v for k, v in OPTIONS.items() if dot is not None or k != "dot_speed"}
+    made = sampler(HeunDiscreteScheduler(clip_sample=True), dot)
+    made = morse_engine.compile(
+        model, dot, plan="-", shape=(1, 8, 8), scheduler=made.scheduler, clean_range=(-1, 1)
+    )
+    ranking = search(made, [4], folder=tmp_path, **options)
+    assert {Plan("---"), Plan("-:-:-"), Plan("-::-::-::")} < set(ranking.scores)
+
+
+def test_a_speed_beyond_all_measure_makes_no_endless_plans():
+    assert max(plan.num_dot for plan in candidates(4.5, 1e308)) == 6 * 4

@@ -31,6 +31,7 @@ OWN = Ranking(
     (3, 4),
     (2.0, 2.0),
 )
+GAP = Ranking({Plan("--"): 0.4, Plan("-" * 8): 0.1, Plan("-:" * 8): 0.01}, (2, 8), None)
 
 
 def test_the_table_of_the_package_is_there():
@@ -59,6 +60,26 @@ def test_never_worse_than_dash_or_free_steps(lsd, speed, name):
     free = {p: s for p, s in scores.items() if not p.num_dot and p.num_dash <= lsd}
     if plan in scores:  # else there are more Dash steps than any plan of the table has
         assert scores[plan] <= min(free.values(), default=scores[plan])
+
+
+def test_a_search_answers_for_the_budgets_that_it_looked_at(tmp_path):
+    budget.write(tmp_path, {"ddim": GAP})
+    options = {"clean_range": RANGE, "folder": tmp_path}
+    for lsd, own in ((1.9, False), (2.9, True), (3, False), (7, False), (8, True), (9, False)):
+        why = choose(lsd, DDIMScheduler(), None, **options).why
+        assert ("by a search" in why) is own, (lsd, why)
+
+
+def test_beyond_the_table_as_many_dash_steps_as_fit(monkeypatch):
+    """Alone, where the line between those that were ranked says so; else with free steps."""
+    scores = GAP.scores | {Plan("-" * 20): 0.02, Plan("-" * 30): 0.0}
+    assert [Ranking(scores, (2, 8), None).of_dash(n) for n in (1, 2, 5, 25, 40)] == pytest.approx(
+        [float("inf"), 0.4, 0.25, 0.01, 0.0]
+    )
+    monkeypatch.setattr(budget, "_table", lambda: {"ddim": Ranking(scores, (2, 8), None)})
+    for lsd, plan in ((8.9, "-:" * 8), (12, "-:" * 12), (24, "-:" * 24), (26, "-" * 26)):
+        assert str(choose(lsd, DDIMScheduler(), None, clean_range=RANGE).plan) == plan
+    assert str(choose(12, DDIMScheduler(clip_sample=False), None).plan) == "-" * 12
 
 
 def test_the_best_score_within_the_budget(tmp_path):

@@ -238,6 +238,7 @@ def public_calls(it: SimpleNamespace, folder: Path) -> dict:
                 "dot": k_diffusion.reuse,
                 "plan": None,
                 "budget": 3,
+                "plans": None,
                 "dot_speed": 4.0,
                 "clean_range": (-1, 1),
                 "backend": "eager",

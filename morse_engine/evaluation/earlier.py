@@ -1,0 +1,99 @@
+"""What an earlier search in a folder has left, and whether this one is the same.
+
+Scores are kept by plan. They are of one model, one solver, one set of features and one condition;
+another of them in the same folder is refused.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..dot.fingerprint import fingerprint
+from ..sampling.budget import Ranking, alone
+from ..sampling.plan import DOT, Plan
+from ..system import checks
+from ..system.errors import Refused
+from ..training.identity import digest
+from .partial import Partial
+from .scores import Scores
+
+SAME = 0.01  # of the features; other hardware makes other last bits
+
+
+def scores(
+    partial: Partial, describe: Callable[[Plan, int, int], Tensor], full: Tensor, look: int
+) -> Scores:
+    """The scores, with those of an earlier search."""
+    try:
+        return Scores(describe, full, look, partial.rows(), partial.add)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refused(
+            f"{partial.folder} is damaged ({error}): delete it, and search anew"
+        ) from error
+
+
+def name(value: Any) -> Any:
+    """What tells a model, a function or a condition from another, as JSON has it."""
+    if isinstance(value, nn.Module):
+        return fingerprint(value)
+    if isinstance(value, Tensor):
+        return digest(value)
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__qualname__)  # see `check_same`
+    return checks.shown(value)
+
+
+def speed(partial: Partial, sampler: Any, batch_size: int, options: dict) -> float:
+    """N at this batch size, here: what the first run measured.
+
+    A search that goes on may not measure another one, or its candidates would be others.
+    """
+    device = str(sampler.models.device or "cpu").replace(":", "-")
+    kept = Partial(partial.folder / f"speed-{batch_size}-{device}-{sampler.backend}")
+
+    def measure() -> dict:
+        return {"dot_speed": sampler.with_plan("-.-").measure(batch_size, **options).dot_speed}
+
+    return float(kept.settings({}, measure)["dot_speed"])
+
+
+def check_same(partial: Partial, sampler: Any, describe: Callable[[Plan], Tensor]) -> None:
+    """Refuse to go on with another model or other features: functions are known by name alone.
+
+    Args:
+        describe: the features of some images of a plan.
+    """
+    plan = alone(3, sampler.scheduler)
+    if sampler.models.dot is not None and len(plan) > 1:
+        plan = Plan(str(plan)[:-1] + DOT)
+    new = describe(plan)
+    kept, new = partial.images("first", lambda: new).nan_to_num(), new.nan_to_num()
+    if kept.shape != new.shape or (kept - new).norm() > SAME * kept.norm():
+        raise Refused(
+            f"{partial.folder} was made with another model, features or conditions: the same seeds "
+            "have other features now; delete the folder or choose another"
+        )
+
+
+def about(sampler: Any) -> dict:
+    """What scores depend on: the models and the solver, as JSON has them."""
+    models, config = sampler.models, sampler.scheduler.config
+    named = {
+        "dash": name(models.unet),
+        "dot": name(getattr(models.helper, "function", models.helper)),
+        "scheduler": {k: v for k, v in config.items() if not k.startswith("_")},
+        "clean_range": models.clean_range,
+        "shape": sampler.shape,
+    }
+    return json.loads(json.dumps(named, default=str))
+
+
+def joined(ranking: Ranking, earlier: Ranking | None) -> Ranking:
+    """The ranking also for the budgets and speeds of an earlier one, if it holds those scores."""
+    if earlier is None or not earlier.scores.items() <= ranking.scores.items():
+        return ranking
+    budgets = tuple(sorted({*earlier.budgets, *ranking.budgets}))
+    both = (*(earlier.speeds or ()), *(ranking.speeds or ()))
+    return Ranking(ranking.scores, budgets, (min(both), max(both)) if both else None)
