@@ -55,7 +55,7 @@ def digits() -> Bundled:
         return morse_engine.compile(unet, dot, scheduler=zoo.digits_scheduler(solver), plan="-")
 
     told = {"features": zoo.digits_classifier().features}
-    return Bundled(compile, zoo.WEIGHTS / "dot", (4.0, 7.5, 20.0), told)
+    return Bundled(compile, zoo.WEIGHTS / "dot", (2.7, 4.2, 8.0), told)
 
 
 def icons() -> Bundled:
