@@ -22,7 +22,8 @@ class Memo:
     Captured steps have it beforehand; on a GPU reading the times would wait for the device.
 
     Args:
-        layers: those whose weights it is made with. Once one has changed all is made anew.
+        layers: those whose weights it is made with. Once one has changed all is made anew, but for
+            what is written through `.data`, which PyTorch does not count as a change.
     """
 
     def __init__(self, layers: Iterable[nn.Module]):

@@ -94,14 +94,13 @@ class Experiment:
                 f"{num_images} images: the {yardstick.unit} of {yardstick.num_features} features "
                 f"needs at least {yardstick.num_features + 1}"
             )
-        if seed + num_images - 1 > MOST_SEED:
-            raise Refused(f"seed={seed}: the last of {num_images:,} seeds is above {MOST_SEED}")
         if isinstance(yardstick, Paired) and full_steps is None:
             raise Refused(f"the {yardstick.unit} needs full_steps=")
         self.subject, self.yardstick, self.judge, self.solver = subject, yardstick, judge, solver
         self.num_images, self.batch_size = num_images, min(batch_size, num_images)
         self.timed_at = self.batch_size
         self.seed, self.full_steps = seed, full_steps
+        self._check_seeds(sets=1)
         self.num_compared = num_images if num_compared is None else num_compared
         self.about = machine() if about is None else about
         self.partial = partial
@@ -137,6 +136,7 @@ class Experiment:
             rivals: free steps; and extrapolation and reuse, which have the first set alone.
             rivals_up_to: by rival, its largest budget in LSD, where it has not all of them.
         """
+        self._check_seeds(sets)
         speed = self.speed.dot_speed
         ordered = sorted(set(steps), key=lambda n: (n != self.full_steps, n))
         alone = [Point(DASH, Plan.spread(n, 0), n, n) for n in ordered]
@@ -188,6 +188,12 @@ class Experiment:
         )
         seconds = time.perf_counter() - began  # a VAE takes the same after every plan
         return self.subject.pictures(x).clamp(-1, 1), seconds
+
+    def _check_seeds(self, sets: int) -> None:
+        if self.seed + SEEDS_A_SET * (sets - 1) + self.num_images - 1 > MOST_SEED:
+            where = f" of set {sets - 1}" if sets > 1 else ""
+            seeds = f"{self.num_images:,} seeds{where}"
+            raise Refused(f"seed={self.seed}: the last of {seeds} is above {MOST_SEED}")
 
     def _seeds(self, point: Point, count: int) -> range:
         first = self.seed + SEEDS_A_SET * point.set

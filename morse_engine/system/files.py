@@ -24,7 +24,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     what the umask says, whatever a writer makes of it.
     """
     path = checks.path("path", path)
-    if not path.name:
+    if not path.name or path.is_dir():
         raise Refused(f"path={str(path)!r}: has to name a file")
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:

@@ -5,7 +5,7 @@ import torch
 
 from extractor import Pixels
 from models import line
-from morse_engine import evaluation
+from morse_engine import Refused, evaluation
 from morse_engine.evaluation import subject
 from morse_engine.evaluation.experiment import Experiment, Point
 from morse_engine.evaluation.frechet import Frechet
@@ -52,6 +52,15 @@ def make():
         return made
 
     return make
+
+
+def test_seeds_of_later_sets_are_in_range_too(make):
+    made = make(seed=2**64 - 10)
+    assert made.points([2], [4])
+    with pytest.raises(Refused, match="the last of 9 seeds of set 1 is above"):
+        made.points([2], [4], sets=2)
+    with pytest.raises(Refused, match="the last of 9 seeds is above"):
+        make(seed=2**64 - 8)
 
 
 def test_points(make):

@@ -59,6 +59,11 @@ def test_what_names_no_file(path):
         pytest.fail("begun")
 
 
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(Refused, match="has to name a file"), whole(tmp_path):
+        pytest.fail("begun")
+
+
 def test_output_folder_is_made_and_left_empty(tmp_path):
     folder = output_folder(tmp_path / "a" / "b")
     assert folder.is_dir()
