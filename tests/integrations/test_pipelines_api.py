@@ -21,9 +21,9 @@ from peft import LoraConfig
 
 import morse_engine
 from models import randomised
-from morse_engine import Dot, SolverTable
-from morse_engine.sampling import probe
-from morse_engine.sampling.budget import choose
+from morse_engine import Dot, Plan, Refused, SolverTable
+from morse_engine.sampling import budget, probe, schedulers
+from morse_engine.sampling.budget import Ranking, choose
 from pipelines import LATENT, SIZE, assert_same, generator, half_mask, one_thread, picture
 from pipelines import shallow as pipeline
 from tolerances import assert_close
@@ -162,6 +162,22 @@ def test_timesteps_that_do_not_fit_the_plan():
     pipe.unet.register_forward_hook(lambda *_: pytest.fail("a model was called"))
     with pytest.raises(ValueError, match=r"has 4 steps, the timesteps .* make 3"):
         pipe(timesteps=[900, 500, 100], **CALL)
+
+
+def test_plans_of_a_search(pipe, tmp_path):
+    name = schedulers.ranked_as(pipe.scheduler)
+    ranking = Ranking({Plan("--"): 0.3, Plan("-.."): 0.1}, (2,), (4.0, 4.0))
+    budget.write(tmp_path, {name: ranking})
+    options = {"dot": randomised(Dot(pipe.unet, widths=(8, 8))), "dot_speed": 4.0}
+    assert str(morse_engine.accelerate(pipe, **options, budget=2, plans=tmp_path).plan) == "-.."
+    morse_engine.restore(pipe)
+    assert (
+        morse_engine.accelerate(pipe, **options, budget=2).plan
+        == choose(2, pipe.scheduler, 4.0).plan
+    )
+    morse_engine.restore(pipe)
+    with pytest.raises(Refused, match="plans=5"):
+        morse_engine.accelerate(pipe, budget=2, plans=5)
 
 
 def test_budgets(pipe):
