@@ -38,10 +38,10 @@ from morse_engine.system.files import write_rows
 from morse_engine.system.machine import commit, machine
 
 # Of the images that others are compared with.
-FULL_STEPS = {"ddim": 30, "dpm": 20, "ddpm": 30, "dpm-sde": 30, "euler-ancestral": 30, "vp-sde": 50}
+FULL_STEPS = {"ddim": 30, "dpm": 20, "unipc": 20, "ddpm": 30, "dpm-sde": 30}
+FULL_STEPS |= {"euler-ancestral": 30, "vp-sde": 50}
 # Dash alone, and with as many steps as each budget, where a gain of 1.0x would be.
 STEPS = (3, 4, 5, 6, 8, 10, 12, 20)
-OTHERS = {"unipc": (4, 5, 6, 8)}  # Dash alone with other solvers: the best one is a rival
 RIVALS_UP_TO = 6  # LSD; of the line in z and of reuse
 REPEATS = 40  # of each step, to measure N
 OUT = Path("benchmarks/results/quality.json")
@@ -70,7 +70,7 @@ def digits_bench() -> Bench:
     dot = zoo.digits_dot(unet)
     classifier = zoo.digits_classifier().to(device)
     real, _ = digits.images("train")
-    named = [name for name in (*FULL_STEPS, *OTHERS) if name != "vp-sde"]
+    named = [name for name in FULL_STEPS if name != "vp-sde"]
     # The VP SDE's noise is in continuous time what the digits' betas are in 1,000 steps.
     made = {name: zoo.digits_scheduler(name) for name in named}
     made["vp-sde"] = schedulers.make("vp-sde", {"beta_min": 0.1, "beta_max": 20.0})
@@ -90,7 +90,7 @@ def experiments(bench: Bench, args: argparse.Namespace, partial: Partial) -> lis
     about = machine() | {"commit": commit(Path(__file__).parent)}
     made = []
     for solver in args.solvers:
-        scheduler, full = bench.schedulers[solver], FULL_STEPS.get(solver)
+        scheduler, full = bench.schedulers[solver], FULL_STEPS[solver]
         if SolverTable.for_calls(scheduler, 4).uses_noise:
             full = None
         made.append(
@@ -137,15 +137,13 @@ def work_of(
 ) -> list[tuple[int, Point]]:
     """(batch size whose latencies are meant, point), each once; set by set."""
     steps = args.steps or [*STEPS, *args.budgets, *filter(None, [experiment.full_steps])]
-    if experiment.solver in OTHERS:
-        steps = OTHERS[experiment.solver]
     work: list[tuple[int, Point]] = []
     for batch_size, speed in at.items():
         experiment.speed = speed
         rivals = (RIVAL, LINE, REUSE) if args.functions else (RIVAL,)
         points = experiment.points(
             steps,
-            [] if experiment.solver in OTHERS else args.budgets,
+            args.budgets,
             sets=args.sets,
             rivals=rivals,
             rivals_up_to={LINE: RIVALS_UP_TO, REUSE: RIVALS_UP_TO},
@@ -197,7 +195,7 @@ def main(arguments: list[str] | None = None, bench: Bench | None = None) -> list
     parser.add_argument("--sets", type=int, default=3, help="3 or more give an interval")
     parser.add_argument("--budgets", type=int, nargs="+", default=[3, 4, 5, 6, 7, 8])
     parser.add_argument("--steps", type=int, nargs="+", help="of Dash alone (default: up to all)")
-    solvers = [*FULL_STEPS, *OTHERS]
+    solvers = list(FULL_STEPS)
     parser.add_argument("--solvers", nargs="+", choices=solvers, default=solvers)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 100], help="N is theirs")
     parser.add_argument("--batch-size", type=int, default=25, help="of sampling")

@@ -192,5 +192,5 @@ def test_the_table_of_plans(quality, tmp_path, monkeypatch):
         row["value"] for row in rows if row["plan"] == "---"
     ]
     found = read(tmp_path / "table")["ddim"]
-    assert (found.budgets, found.speeds) == ((3, 3), (2, 2))
+    assert (found.budgets, found.speeds) == ((3,), (2, 2))
     assert plans.main([*arguments[:4], *arguments[6:], "--solvers"], None) == more  # the table
