@@ -51,7 +51,9 @@ def speed(partial: Partial, sampler: Any, batch_size: int, options: dict) -> flo
     A search that goes on may not measure another one, or its candidates would be others.
     """
     device = str(sampler.models.device or "cpu").replace(":", "-")
-    kept = Partial(partial.folder / f"speed-{batch_size}-{device}-{sampler.backend}")
+    # Beside the scores, not in their folder: `lock.alone` clears one level below its own.
+    here = f"{partial.folder.stem}-{batch_size}-{device}-{sampler.backend}.partial"
+    kept = Partial(partial.folder.with_name(here))
 
     def measure() -> dict:
         return {"dot_speed": sampler.with_plan("-.-").measure(batch_size, **options).dot_speed}
