@@ -31,9 +31,9 @@ TABLE = Path(__file__).parent  # the folder of the table that ships with the pac
 SHIPPED = "the table of the package"
 
 #: Solvers that were not ranked, and the ranked one that they are nearest to: Euler is DDIM in other
-#: coordinates, the others are of second order.
+#: coordinates and ancestral Euler DDPM, the others are of second order.
 NEAREST = {
-    **{"euler": "ddim", "flow": "ddim"},
+    **{"euler": "ddim", "flow": "ddim", "euler-ancestral": "ddpm"},
     **dict.fromkeys(("dpm-single", "unipc", "deis", "heun", "pndm"), "dpm"),
 }
 

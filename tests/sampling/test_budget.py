@@ -217,3 +217,16 @@ def test_a_search_with_other_sigmas_is_another_ranking(tmp_path):
     assert choose(4, karras, 2.0, **options) == table
     budget.write(tmp_path, {"dpm-karras": OWN})
     assert str(choose(4, karras, 2.0, **options).plan) == "-:.:-:.:"
+
+
+def test_ancestral_euler_takes_the_plans_of_ddpm():
+    """It is DDPM in other coordinates; Dot steps for a Dot that was trained with it."""
+    euler = schedulers.make("euler-ancestral", schedulers.LINEAR_BETAS)
+    ddpm = schedulers.make("ddpm", schedulers.LINEAR_BETAS)
+    options = {"clean_range": RANGE, "trained": ("ddpm", "euler-ancestral")}
+    for lsd, speed in ((4, None), (4, 3.0), (6, 8.0)):
+        plan = choose(lsd, euler, speed, **options).plan
+        assert plan == choose(lsd, ddpm, speed, **options).plan
+        assert plan.num_free
+    assert choose(4, euler, 3.0, **options).plan.num_dot
+    assert not choose(4, euler, 3.0, clean_range=RANGE, trained=("ddpm",)).plan.num_dot
