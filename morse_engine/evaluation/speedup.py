@@ -104,8 +104,9 @@ def speedup(baseline: Curve, morse: Curve) -> SpeedUp:
 def speedup_over_sets(baselines: Sequence[Curve], morses: Sequence[Curve]) -> SpeedUp:
     """The average speed-up over independent sets of seeds, with its 95 % confidence interval.
 
-    Each set gives one `speedup`; `mean +- t_(0.975, k - 1) sd / sqrt(k)` over the k sets (Student).
-    A budget is marked as a bound if it is one in any set.
+    Each set gives one `speedup` s; `mean` is theirs, and the interval is Student's of their
+    logarithms, `exp(mean log s +- t_(0.975, k - 1) sd(log s) / sqrt(k))` over the k sets: ratios are
+    positive and skewed. A budget is marked as a bound if it is one in any set.
 
     Args:
         baselines, morses: one curve per set; all Morse curves have the same budgets in one order.
@@ -129,8 +130,9 @@ def speedup_over_sets(baselines: Sequence[Curve], morses: Sequence[Curve]) -> Sp
     if k >= 3:
         from scipy.stats import t
 
-        half = float(t.ppf(0.975, k - 1)) * statistics.stdev(means) / math.sqrt(k)
-        low, high = mean - half, mean + half
+        logs = [math.log(one) for one in means]
+        half = float(t.ppf(0.975, k - 1)) * statistics.stdev(logs) / math.sqrt(k)
+        low, high = (math.exp(statistics.fmean(logs) + way * half) for way in (-1, 1))
     return SpeedUp(
         mean=mean,
         per_budget=[statistics.fmean(r) for r in zip(*(s.per_budget for s in sets), strict=True)],

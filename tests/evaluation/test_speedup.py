@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,8 +50,11 @@ def test_speedup_over_sets_has_a_student_interval():
     assert result.mean == pytest.approx(6.5 / 3)
     assert result.per_budget == pytest.approx([5 / 3, 8 / 3])
     assert (result.lower_bounds, result.upper_bounds) == ([False, True], [False, False])
-    half = 4.302652729911275 * math.sqrt(7 / 12) / math.sqrt(3)  # t_0.975 with 2 degrees of freedom
-    assert (result.low, result.high) == pytest.approx((result.mean - half, result.mean + half))
+    # t_0.975 with 2 degrees of freedom, of logarithms; 1.5 * 2 * 3 = 9
+    half = 4.302652729911275 * np.log([1.5, 2, 3]).std(ddof=1) / math.sqrt(3)
+    middle = 9 ** (1 / 3)
+    ends = (middle / math.exp(half), middle * math.exp(half))
+    assert (result.low, result.high) == pytest.approx(ends)
     two = speedup_over_sets([baseline] * 2, morses[:2])
     assert (two.mean, two.low, two.high) == (1.75, None, None)
 
