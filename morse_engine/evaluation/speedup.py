@@ -105,8 +105,8 @@ def speedup_over_sets(baselines: Sequence[Curve], morses: Sequence[Curve]) -> Sp
     """The average speed-up over independent sets of seeds, with its 95 % confidence interval.
 
     Each set gives one `speedup` s; `mean` is theirs, and the interval is Student's of their
-    logarithms, `exp(mean log s +- t_(0.975, k - 1) sd(log s) / sqrt(k))` over the k sets: ratios are
-    positive and skewed. A budget is marked as a bound if it is one in any set.
+    logarithms, `exp(mean log s +- t_(0.975, k - 1) sd(log s) / sqrt(k))` over the k sets, as ratios
+    are positive and skewed. A budget is marked as a bound if it is one in any set.
 
     Args:
         baselines, morses: one curve per set; all Morse curves have the same budgets in one order.

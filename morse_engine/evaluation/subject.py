@@ -58,6 +58,7 @@ class Subject:
     def known(self) -> dict[str, Any]:
         """What `sampling.budget.choose` is told of the models."""
         told = self.models.known | ({} if self.plans is None else {"folder": self.plans})
+        told["guided"] = self.guidance_scale is not None
         if told["clean_range"] is None and self.latents != NO_RANGE:
             told |= {"clean_range": self.latents}
         return told

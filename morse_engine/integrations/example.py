@@ -10,6 +10,15 @@ from ..dot.family import DASH_ONLY
 TOKENS = 77  # of CLIP
 
 
+def has_guidance(pipe: Any) -> bool:
+    """Whether runs of a pipeline have classifier-free guidance, unless they are asked for none.
+
+    Models without text have none, and distilled ones are told the guidance scale.
+    """
+    config = pipe.unet.config
+    return hasattr(config, "cross_attention_dim") and config.time_cond_proj_dim is None
+
+
 def example(pipe: Any, shape: tuple[int, ...]) -> tuple[float | None, dict]:
     """Guidance scale and conditioning of one image, as `sampler.measure` takes them.
 
@@ -20,7 +29,7 @@ def example(pipe: Any, shape: tuple[int, ...]) -> tuple[float | None, dict]:
     unet, config = pipe.unet, pipe.unet.config
     if not hasattr(config, "cross_attention_dim"):
         return None, {}
-    guided = config.time_cond_proj_dim is None  # else the model is told the guidance scale
+    guided = has_guidance(pipe)
 
     def zeros(*size: int) -> Tensor:
         return torch.zeros(2 if guided else 1, *size, device=unet.device, dtype=unet.dtype)

@@ -45,7 +45,7 @@ from ..sampling.plan import DASH, Plan
 from ..system.checks import number, path, positive, shown
 from ..system.errors import Refused
 from .accelerated import Accelerated, check_not_offloaded
-from .example import example
+from .example import example, has_guidance
 from .latents import range_of
 from .proxies import Dash
 
@@ -130,7 +130,7 @@ def accelerate(
         known = sampler.models.known | ({} if plans is None else {"folder": plans})
         if known["clean_range"] is None and latents != NO_RANGE:
             known |= {"clean_range": latents}
-        plan = choose(budget, pipe.scheduler, speed, **known).plan
+        plan = choose(budget, pipe.scheduler, speed, guided=has_guidance(pipe), **known).plan
     if plan is not None:
         if plan.num_dot and dot is None:
             raise Refused(f"{shown(plan)} has {plan.num_dot} Dot steps, but there is no dot")

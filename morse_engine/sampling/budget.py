@@ -40,6 +40,10 @@ NEAREST = {
 #: Solvers that add noise: a Dot that was not trained with one of them makes broken images there.
 NOISY = {"ddpm", "dpm-sde", "euler-ancestral", "lcm", "vp-sde", "ve-sde"}
 
+#: With classifier-free guidance and one of these, plans of the table with fewer Dash steps and free
+#: steps between are far worse than Dash alone (docs/fidelity.md); it was made without guidance.
+LEAST_GUIDED = 7
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -95,6 +99,7 @@ def choose(
     clean_range: Any = None,
     folder: str | Path | None = None,
     trained: Collection[str] = (),
+    guided: bool = False,
 ) -> Choice:
     """The plan that a budget of `lsd` latencies of a Dash step buys with a scheduler.
 
@@ -107,6 +112,7 @@ def choose(
             there are no free steps: without bounds they can be worse than none.
         trained: names of the solvers that the Dot was trained with. With one that adds noise, the
             table of the package offers Dot steps only if it is among them.
+        guided: whether the run has classifier-free guidance, as far as is known.
         folder: where a search may have left its `plans.json`. What is not there is bought by the
             table of the package.
 
@@ -125,12 +131,21 @@ def choose(
     at = f"{lsd:g} LSD" if speed is None else f"{lsd:g} LSD at N = {speed:.2g}"
     for whose, ranking in rankings.items():
         for plan in ranking.best_first():
-            if whose == SHIPPED and plan.num_dot and name in NOISY - set(trained):
+            if whose == SHIPPED and not _known_for(plan, name, trained, guided):
                 continue
             if fits(plan, lsd, speed) and possible(plan, scheduler, clean_range):
                 plan, score = _beyond(ranking, plan, lsd, scheduler, clean_range)
                 return Choice(plan, f"for {at} by {whose}, score {score:.3g}")
     return Choice(alone(lsd, scheduler), f"for {at}: no plans were compared")
+
+
+def _known_for(plan: Plan, name: str, trained: Collection[str], guided: bool) -> bool:
+    """Whether the table of the package says something of a plan with this solver."""
+    if name not in NOISY:
+        return True
+    if guided and plan.num_free and plan.num_dash < LEAST_GUIDED:
+        return False
+    return not plan.num_dot or name in trained
 
 
 def _beyond(
