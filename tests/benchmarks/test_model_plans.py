@@ -26,7 +26,7 @@ def test_plans_of_a_bundled_model(model, tmp_path, monkeypatch):
     found = budget.read(tmp_path)["ddim"]
     assert found.scores[Plan("----")] == 0 < found.scores[Plan("--")]
     assert any(plan.num_dot for plan in found.scores)
-    assert found.budgets == (2, 2)
+    assert found.budgets == (2,)
     settings = json.loads((tmp_path / "plans-ddim.partial" / "settings.json").read_text())
     assert settings["num_images"] == 16
     assert settings["full_steps"] == 4

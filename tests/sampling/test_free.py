@@ -217,7 +217,8 @@ def test_a_range_for_each_channel():
     table = ddim(5, clip_sample=False).with_range(low_high)
     x = sample(model, None, plan, table, start, [0, 1])  # the last x of DDIM is the clean image
     reached = x.amin((0, 2, 3)), x.amax((0, 2, 3))
-    torch.testing.assert_close(torch.stack(reached), torch.tensor(low_high), rtol=0, atol=1e-5)
+    # It comes back out of z, in float32: 1.07e-5 on some processors.
+    torch.testing.assert_close(torch.stack(reached), torch.tensor(low_high), rtol=0, atol=5e-5)
     with pytest.raises(Refused, match="2 channels, the images have 1"):
         sample(model, None, plan, table, start[:, :1], [0, 1])
 
