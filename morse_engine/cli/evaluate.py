@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..sampling.budget import AUTO
+from ..sampling.budget import AUTO, searched
 from ..sampling.plan import Plan
 from ..sampling.schedulers import check_name
 from ..system.errors import Refused
@@ -111,7 +111,7 @@ def evaluate(
 
         asked = Asked(texts, model, guidance=guidance)
         found = compared.of_prompts(asked, dot, data, solver, where)
-    found.subject.plans = plans
+    found.subject.plans = searched(plans)
     how: dict[str, Any] = {"num_images": num_images or (1000 if texts is None else 64)}
     how |= {"batch_size": batch_size or (100 if texts is None else 16), "seed": seed}
     how |= {"solver": found.solver}

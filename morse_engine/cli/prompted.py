@@ -169,7 +169,7 @@ def _of_lora(pipe: Any) -> str:
     return digest.hexdigest()
 
 
-def plan_of(wanted: Plan | float, pipe: Any, dot: "Dot | None", plans: str | None = None) -> Plan:
+def plan_of(wanted: Plan | float, pipe: Any, dot: "Dot | None", plans: str | None) -> Plan:
     """The plan to be run: the wanted one, or the one that a budget in LSD buys here."""
     if isinstance(wanted, Plan):
         probe.steps_for_calls(pipe.scheduler, len(wanted))  # refused before a file is written

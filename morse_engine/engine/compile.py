@@ -12,7 +12,7 @@ from ..runtime import backends
 from ..runtime.backends import BACKENDS, check_backend
 from ..runtime.captures import Captures
 from ..runtime.models import Models
-from ..sampling.budget import AUTO, DEFAULT_BUDGET, DEFAULT_DASH_STEPS, choose
+from ..sampling.budget import AUTO, DEFAULT_BUDGET, DEFAULT_DASH_STEPS, choose, searched
 from ..sampling.plan import DASH, Plan
 from ..system import checks
 from ..system.checks import shown
@@ -55,7 +55,8 @@ def compile(
             short for "auto" with that budget. Default: "auto" with a Dot or a budget, else 50 Dash
             steps.
         budget: in LSD, the latency of one Dash step; for "auto" alone, whose default is 10.
-        plans: the folder in which a search has left its `plans.json` (`evaluation.search`).
+        plans: the folder in which a search has left its `plans.json` (`evaluation.search`); one
+            without it is refused.
             Default: that which the Dot was loaded from. For what was not searched, a table that
             ships with the package decides, see `sampling.budget.choose`.
         backend: "eager", the specification in plain PyTorch; "host", the same two steps with fused
@@ -94,7 +95,7 @@ def compile(
     if dot_speed is not None:
         dot_speed = checks.positive("dot_speed", dot_speed)
     batch_size = checks.integer("batch_size", batch_size, 1)
-    plans = None if plans is None else checks.path("plans", plans)
+    plans = searched(plans)
     given = _plan_or_budget(plan, budget)
     if scheduler is not None:
         checks.configured("scheduler", scheduler, "a diffusers scheduler, such as DDIMScheduler()")

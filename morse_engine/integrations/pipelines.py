@@ -39,10 +39,10 @@ from torch import Tensor, nn
 from ..dot.dot import Dot
 from ..engine import Sampler, compile
 from ..sampling import probe
-from ..sampling.budget import DEFAULT_BUDGET, choose
+from ..sampling.budget import DEFAULT_BUDGET, choose, searched
 from ..sampling.free import NO_RANGE
 from ..sampling.plan import DASH, Plan
-from ..system.checks import number, path, positive, shown
+from ..system.checks import number, positive, shown
 from ..system.errors import Refused
 from .accelerated import Accelerated, check_not_offloaded
 from .example import example, has_guidance
@@ -112,7 +112,7 @@ def accelerate(
     if plan is not None and budget is not None:
         raise Refused(f"plan={shown(plan)} and budget={shown(budget)}: give one of the two")
     budget = None if budget is None else number("budget", budget, "a number of LSD, 1 or more")
-    plans = None if plans is None else path("plans", plans)
+    plans = searched(plans)
     dot_speed = None if dot_speed is None else positive("dot_speed", dot_speed)
     plan = Plan(plan) if isinstance(plan, str) else plan
     if plan is not None and not isinstance(plan, Plan):

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..system import checks
 from ..system.errors import Refused
 from ..system.files import whole
 from . import schedulers
@@ -250,6 +251,20 @@ def _ranking(found: dict) -> Ranking:
     scores = {Plan(morse): float(score) for morse, score in found["plans"].items()}
     speeds = found["dot_speeds"]
     return Ranking(scores, tuple(found["budgets"]), None if speeds is None else tuple(speeds))
+
+
+def searched(plans: Any) -> Path | None:
+    """The folder that a user has named as that of a search; None if none was.
+
+    Raises:
+        Refused: there is no plans.json in it, so that the table of the package would decide.
+    """
+    if plans is None:
+        return None
+    folder = checks.path("plans", plans)
+    if not (folder / FILE).is_file():
+        raise Refused(f"plans={str(plans)!r}: no {FILE} is there; name the folder of a search")
+    return folder
 
 
 def write(folder: str | Path, rankings: dict[str, Ranking]) -> Path:

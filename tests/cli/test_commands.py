@@ -167,8 +167,24 @@ def test_search(tmp_path, capsys):
     words = ["--solver", "ddim", "--budget", 2, "--num-images", 1, "--device", "cpu"]
     assert run("sample", *words, "--plans", tmp_path, "--out", tmp_path / "images") == 0
     assert f"by a search in {tmp_path}" in capsys.readouterr().out
-    words = ["--steps", "2", "--budgets", "2", "--num-images", 66, "--device", "cpu"]
-    assert run("evaluate", *words, "--plans", tmp_path) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "--steps", "2", "--budgets", "2", "--num-images", 66],
+        ["sample", "--budget", 2, "--num-images", 1],
+        ["sample", "--budget", 2, "--num-images", 1, "--prompt", "a noto heart"],
+    ],
+)
+def test_plans_of_a_folder(words, tmp_path, capsys):
+    ranking = budget.Ranking({Plan("-:::-"): 0.1, Plan("--"): 0.2}, (2,), (1.0, 9.0))
+    budget.write(tmp_path, {"ddim": ranking})
+    out = [] if words[0] == "evaluate" else ["--out", tmp_path / "images"]
+    words = [*words, "--solver", "ddim", "--device", "cpu", "--plans", tmp_path, *out]
+    assert run(*words) == 0
+    assert "-:::-" in capsys.readouterr().out
 
 
 def test_plans_are_for_a_budget(fails, tmp_path):

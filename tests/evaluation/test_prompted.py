@@ -81,6 +81,12 @@ def test_without_guidance_there_is_one_branch():
         prompted(pipe, dot, guidance_scale=1.0)
 
 
+def test_the_budget_knows_whether_there_is_guidance():
+    pipe = shallow("StableDiffusionPipeline")
+    assert prompted(pipe).known["guided"]
+    assert not prompted(pipe, guidance_scale=1.0).known["guided"]
+
+
 def test_the_budget_knows_the_range_of_the_latents():
     pipe = shallow("StableDiffusionPipeline")
     subject = prompted(pipe, latents=RANGE)

@@ -68,3 +68,21 @@ def test_what_is_seen_whole_is_not_dropped():
     assert scores(FARTHER, [NEAR]) == pytest.approx(
         upper_end(FULL + MOVED[FARTHER], FULL), rel=1e-3
     )
+
+
+def test_a_plan_that_makes_nan_is_dropped_for_good():
+    """Whenever its values come: in the first look, or behind it."""
+    for first_bad in (0, 4):
+        asked = []
+
+        def features(plan, first, last, first_bad=first_bad, asked=asked):
+            asked.append(first)
+            return FULL[first:last] * (1.0 if last <= first_bad else float("nan"))
+
+        kept = []
+        assert Scores(features, FULL, 4, keep=kept.append)(NEAR) is None
+        asked.clear()
+        again = Scores(features, FULL, 4, kept)
+        assert again(NEAR) is None
+        assert asked == []
+        assert again.values == {}

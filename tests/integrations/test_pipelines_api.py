@@ -8,6 +8,7 @@ import torch
 from diffusers import (
     AutoPipelineForImage2Image,
     DDIMScheduler,
+    DDPMScheduler,
     DiffusionPipeline,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -178,6 +179,14 @@ def test_plans_of_a_search(pipe, tmp_path):
     morse_engine.restore(pipe)
     with pytest.raises(Refused, match="plans=5"):
         morse_engine.accelerate(pipe, budget=2, plans=5)
+
+
+def test_a_budget_knows_that_the_pipeline_has_guidance():
+    """With it few Dash steps of a solver that adds noise have no free steps of the table."""
+    pipe = pipeline("StableDiffusionPipeline", DDPMScheduler())
+    told = {"budget": 4, "clean_range": (-1, 1)}
+    assert choose(4, pipe.scheduler, None, clean_range=(-1, 1)).plan.num_free
+    assert str(morse_engine.accelerate(pipe, **told).plan) == "----"
 
 
 def test_budgets(pipe):

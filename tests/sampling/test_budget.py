@@ -248,3 +248,13 @@ def test_with_guidance_noisy_solvers_have_free_steps_between_many_dash_steps_alo
     budget.write(tmp_path, {name: Ranking({Plan("---"): 0.2, Plan("-:-:-:"): 0.1}, (3,), None)})
     found = choose(3, scheduler, None, guided=True, folder=tmp_path, **options)
     assert str(found.plan) == "-:-:-:"
+
+
+def test_a_folder_of_plans_that_holds_none_is_refused(tmp_path):
+    """Else the table of the package would decide, and the user would think the search did."""
+    assert budget.searched(None) is None
+    for wrong in (tmp_path, tmp_path / "none"):
+        with pytest.raises(Refused, match=r"no plans.json is there; name the folder of a search"):
+            budget.searched(wrong)
+    budget.write(tmp_path, {"ddim": OWN})
+    assert budget.searched(str(tmp_path)) == tmp_path
