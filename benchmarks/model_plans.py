@@ -2,10 +2,10 @@
 
     python benchmarks/model_plans.py --model digits [--solvers ddim dpm] [--tries 30]
 
-`evaluation.search.search` with 64 seeds, at slow and fast N, in the features of the bundled judge;
-of digits in those of their classifier. Of the icons 16 classes are drawn, those of their first
-seeds; the miniature is asked for 16 coarse prompts at guidance 3. A run that was stopped goes on
-where it was.
+`evaluation.search.search` with 64 seeds, 256 of solvers that add noise, at slow and fast N, in the
+features of the bundled judge; of digits in those of their classifier. The icons are of the classes
+of their seeds; the miniature is asked for its coarse prompts in turn, at guidance 3. A run that was
+stopped goes on where it was.
 """
 
 import argparse
@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from rich.progress import Progress
 from torch import Tensor
 
 import morse_engine
 from morse_engine import zoo
+from morse_engine.evaluation.prompted import Prompted
 from morse_engine.evaluation.search import TRIES, search
 from morse_engine.integrations.latents import range_of
 from morse_engine.sampling import schedulers
@@ -69,14 +69,14 @@ def icons() -> Bundled:
     def features(images: Tensor) -> Tensor:
         return critic.features(data.shown(images))
 
-    told = {"features": features, "class_labels": data.labels_of(range(BATCH))}
+    told = {"features": features, "told": lambda seeds: {"class_labels": data.labels_of(seeds)}}
     return Bundled(compile, ICONS_DOT, (3.7, 9.0), told)
 
 
 def miniature() -> Bundled:
     pipe, critic = zoo.miniature_pipeline(), judge.load()
     dot = zoo.miniature_dot(pipe.unet)
-    text, empty = pipe.encode_prompt(captions.coarse()[:BATCH], "cpu", 1, True)
+    subject = Prompted("miniature", pipe, dot, captions.coarse(), guidance_scale=GUIDANCE)
 
     def compile(solver: str) -> Any:
         scheduler = schedulers.make(solver, pipe.scheduler.config)
@@ -85,11 +85,10 @@ def miniature() -> Bundled:
         )
 
     def features(latents: Tensor) -> Tensor:
-        pictures = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-        return critic.features(pictures.clamp(-1, 1))
+        return critic.features(subject.pictures(latents).clamp(-1, 1))
 
-    told = {"features": features, "guidance_scale": GUIDANCE}
-    told |= {"encoder_hidden_states": torch.cat([empty, text])}
+    told = {"features": features, "guidance_scale": GUIDANCE, "told": subject.told}
+    told |= {"clamp": False}
     return Bundled(compile, MINIATURE_DOT, (3.0, 6.3), told)
 
 
@@ -100,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument("--solvers", nargs="+", choices=FULL_STEPS, default=["ddim", "dpm"])
-    parser.add_argument("--images", type=int, default=64, help="seeds of a plan")
+    parser.add_argument("--images", type=int, help="seeds of a plan")
     parser.add_argument("--tries", type=int, default=TRIES, help="of each climb")
     options = parser.parse_args()
     bundled = MODELS[options.model]()

@@ -2,7 +2,7 @@
 
     python benchmarks/plans.py
 
-The candidates of `evaluation/search.py`, at the speeds and budgets named, are sampled from 64 seeds
+The candidates of `evaluation/survey.py`, at the speeds and budgets named, are sampled from 64 seeds
 and scored by the distance to the full run's images (`evaluation/score.py`), at the upper end of its
 interval, in the features of the classifier of digits. Rows go to `results/plans.json`, and
 `morse_engine/sampling/plans.json` is made of them. Images are kept in `<out>.partial/`, so a run
@@ -24,7 +24,8 @@ from rich.progress import track
 from morse_engine.evaluation.many import sample_many
 from morse_engine.evaluation.partial import Partial
 from morse_engine.evaluation.score import Pyramid, score, upper_end
-from morse_engine.evaluation.search import SEED, candidates
+from morse_engine.evaluation.search import SEED
+from morse_engine.evaluation.survey import candidates
 from morse_engine.evaluation.verdict import LINE, REUSE
 from morse_engine.sampling import budget
 from morse_engine.sampling.budget import Ranking

@@ -1,6 +1,7 @@
 """What `evaluate` compares plans of: a Dash of pixels, or a pipeline with prompts."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from .. import zoo
 from ..dot.fingerprint import fingerprint
 from ..engine import compile
 from ..evaluation.frechet import Frechet
+from ..evaluation.labelled import Labelled
 from ..evaluation.paired import Paired
 from ..evaluation.prompted import Prompted
 from ..evaluation.score import Pyramid
@@ -23,6 +25,7 @@ from ..system.errors import Refused
 from ..training.identity import digest
 from ..zoo.miniature import judge
 from . import models
+from .classes import chosen, labels_of
 from .prompted import OTHERS, Asked, load
 
 FULL_STEPS = 50  # Dash steps of the pictures that those of prompts are compared with
@@ -46,10 +49,16 @@ class Compared:
 
 
 def of_pixels(
-    unet: str | None, dot: str | None, data: str | None, solver: str, where: torch.device
+    unet: str | None,
+    classes: str | None,
+    dot: str | None,
+    data: str | None,
+    solver: str,
+    where: torch.device,
 ) -> Compared:
-    """A Dash of a folder or of the digits, with its Dot, beside real images; None: digits."""
-    dash, helper, scheduler = models.load(unet, dot, solver, where, with_dot=True)
+    """A Dash of a folder or of the digits, with a Dot or not, beside real images; None: digits."""
+    has_dot = dot is not None or unet is None
+    dash, helper, scheduler = models.load(unet, dot, solver, where, has_dot)
     made = compile(dash, helper, scheduler=scheduler, plan="-")
     size, channels = models.shape(dash)
     yardstick: Frechet
@@ -61,23 +70,34 @@ def of_pixels(
         yardstick = Frechet("inception", real.to(where))
     name = "handwritten digits 32 x 32" if unet is None else Path(unet).name
     subject = Subject(name, made.models, (channels, size, size), scheduler)
-    settings = {"data": digest(real), **_of_models(dash, helper)}
+    settings: dict[str, Any] = {"data": digest(real), **_of_models(dash, helper)}
+    if (labels := chosen(dash, classes)) is not None:
+        settings["classes"] = labels
+        subject = Labelled(
+            *(name, made.models, subject.shape, scheduler),
+            labels_of=partial(labels_of, labels),
+            words=[str(label) for label in range(dash.class_embedding.num_embeddings)],
+        )
     return Compared(subject, yardstick, solver, settings)
 
 
 def of_prompts(
-    asked: Asked, dot: str | None, data: str | None, solver: str | None, where: torch.device
+    asked: Asked,
+    dot: str | None,
+    data: str | None,
+    solver: str | None,
+    plans: str | None,
+    where: torch.device,
 ) -> Compared:
-    """A pipeline with its Dot, beside the full run of the same seeds or beside real pictures.
+    """A pipeline with a Dot or not, beside the full run of the same seeds or beside real pictures.
 
     Raises:
-        Refused: as `prompted.load`; no Dot; or a solver that adds noise, without real pictures.
+        Refused: as `prompted.load`; or a solver that adds noise, without real pictures.
     """
     pipe, helper = load(asked, dot, solver, where)
     told = judge.load() if asked.bundled else None
-    if helper is None and not asked.bundled:
-        raise Refused("this needs a Dot: name its folder with --dot, or train one (train-dot)")
-    helper = zoo.miniature_dot(pipe.unet) if helper is None else helper
+    if helper is None and asked.bundled:
+        helper = zoo.miniature_dot(pipe.unet)
     noisy = SolverTable.for_calls(pipe.scheduler, 4).uses_noise
     solver = schedulers.name_of(pipe.scheduler)
     if noisy and data is None:
@@ -89,12 +109,13 @@ def of_prompts(
         "miniature Stable Diffusion 64 x 64" if asked.bundled else Path(str(asked.model)).name,
         *(pipe, helper, asked.prompts),
         guidance_scale=asked.scale_of(pipe),
-        latents=range_of(pipe),
+        latents=(known := range_of(pipe, plans or (None if helper is None else helper.folder))),
     )
     settings: dict[str, Any] = {
         "data": None,
         "prompts": asked.prompts,
         "guidance": asked.scale_of(pipe),
+        "latents": str(known),
     }
     settings |= {"scheduler": {k: str(v) for k, v in sorted(pipe.scheduler.config.items())}}
     settings |= _of_models(pipe.unet, helper)
@@ -115,4 +136,4 @@ def _real(data: str, subject: Prompted) -> Tensor:
 
 
 def _of_models(dash: Any, helper: Any) -> dict[str, str]:
-    return {"dash": fingerprint(dash), "dot": fingerprint(helper)}
+    return {"dash": fingerprint(dash), "dot": "" if helper is None else fingerprint(helper)}

@@ -13,6 +13,7 @@ from ..sampling.plan import Plan
 from ..sampling.schedulers import check_name
 from ..system.errors import Refused
 from ..system.files import output_folder
+from .classes import Classes
 from .options import (
     MOST_IMAGES,
     Device,
@@ -26,7 +27,7 @@ from .options import (
     listed,
     numbers,
 )
-from .prompts import Guidance, Model, PromptFile, PromptText, check, given
+from .prompts import Guidance, Model, PromptFile, PromptText, check, given, or_coarse
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,6 +67,7 @@ OfMorse = Annotated[
 
 def evaluate(
     unet: Unet = None,
+    classes: Classes = None,
     model: Model = None,
     prompt: PromptText = None,
     prompts: PromptFile = None,
@@ -83,14 +85,17 @@ def evaluate(
     device: Device = "auto",
     out: Out = None,
 ) -> None:
-    """Measure quality against cost of Morse and of Dash alone, of pixels or of prompts."""
+    """Measure quality against cost of Morse and of Dash alone, of pixels or of prompts.
+
+    Of a model without a Dot what free steps bring.
+    """
     digits = data == "digits"
     folders(unet=unet, dot=dot, plans=plans, data=None if digits else data)
     check_name(solver or "ddim")
     costs = numbers("--steps", steps), numbers("--budgets", budgets)
     morse = None if plan.strip() == AUTO else Plan(plan.strip())
-    texts = _prompts(given(prompt, prompts), model)
-    check(texts, unet, model, None, guidance, None, "png")
+    texts = or_coarse(given(prompt, prompts), model)
+    check(texts, unet, model, None, guidance, None, "png", classes)
     if texts is not None and digits:
         raise Refused("--data digits: pictures of prompts are compared with a folder of pictures")
 
@@ -105,12 +110,13 @@ def evaluate(
     from . import compared
 
     if texts is None:
-        found = compared.of_pixels(unet, dot, None if digits else data, solver or "ddim", where)
+        real = None if digits else data
+        found = compared.of_pixels(unet, classes, dot, real, solver or "ddim", where)
     else:
         from .prompted import Asked
 
         asked = Asked(texts, model, guidance=guidance)
-        found = compared.of_prompts(asked, dot, data, solver, where)
+        found = compared.of_prompts(asked, dot, data, solver, plans, where)
     found.subject.plans = searched(plans)
     how: dict[str, Any] = {"num_images": num_images or (1000 if texts is None else 64)}
     how |= {"batch_size": batch_size or (100 if texts is None else 16), "seed": seed}
@@ -123,15 +129,6 @@ def evaluate(
         )  # fmt: skip
         rows = _measure(bench, *costs, morse, wanted, Console())
         _tell(rows, folder, Console())
-
-
-def _prompts(texts: list[str] | None, model: str | None) -> list[str] | None:
-    """The prompts: with a pipeline by default coarse ones, which the miniature knows."""
-    if texts is not None or model is None:
-        return texts
-    from ..zoo.miniature import captions
-
-    return captions.coarse()
 
 
 def _measure(
@@ -154,7 +151,9 @@ def _measure(
     from ..sampling.budget import alone
     from ..sampling.probe import steps_for_calls
 
-    # What the solver cannot make is refused before anything is measured.
+    # What cannot be made is refused before anything is measured.
+    if plan is not None and plan.num_dot and bench.subject.models.dot is None:
+        raise Refused(f"--plan {plan} has Dot steps: name a Dot with --dot")
     scheduler = bench.subject.scheduler
     bought = [len(alone(budget, scheduler)) for budget in budgets if plan is None]
     for number in (*steps, *bought, *([len(plan)] if plan is not None else [])):
@@ -167,9 +166,11 @@ def _measure(
     points = bench.points(steps, budgets if plan is None else [])
     if plan is not None:
         speed = bench.speed.dot_speed
-        assert speed is not None  # there is a Dot
-        cost = plan.lsd(speed)
-        points += [Point(MORSE, plan, round(cost, 2), cost), bench.point(RIVAL, cost, None)]
+        if speed is None:
+            points.append(Point(RIVAL, plan, plan.num_dash, plan.num_dash))
+        else:
+            cost = plan.lsd(speed)
+            points += [Point(MORSE, plan, round(cost, 2), cost), bench.point(RIVAL, cost, None)]
     rows: list[dict] = []
     with Progress(console=console) as bar:
         total = bench.num_images * sum(point.cost_lsd for point in points)

@@ -19,20 +19,22 @@ import torch
 from torch import Tensor
 
 from ..dot.fingerprint import fingerprint
+from ..integrations.latents import range_of
 from ..integrations.pipelines import accelerate, restore
+from ..integrations.search import own_guidance
 from ..sampling import probe, schedulers
 from ..sampling.plan import Plan
 from ..system.errors import Refused
 from ..training import pipeline
 from ..zoo import miniature
 from . import sets
+from .prompts import MINIATURE
 from .sets import Pngs, Set
 
 if TYPE_CHECKING:
     from ..dot.dot import Dot
 
 OTHERS = ("text_encoder", "text_encoder_2", "vae")  # models that a picture follows from too
-MINIATURE = "miniature"  # the bundled pipeline, as --model names it
 MINIATURE_GUIDANCE = 3.0  # what its pictures were looked at with
 
 
@@ -67,8 +69,7 @@ class Asked:
 
     def scale_of(self, pipe: Any) -> float:
         """The guidance scale of a call of this pipeline."""
-        own = inspect.signature(type(pipe).__call__).parameters["guidance_scale"].default
-        return own if self.scale is None else self.scale
+        return own_guidance(pipe) if self.scale is None else self.scale
 
 
 def pictures(
@@ -96,11 +97,13 @@ def pictures(
         "negative": asked.negative,
         "guidance": asked.scale,
     }
+    if plans is not None:
+        settings["latents"] = str(range_of(pipe, plans))
     return Set(
         files,
         settings,
         lambda: plan_of(wanted, pipe, helper, plans),
-        lambda plan: Painter(pipe, helper, plan, asked, files),
+        lambda plan: Painter(pipe, helper, plan, plans, asked, files),
     )
 
 
@@ -211,10 +214,18 @@ class Painter:
         solver: a name for it.
     """
 
-    def __init__(self, pipe: Any, dot: "Dot | None", plan: Plan, asked: Asked, files: Drawn):
+    def __init__(
+        self,
+        pipe: Any,
+        dot: "Dot | None",
+        plan: Plan,
+        plans: str | None,
+        asked: Asked,
+        files: Drawn,
+    ):
         self.pipe, self.plan, self._asked, self._files = pipe, plan, asked, files
         self.solver = type(pipe.scheduler).__name__.removesuffix("Scheduler")
-        accelerate(pipe, dot, plan=plan)
+        accelerate(pipe, dot, plan=plan, plans=plans)
 
     def __call__(self, seed: Sequence[int], on_step: Callable[[int, int], None] | None) -> Tensor:
         """The pictures of these numbers, `[n, 3, H, W]` in [-1, 1]."""

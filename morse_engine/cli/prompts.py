@@ -9,6 +9,7 @@ import typer
 from ..system.errors import Refused
 
 MOST_PROMPTS = 10_000  # of one set
+MINIATURE = "miniature"  # the bundled pipeline, as --model names it
 MOST_GUIDANCE = 1e6  # as for a sampler
 
 Model = Annotated[
@@ -64,6 +65,21 @@ def given(prompts: list[str] | None, file: str | None) -> list[str] | None:
     return found
 
 
+def or_coarse(texts: list[str] | None, model: str | None) -> list[str] | None:
+    """The prompts; with the bundled miniature by default coarse ones, which it knows.
+
+    Raises:
+        Refused: another pipeline, and no prompts.
+    """
+    if texts is not None or model is None:
+        return texts
+    if model != MINIATURE:
+        raise Refused(f"--model {model}: give prompts like those it is for, by --prompts")
+    from ..zoo.miniature import captions
+
+    return captions.coarse()
+
+
 def check(
     prompts: list[str] | None,
     unet: str | None,
@@ -72,8 +88,11 @@ def check(
     guidance: float | None,
     lora: str | None,
     form: str,
+    classes: str | None = None,
 ) -> None:
     """Refuse options that do not go with each other."""
+    if classes is not None and prompts is not None:
+        raise Refused(f"--classes {classes}: pictures of prompts have no classes, leave it out")
     words = {"model": model, "negative": negative, "guidance": guidance, "lora": lora}
     if prompts is None:
         if lost := [word for word, value in words.items() if value is not None]:

@@ -12,6 +12,7 @@ from ..sampling.schedulers import check_name
 from ..system.checks import shown
 from ..system.errors import Refused
 from ..system.files import output_folder
+from .classes import Classes, chosen, told
 from .options import (
     MOST_IMAGES,
     MOST_SEED,
@@ -75,6 +76,7 @@ Out = Annotated[
 
 def sample(
     unet: Unet = None,
+    classes: Classes = None,
     model: Model = None,
     prompt: PromptText = None,
     prompts: PromptFile = None,
@@ -102,7 +104,7 @@ def sample(
     if seed + num_images - 1 > MOST_SEED:
         raise Refused(f"--seed {seed}: the last of {num_images:,} seeds is above {MOST_SEED}")
     texts = given(prompt, prompts)
-    check(texts, unet, model, negative, guidance, lora, form)
+    check(texts, unet, model, negative, guidance, lora, form, classes)
     has_dot = dot is not None or (unet is None and texts is None)
     wanted = settle(plan, budget, steps, has_dot=has_dot)
     if plans is not None and isinstance(wanted, Plan):
@@ -117,7 +119,7 @@ def sample(
         with_dot = wanted.num_dot > 0 if isinstance(wanted, Plan) else has_dot
         made = _of_models(
             *(unet, dot, solver or "ddim", wanted, form, seeds, batch_size, process, with_dot),
-            *(folder, plans),
+            *(folder, plans, classes),
         )
     else:
         from . import prompted
@@ -145,6 +147,7 @@ def _of_models(
     with_dot: bool,
     folder: Path,
     plans: str | None,
+    classes: str | None,
 ) -> "Set":
     """Of a Dash in a folder, or of the digits."""
     from ..engine import compile
@@ -155,6 +158,9 @@ def _of_models(
     files = sets.FORMS[form](folder)
     files.check(channels=models.shape(dash)[1])
     settings = sets.settings(wanted, form, dash, helper, scheduler)
+    labels = chosen(dash, classes)
+    if labels is not None:
+        settings["classes"] = labels
     if form != "png":  # which images a file holds follows from these
         settings |= {"seed": seeds[0], "num_images": len(seeds), "batch_size": batch_size}
 
@@ -173,7 +179,7 @@ def _of_models(
     def sampler(plan: Plan) -> "Sampler":
         return compile(dash, helper, scheduler=scheduler, plan=plan)
 
-    return sets.Set(files, settings, new_plan, sampler)
+    return sets.Set(files, settings, new_plan, sampler, told(dash, labels))
 
 
 def settle(
@@ -231,6 +237,7 @@ def _fill(
             batch_size=batch_size,
             process=process,
             on_step=lambda count: bar.advance(task, count),
+            told=made.told,
         )
 
 

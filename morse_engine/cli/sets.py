@@ -185,6 +185,11 @@ class Tensors:
             partial.write_text(json.dumps({"shards": files}, indent=1) + "\n")
 
 
+def nothing(seeds: Sequence[int]) -> dict:
+    """What models without conditions are told of seeds."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Set:
     """What is to lie in a folder.
@@ -194,12 +199,14 @@ class Set:
         settings: what an image follows from beside its number.
         new_plan: the plan, where the folder does not know it yet.
         sampler: makes images by their numbers, with a plan.
+        told: what it is given by keyword for images of these numbers.
     """
 
     files: Pngs | Tensors
     settings: dict[str, Any]
     new_plan: Callable[[], Plan]
     sampler: Callable[[Plan], Any]
+    told: Callable[[Sequence[int]], dict] = nothing
 
 
 def settings(
@@ -285,6 +292,7 @@ def fill(
     batch_size: int = 100,
     process: PartialState | None = None,
     on_step: Callable[[int], None] | None = None,
+    told: Callable[[Sequence[int]], dict] = nothing,
 ) -> int:
     """Sample what is missing of a set, this process its share; returns when the set is complete.
 
@@ -292,6 +300,7 @@ def fill(
         sampler: as `compile` makes them.
         on_step: called with the number of images after each step of a plan, and with all steps of
             those that are there already.
+        told: seeds -> what the sampler is given by keyword for their images.
 
     Returns:
         how many images this process sampled.
@@ -309,7 +318,7 @@ def fill(
     for chunk in missing:
         size = len(chunk)
         advance = None if on_step is None else lambda i, n, size=size: on_step(size)
-        files.write(chunk, sampler(seed=chunk, on_step=advance).cpu())
+        files.write(chunk, sampler(seed=chunk, on_step=advance, **told(chunk)).cpu())
     process.wait_for_everyone()
     if process.is_main_process:
         files.finish(chunks)

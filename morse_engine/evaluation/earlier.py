@@ -5,7 +5,7 @@ another of them in the same folder is refused.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,10 +15,12 @@ from ..sampling.budget import Ranking, alone
 from ..sampling.plan import DOT, Plan
 from ..system import checks
 from ..system.errors import Refused
+from ..system.files import whole
 from ..training.identity import digest
 from .partial import Partial
 from .scores import Scores
 
+ASKED = "asked.json"  # budgets and N, beside the scores
 SAME = 0.01  # of the features; other hardware makes other last bits
 
 
@@ -92,10 +94,18 @@ def about(sampler: Any) -> dict:
     return json.loads(json.dumps(named, default=str))
 
 
-def joined(ranking: Ranking, earlier: Ranking | None) -> Ranking:
-    """The ranking also for the budgets and speeds of an earlier one, if it holds those scores."""
-    if earlier is None or not earlier.scores.items() <= ranking.scores.items():
-        return ranking
-    budgets = tuple(sorted({*earlier.budgets, *ranking.budgets}))
-    both = (*(earlier.speeds or ()), *(ranking.speeds or ()))
-    return Ranking(ranking.scores, budgets, (min(both), max(both)) if both else None)
+def asked(
+    partial: Partial, budgets: Collection[float], speeds: Collection[float | None]
+) -> tuple[list[float], list[float]]:
+    """Budgets and N of this search and of those that have ended in this folder before."""
+    path = partial.folder / ASKED
+    known = json.loads(path.read_text()) if path.exists() else {"budgets": [], "speeds": []}
+    new = (speed for speed in speeds if speed is not None)
+    return sorted({*known["budgets"], *budgets}), sorted({*known["speeds"], *new})
+
+
+def ended(partial: Partial, ranking: Ranking) -> None:
+    """Keep what was asked for the next search."""
+    about = {"budgets": ranking.budgets, "speeds": ranking.speeds or ()}
+    with whole(partial.folder / ASKED) as path:
+        path.write_text(json.dumps(about))

@@ -132,7 +132,7 @@ class Experiment:
 
         Args:
             steps: of Dash alone; those of all steps come first, since rows are compared with them.
-            budgets: of Morse and its rivals, in LSD.
+            budgets: of Morse and its rivals, in LSD; without a Dot of free steps alone.
             rivals: free steps; and extrapolation and reuse, which have the first set alone.
             rivals_up_to: by rival, its largest budget in LSD, where it has not all of them.
         """
@@ -140,7 +140,8 @@ class Experiment:
         speed = self.speed.dot_speed
         ordered = sorted(set(steps), key=lambda n: (n != self.full_steps, n))
         alone = [Point(DASH, Plan.spread(n, 0), n, n) for n in ordered]
-        bought = [self.point(MORSE, budget, speed) for budget in sorted(set(budgets))]
+        has_dot = speed is not None
+        bought = [self.point(MORSE, b, speed) for b in sorted(set(budgets)) if has_dot]
         for variant in rivals:
             for budget in sorted(set(budgets)):
                 if budget > (rivals_up_to or {}).get(variant, budget):

@@ -199,10 +199,9 @@ def _words(rows: list[dict]) -> tuple[str, str, str]:
         about += f"; line: mean of {num_sets} sets of seeds, band: lowest to highest"
     caption = measured_on(row)
     if "lsd_ms" in row:
-        caption += (
-            f": a Dash step takes {plain(row['lsd_ms'])} ms per batch, "
-            f"a Dot step 1/{row['dot_speed']:.2f} of that"
-        )
+        caption += f": a Dash step takes {plain(row['lsd_ms'])} ms per batch"
+        if row["dot_speed"] is not None:
+            caption += f", a Dot step 1/{row['dot_speed']:.2f} of that"
     return f"Quality at equal time: {row['model']}", about, caption
 
 

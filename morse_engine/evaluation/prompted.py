@@ -13,6 +13,7 @@ from ..training import latents as encoded
 from .subject import Subject
 
 AT_ONCE = 32  # prompts through the text encoders
+DECODED = 16, 1 << 20  # pictures, and pixels of them, that the VAE makes at once
 
 
 class Prompted(Subject):
@@ -87,10 +88,11 @@ class Prompted(Subject):
 
     @torch.no_grad()
     def pictures(self, x: Tensor) -> Tensor:
-        vae = self.pipe.vae
+        vae, (most, pixels) = self.pipe.vae, DECODED
+        each = x[0, 0].numel() * 4 ** (len(vae.config.block_out_channels) - 1)
         return torch.cat(
             [
                 vae.decode(part.to(vae.device) / vae.config.scaling_factor).sample.cpu()
-                for part in x.split(16)
+                for part in x.split(max(1, min(most, pixels // each)))
             ]
         )

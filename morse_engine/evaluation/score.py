@@ -32,6 +32,19 @@ def upper_end(features: Tensor, full: Tensor) -> float:
 
     0 for the full run's own features.
     """
+    return between(_drawn(features, full)).high
+
+
+def surely_nearer(features: Tensor, others: Tensor, full: Tensor) -> bool:
+    """Whether the score of `[n, F]` features is below that of others of the same seeds.
+
+    By the 95 % interval of the difference; the draws are the same for both.
+    """
+    return between(_drawn(features, full) - _drawn(others, full)).high < 0
+
+
+def _drawn(features: Tensor, full: Tensor) -> Tensor:
+    """The score by all images, then by each draw: `[1 + DRAWS]`."""
     n = len(features)
     drawn = torch.stack([rows.bincount(minlength=n) for rows in Bootstrap(n).rows]).double()
     drawn = torch.cat([torch.ones(1, n).double(), drawn])  # how often each image is in each draw
@@ -43,7 +56,7 @@ def upper_end(features: Tensor, full: Tensor) -> float:
 
     (mean, deviation), (mean_, deviation_) = moments(features), moments(full)
     scores = (mean - mean_).square() + (deviation - deviation_).square()
-    return between(scores.sum(1)).high
+    return scores.sum(1)
 
 
 class Pyramid(nn.Module):

@@ -12,12 +12,10 @@ plan that is far behind after about a quarter of its images is dropped (`scores.
 one of those candidates.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,44 +27,77 @@ from ..sampling.budget import Ranking
 from ..sampling.free import bounds
 from ..sampling.plan import MOST_STEPS, Plan
 from ..sampling.request import MOST_IMAGES
+from ..sampling.solver import SolverTable
 from ..system import checks
 from ..system.errors import Refused
 from ..system.files import output_folder
 from ..system.lock import alone
 from . import earlier
-from .climb import best, climb
+from .confirm import FIRST, Second, confirm
 from .partial import Partial
 from .score import Pyramid, upper_end
+from .survey import alone as alone_at
+from .survey import survey
 
-FREE_BEHIND = (0, 1, 2)  # free steps behind each call
-MOST_DOTS = 6  # behind a Dash, among the candidates
 TRIES = 30  # of a climb
+IMAGES, NOISY_IMAGES = 64, 256  # of a plan; solvers that add noise draw other noise in each
 SEED = 500_000  # of the first image; those of the experiments are others
 
 
-def candidates(lsd: float, dot_speed: float | None) -> list[Plan]:
-    """The plans that are worth a look within a budget.
+def _nothing(seeds: Sequence[int]) -> dict:
+    """What models are told of seeds where all images have the same conditions."""
+    return {}
 
-    Each number of Dash steps, with as many Dot steps as there is time for, and with the same number
-    behind each Dash; both with 0 to 2 free steps behind every call. At most 6 Dots follow a Dash,
-    at least two are Dash's where three fit, and what leaves a whole LSD unused is left out.
 
-    Args:
-        dot_speed: N; None if there is no Dot.
+def _quiet(plan: Plan, score: float, part: float) -> None:
+    """Nobody is told of plans."""
 
-    Returns:
-        each once; those with fewer Dash steps first.
-    """
-    found: dict[Plan, None] = {}
-    for dash in range(1 if lsd < 3 else 2, math.floor(lsd) + 1):
-        room = 0.0 if dot_speed is None else (lsd - dash) * dot_speed * (1 + 1e-9)
-        most = math.floor(min(room, MOST_DOTS * dash))
-        even = most // dash * dash
-        for dots in (most, even):
-            calls = Plan.spread(dash, dots)
-            if lsd - 1 < (dash if dot_speed is None else calls.lsd(dot_speed)) <= lsd:
-                found |= dict.fromkeys(calls.with_free(each) for each in FREE_BEHIND)
-    return list(found)
+
+class Asked(NamedTuple):
+    """What a search is asked for, once it is checked: see `search`."""
+
+    budgets: list[float]
+    speeds: list[float | None]
+    num_images: int
+    batch_size: int
+    full_steps: int
+    tries: int
+
+
+def check(
+    sampler: Any,
+    budgets: Any,
+    *,
+    dot_speed: Any = None,
+    batch_size: Any = 16,
+    num_images: Any = None,
+    full_steps: Any = 50,
+    tries: Any = TRIES,
+    features: Any = None,
+    told: Any = _nothing,
+    on_plan: Any = _quiet,
+) -> Asked:
+    """Refuse what cannot be searched with. Parameters are those of `search`."""
+    if getattr(sampler, "scheduler", None) is None or getattr(sampler, "shape", None) is None:
+        raise Refused(
+            f"sampler is {checks.kind(sampler)}: pass what compile() makes, with a scheduler, and "
+            "with shape= where the model has no config"
+        )
+    full_steps = checks.integer("full_steps", full_steps, 1, MOST_STEPS)
+    batch_size = checks.integer("batch_size", batch_size, 1)
+    if num_images is None:
+        noisy = SolverTable.for_calls(sampler.scheduler, len(sampler.plan)).uses_noise
+        num_images = -(-(NOISY_IMAGES if noisy else IMAGES) // batch_size) * batch_size
+    num_images = checks.integer("num_images", num_images, 2, MOST_IMAGES)  # a spread needs two
+    if num_images % batch_size:
+        raise Refused(f"num_images={num_images}, batch_size={batch_size}: give whole batches")
+    checks.function("on_plan", on_plan, "a function of plan, score and part", 3)
+    checks.function("told", told, "a function of seeds", 1)
+    if features is not None:
+        checks.function("features", features, "a function of images [B, C, H, W]", 1)
+    tries = checks.integer("tries", tries, 0)
+    lsds, speeds = _budgets(budgets, full_steps), _speeds(dot_speed)
+    return Asked(lsds, speeds, num_images, batch_size, full_steps, tries)
 
 
 def search(
@@ -76,12 +107,14 @@ def search(
     folder: str | Path,
     dot_speed: float | Sequence[float] | None = None,
     batch_size: int = 16,
-    num_images: int = 64,
+    num_images: int | None = None,
     full_steps: int = 50,
     tries: int = TRIES,
     features: Callable[[Tensor], Tensor] | None = None,
+    clamp: bool = True,
     guidance_scale: float | None = None,
-    on_plan: Callable[[Plan, float, float], None] = lambda plan, score, part: None,
+    told: Callable[[Sequence[int]], dict] = _nothing,
+    on_plan: Callable[[Plan, float, float], None] = _quiet,
     **cond: Any,
 ) -> Ranking:
     """Score the candidates of all budgets, and leave them in `folder` for `plan="auto"`.
@@ -94,15 +127,20 @@ def search(
         budgets: in LSD.
         folder: for `plans.json`, beside the plans of other solvers that are there; that of the Dot,
             where the next `compile` looks by itself, or any other, for `compile(plans=)`.
-        dot_speed: N at which the budgets are spent, or several. Default: measured here at
-            `batch_size`.
+        dot_speed: N at which the budgets are spent, or several. Default: measured here, of one
+            image and of `batch_size`; with `cond` of `batch_size` alone.
         batch_size: images at once.
-        num_images: more rank better; their seeds are others than those of the experiments.
+        num_images: more rank better; their seeds are others than those of the experiments. Default:
+            64, or 256 with a solver that adds noise, in whole batches.
         full_steps: Dash steps of the full run.
         tries: plans of the climb, for each budget with each N, and for each budget without Dot; 0:
             the candidates alone.
         features: `[B, C, H, W]` -> `[B, F]`, what images are compared by; default: `Pyramid`.
+        clamp: whether images are clamped to the range of free steps before that; not for latents,
+            which a VAE decodes as they are.
         guidance_scale, cond: as for a call of the sampler with `batch_size` images.
+        told: seeds -> what both models are given by keyword for the images of these, beside `cond`:
+            conditions that differ from batch to batch. `Subject.told` is one.
         on_plan: called with each plan (again where it is within another budget too), its score (inf
             of one that was dropped at the first look), and the part that is done, 0 to 1.
 
@@ -114,106 +152,48 @@ def search(
             finite, or an earlier search in this folder with other settings.
         Unavailable: another process searches in the folder.
     """
-    full_steps = checks.integer("full_steps", full_steps, 1, MOST_STEPS)
-    lsds, speeds = _budgets(budgets, full_steps), _speeds(dot_speed)
-    num_images, batch_size = _check(sampler, num_images, batch_size, features, on_plan)
-    tries = checks.integer("tries", tries, 0)
+    asked = check(
+        sampler, budgets, dot_speed=dot_speed, batch_size=batch_size, num_images=num_images,
+        full_steps=full_steps, tries=tries, features=features, told=told, on_plan=on_plan,
+    )  # fmt: skip
+    num_images, batch_size = asked.num_images, asked.batch_size
+    clamp, folder = checks.flag("clamp", clamp), checks.path("folder", folder)
     if guidance_scale is not None:
         guidance_scale = checks.number("guidance_scale", guidance_scale)
-    folder = checks.path("folder", folder)
     models, scheduler = sampler.models, sampler.scheduler
-    name, options = schedulers.ranked_as(scheduler), {"guidance_scale": guidance_scale, **cond}
-    known, full = models.clean_range, budgets_of.alone(full_steps, scheduler)
+    name, known = schedulers.ranked_as(scheduler), models.clean_range
+    full, look = budgets_of.alone(asked.full_steps, scheduler), _look(num_images, batch_size)
+    given = partial(_given, {"guidance_scale": guidance_scale, **cond}, told)
     # What is refused is refused before a file is made.
-    sampler.with_plan(full).start(batch_size=batch_size, **options)
-    budgets_of.read(folder)
-    output_folder(folder)
+    first = given(range(SEED, SEED + batch_size))
+    sampler.with_plan(full).start(batch_size=batch_size, **first)
+    budgets_of.read(output_folder(folder))
     see = Pyramid(sampler.shape[0]).to(models.device or "cpu") if features is None else features
-    describe = partial(_describe, sampler, see, batch_size, options)
-    same = {"num_images": num_images, "full_steps": full_steps, "score": upper_end.__name__}
-    same |= {"guidance_scale": guidance_scale, "cond": tree_map(earlier.name, cond)}
-    same |= {"features": earlier.name(features), "look": (look := _look(num_images, batch_size))}
+    describe = partial(_describe, sampler, see, clamp, batch_size, given)
+    same = _settings(asked, cond | {"guidance_scale": guidance_scale}, told)
+    same |= {"features": earlier.name(features), "clamp": clamp, "look": look}
     with alone(folder):
         kept = Partial(folder / f"plans-{name}.partial")
         kept.settings(earlier.about(sampler) | same, dict)
-        if models.dot is None:
-            speeds = [None]
-        elif speeds == [None]:
-            speeds = [earlier.speed(kept, sampler, batch_size, options)]
+        sizes = {batch_size} if cond else {1, batch_size}
+        speeds = _known(asked.speeds, kept, sampler, given, sizes)
         earlier.check_same(kept, sampler, lambda plan: describe(plan, 0, look))
-        reference = kept.images("full", lambda: _finite(describe(full, 0, num_images)))
-        scores = earlier.scores(kept, describe, reference, look)
+        nearest = kept.images("full", lambda: _finite(describe(full, 0, num_images)))
+        scores = earlier.scores(kept, describe, nearest, look)
 
         @cache
         def possible(plan: Plan) -> bool:
             return plan != full and budgets_of.possible(plan, scheduler, known)
 
-        rivals = partial(_alone, scheduler, possible)
-        _survey(lsds, speeds, scores, possible, rivals, tries, on_plan)
-        found = {**scores.values, full: 0.0}  # with those of an earlier search of other budgets
-        ends: Any = None if speeds == [None] else (min(speeds), max(speeds))  # type: ignore[type-var]
-        ranking = Ranking(found, tuple(sorted({*lsds})), ends)
-        ranking = earlier.joined(ranking, budgets_of.read(folder).get(name))
+        rivals = partial(alone_at, scheduler, possible)
+        survey(asked.budgets, speeds, scores, possible, rivals, asked.tries, _first(on_plan))
+        again = Second(describe, num_images, full, kept)
+        lsds, at = earlier.asked(kept, asked.budgets, speeds)
+        found = confirm({**scores.values, full: 0.0}, lsds, at, rivals, again, on_plan)
+        ranking = Ranking(found, tuple(lsds), (at[0], at[-1]) if at else None)
         budgets_of.write(folder, {name: ranking})
+        earlier.ended(kept, ranking)
     return ranking
-
-
-def _survey(
-    lsds: Sequence[float],
-    speeds: Sequence[float | None],
-    score: Callable[[Plan, Sequence[Plan]], float | None],
-    possible: Callable[[Plan], bool],
-    alone_at: Callable[[float], list[Plan]],
-    tries: int,
-    on_plan: Callable[[Plan, float, float], None],
-) -> None:
-    """At each budget, without Dot and then at each N: score the candidates, climb from the best.
-
-    Args:
-        lsds: the budgets.
-        speeds: all N; None where there is no Dot.
-        score: of a plan, as `Scores` gives it.
-        possible: whether the solver makes the plan's calls and has its free steps.
-        alone_at: what the others of a budget may not be worse than.
-        tries, on_plan: see `search`.
-    """
-    rounds = list(product(sorted(set(lsds)), dict.fromkeys((None, *speeds))))
-    plans = {(lsd, n): [p for p in candidates(lsd, n) if possible(p)] for lsd, n in rounds}
-    for lsd in lsds:
-        plans[lsd, None] = list(dict.fromkeys([*alone_at(lsd), *plans[lsd, None]]))
-    total = sum(map(len, plans.values())) + tries * len(rounds)
-    done, found = 0, dict[Plan, float]()
-
-    def told(plan: Plan, rivals: Sequence[Plan]) -> float | None:
-        nonlocal done
-        done += 1
-        value = found[plan] if plan in found else score(plan, rivals)
-        on_plan(plan, math.inf if value is None else value, done / total)
-        return value
-
-    for lsd, n in rounds:
-        end = done + len(plans[lsd, n]) + tries
-
-        def fits(plan: Plan, lsd: float = lsd, n: float | None = n) -> bool:
-            return budgets_of.fits(plan, lsd, n) and possible(plan)
-
-        for plan in plans[lsd, n]:
-            # All Dash and free steps alone have a score in any case.
-            value = told(plan, best(found, fits) if plan.num_dot else ())
-            if value is not None:
-                found[plan] = value
-        found |= climb(found, told, fits, tries, plans[lsd, n])
-        done = end  # a climb that found no way has left tries over
-
-
-def _alone(scheduler: Any, possible: Callable[[Plan], bool], lsd: float) -> list[Plan]:
-    """As many Dash steps as fit, and with free steps behind them; with Heun one less at the end."""
-    found, dash = [], budgets_of.alone(lsd, scheduler)
-    for each in FREE_BEHIND:
-        plan = dash.with_free(each)
-        shorter = Plan(str(plan)[:-1]) if len(plan) > 1 else plan
-        found += [p for p in (plan, shorter) if p.num_dash == len(dash) and possible(p)][:1]
-    return found
 
 
 def _budgets(budgets: Any, most: int) -> list[float]:
@@ -236,34 +216,59 @@ def _speeds(dot_speed: Any) -> list[float | None]:
     return [checks.positive("dot_speed", speed) for speed in several]
 
 
-def _check(
-    sampler: Any, num_images: Any, batch_size: Any, features: Any, on_plan: Any
-) -> tuple[int, int]:
-    """The two numbers; refuse what cannot be searched with. A spread needs two images."""
-    if getattr(sampler, "scheduler", None) is None or getattr(sampler, "shape", None) is None:
-        raise Refused(
-            f"sampler is {checks.kind(sampler)}: pass what compile() makes, with a scheduler, and "
-            "with shape= where the model has no config"
-        )
-    num_images = checks.integer("num_images", num_images, 2, MOST_IMAGES)
-    batch_size = checks.integer("batch_size", batch_size, 1)
-    if num_images % batch_size:
-        raise Refused(f"num_images={num_images}, batch_size={batch_size}: give whole batches")
-    checks.function("on_plan", on_plan, "a function of plan, score and part", 3)
-    if features is not None:
-        checks.function("features", features, "a function of images [B, C, H, W]", 1)
-    return num_images, batch_size
+def _given(options: dict, told: Callable[[Sequence[int]], dict], seeds: range) -> dict:
+    """All that a call of the sampler is given for the images of these seeds."""
+    about = told(seeds)
+    if not isinstance(about, dict):
+        raise Refused(f"told made {checks.kind(about)} of {len(seeds)} seeds: return keywords")
+    return options | about
+
+
+def _first(on_plan: Callable[[Plan, float, float], None]) -> Callable[[Plan, float, float], None]:
+    """What is told of the first look, which is most of the work."""
+    return lambda plan, score, part: on_plan(plan, score, FIRST * part)
+
+
+def _known(
+    speeds: list[float | None],
+    kept: Partial,
+    sampler: Any,
+    given: Callable[[range], dict],
+    sizes: set[int],
+) -> list[float | None]:
+    """N: what was asked for; else at these batch sizes, as the first of these searches measured it.
+
+    Most run one image at a time; conditions that are given are of a whole batch.
+    """
+    if sampler.models.dot is None:
+        return [None]
+    if speeds != [None]:
+        return speeds
+    return [earlier.speed(kept, sampler, n, given(range(SEED, SEED + n))) for n in sorted(sizes)]
+
+
+def _settings(asked: Asked, cond: dict, told: Callable[[range], dict]) -> dict[str, Any]:
+    """What scores depend on beside models and features: images, and their conditions."""
+    named: dict[str, Any] = {"num_images": asked.num_images, "full_steps": asked.full_steps}
+    named |= {"score": upper_end.__name__, "guidance_scale": cond.pop("guidance_scale")}
+    named["cond"] = tree_map(earlier.name, cond)
+    if told is not _nothing:
+        named["told"] = tree_map(earlier.name, told(range(SEED, SEED + asked.num_images)))
+    return named
 
 
 def _describe(
-    sampler: Any, see: Callable, batch_size: int, options: dict, plan: Plan, start: int, stop: int
-) -> Tensor:
+    sampler: Any, see: Callable, clamp: bool, batch_size: int, given: Callable[[range], dict],
+    plan: Plan, start: int, stop: int,
+) -> Tensor:  # fmt: skip
     """`[stop - start, F]`, the features of these images of a plan; whole batches."""
     made, seen = sampler.with_plan(plan), []
     for first in range(SEED + start, SEED + stop, batch_size):
-        x = made(batch_size=batch_size, seed=first, **options)
+        seeds = range(first, first + batch_size)
+        x = made(batch_size=batch_size, seed=first, **given(seeds))
         with torch.no_grad():
-            seen.append(_seen(see, x.clamp(*bounds(made.table.clean_range, x))))
+            shown = x.clamp(*bounds(made.table.clean_range, x)) if clamp else x
+            seen.append(_seen(see, shown))
     return torch.cat(seen)
 
 

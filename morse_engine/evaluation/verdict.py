@@ -64,21 +64,28 @@ def unit(rows: list[dict]) -> str:
 
 
 def verdict(rows: list[dict]) -> str:
-    """One sentence: the measured speed-up of Morse, also where it is none, and of its rival."""
-    morse, spent = gain(rows, MORSE), budgets(rows, MORSE)
+    """One sentence: the measured speed-up of Morse, also where it is none, and of its rival.
+
+    Without a Dot that of free steps.
+    """
+    helper, name, many = MORSE, "Morse", "is"
+    if not budgets(rows, MORSE):
+        helper, name, many = RIVAL, "free steps", "are"
+    morse, spent = gain(rows, helper), budgets(rows, helper)
     where = f"on average over budgets of {listed(spent)} LSD"
     if _by_the_clock(rows) and unsteady(rows) <= STEADY:
-        where += f", {gain(rows, MORSE, 'ms_per_image')} by the clock"
+        where += f", {gain(rows, helper, 'ms_per_image')} by the clock"
     lost = [b for b, ratio in zip(spent, morse.per_budget, strict=True) if ratio <= 1]
     if morse.mean <= 1:
-        text = f"Morse brings no gain here: {morse} at equal {unit(rows)} ({where})"
+        brings = "Morse brings" if helper == MORSE else "Free steps bring"
+        text = f"{brings} no gain here: {morse} at equal {unit(rows)} ({where})"
     else:
-        text = f"At equal {unit(rows)} Morse is {morse} as fast as Dash alone ({where})"
+        text = f"At equal {unit(rows)} {name} {many} {morse} as fast as Dash alone ({where})"
         if morse.low is not None and morse.low <= 1:
             text += ", which is not certain: the interval includes 1.0x"
         if lost:
             text += f", with no gain at {listed(lost)} LSD"
-    if budgets(rows, RIVAL):
+    if helper == MORSE and budgets(rows, RIVAL):
         rival = gain(rows, RIVAL)
         text += f"; free steps alone, without a Dot, reach {rival}"
         text += ", more than Morse" if rival.mean > morse.mean else ""
@@ -132,7 +139,8 @@ def speedup_rows(rows: list[dict]) -> list[dict]:
     """
     result = []
     solvers = list(dict.fromkeys(row["solver"] for row in rows))
-    for batch_size in dict.fromkeys(row["batch_size"] for row in rows if row["variant"] == MORSE):
+    helpers = [r for r in rows if r["variant"] == MORSE] or rows
+    for batch_size in dict.fromkeys(row["batch_size"] for row in helpers):
         for solver in solvers:
             every = at_batch(rows, batch_size)
             mine = [row for row in every if row["solver"] == solver]
@@ -231,6 +239,9 @@ def caption(rows: list[dict]) -> str:
     """Under which conditions the rows were measured."""
     row = next((row for row in rows if row["variant"] == MORSE), rows[0])
     factor, num_sets = unsteady(rows), len({row["set"] for row in rows})
+    dot = ""
+    if row["dot_speed"] is not None:
+        dot = f", a Dot step {row['dot_ms']:.3g} ms: N = {row['dot_speed']:.1f}"
     busy = (
         f". This machine was busy with other work: by the clock, equal work differs "
         f"{factor:.1f}-fold; the latencies behind LSD are measured in turns and suffer less"
@@ -238,8 +249,7 @@ def caption(rows: list[dict]) -> str:
     sets = "one set of seeds" if num_sets == 1 else f"means of {num_sets} sets of seeds"
     return (
         f"{row['model']}, {row['solver'].upper()}, {row['images']:,} images a point ({sets}), "
-        f"batch {row['batch_size']}; 1 LSD = {row['lsd_ms']:.3g} ms a batch, "
-        f"a Dot step {row['dot_ms']:.3g} ms: N = {row['dot_speed']:.1f}"
+        f"batch {row['batch_size']}; 1 LSD = {row['lsd_ms']:.3g} ms a batch{dot}"
         f"{busy if factor > STEADY and _by_the_clock(rows) else ''}"
     )
 

@@ -97,7 +97,8 @@ def accelerate(
         clean_range: (lowest, highest) of the clean images or latents as the unet sees them, each a
             number or one for each channel: free steps stay within it. Default: the Dot's, if it
             knows; else that of the scheduler's `clip_sample`; else of `latents.json` beside the
-            weights of the pipeline's VAE (`integrations/latents.py`); else without bounds.
+            weights of the pipeline's VAE, or in the folder of plans (`integrations/latents.py`);
+            else without bounds.
         backend: as in `compile`. "host" and "device" refuse calls that have to go step by step.
 
     Returns:
@@ -108,7 +109,7 @@ def accelerate(
             that is accelerated already.
         Unavailable: the backend is not available; or the pipeline's models are offloaded.
     """
-    _check_pipeline(pipe)
+    check_pipeline(pipe)
     if plan is not None and budget is not None:
         raise Refused(f"plan={shown(plan)} and budget={shown(budget)}: give one of the two")
     budget = None if budget is None else number("budget", budget, "a number of LSD, 1 or more")
@@ -118,16 +119,16 @@ def accelerate(
     if plan is not None and not isinstance(plan, Plan):
         raise Refused(f"plan={shown(plan)}: a Plan or Morse code; a number of LSD is a budget=")
     dash = Dash(pipe.unet, getattr(pipe, "controlnet", None))
-    latents = range_of(pipe)
     options: dict[str, Any] = {"clean_range": clean_range, "backend": backend}
     sampler = compile(dash, dot, plan=DASH, shape=_shape(pipe.unet), **options)
     if (helper := sampler.models.helper) is not None and helper.levels is not None:
         helper.levels.check(pipe.scheduler)
+    known = sampler.models.known | ({} if plans is None else {"folder": plans})
+    latents = range_of(pipe, known.get("folder"))
     if plan is None and (budget is not None or dot is not None):
         budget = DEFAULT_BUDGET if budget is None else budget
         measured = dot_speed if dot_speed is not None else lambda: _measured(pipe, sampler)
         speed = None if dot is None else measured
-        known = sampler.models.known | ({} if plans is None else {"folder": plans})
         if known["clean_range"] is None and latents != NO_RANGE:
             known |= {"clean_range": latents}
         plan = choose(budget, pipe.scheduler, speed, guided=has_guidance(pipe), **known).plan
@@ -176,7 +177,8 @@ def _accelerated(pipe: Any) -> Accelerated | None:
     return getattr(type(pipe), "_morse", None)
 
 
-def _check_pipeline(pipe: Any) -> None:
+def check_pipeline(pipe: Any) -> None:
+    """Raise `Refused` or `Unavailable` for what cannot be accelerated."""
     if _accelerated(pipe) is not None:
         raise Refused("this pipeline is accelerated already: call morse_engine.restore(pipe) first")
     owner = next((c for c in type(pipe).__mro__ if "__call__" in vars(c)), object)

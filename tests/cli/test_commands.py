@@ -163,7 +163,10 @@ def test_search(tmp_path, capsys):
     (ranking,) = budget.read(tmp_path).values()
     assert str(ranking.best_first()[0]) == "----"  # the full run is nearest to itself
     assert Plan("--") in ranking.scores
-    assert re.search(r"^2 LSD  -\S+  \(\d Dash.*\), score ", out, re.M)
+    assert re.search(r"^2 LSD  score \S+ of Dash alone$", out, re.M)
+    found = re.findall(r"^       score \S+ at N = \S+: (-\S+)  \(\d Dash.*\)$", out, re.M)
+    assert {Plan(plan) for plan in found} <= {*ranking.scores}
+    assert len(found) == 2  # at batch 1 and at batch 2
     words = ["--solver", "ddim", "--budget", 2, "--num-images", 1, "--device", "cpu"]
     assert run("sample", *words, "--plans", tmp_path, "--out", tmp_path / "images") == 0
     assert f"by a search in {tmp_path}" in capsys.readouterr().out

@@ -78,12 +78,13 @@ def test_a_stopped_run_of_prompts_continues(tmp_path, monkeypatch, fails, capsys
 
 
 def test_a_pipeline_of_a_folder(tmp_path, capsys):
-    """Coarse prompts by default; without a judge, by features of untrained filters."""
+    """Without a judge, by features of untrained filters."""
     pipe = shallow("StableDiffusionPipeline")
     pipe.save_pretrained(tmp_path / "model")
     dot = randomised(Dot(pipe.unet, pipe.scheduler, widths=(8,), cut=1))
     dot.save_pretrained(tmp_path / "dot")
     words = [*WORDS, "--model", tmp_path / "model", "--dot", tmp_path / "dot", "--plan", "-.-."]
+    words += ["--prompt", "a cat"]
     assert run(*words, "--num-images", 3, "--out", tmp_path / "out") == 0
     rows = written(tmp_path / "out")
     assert {row["model"] for row in rows} == {"model"}
@@ -115,7 +116,7 @@ def test_real_pictures_are_compared_in_the_judges_features(tmp_path, monkeypatch
 def test_what_does_not_go_together_is_refused(tmp_path, fails):
     pipe = shallow("StableDiffusionPipeline")
     pipe.save_pretrained(tmp_path / "model")
-    assert "needs a Dot" in fails("evaluate", "--model", tmp_path / "model")
+    assert "give prompts like those" in fails("evaluate", "--model", tmp_path / "model")
     assert "--guidance is for pictures of prompts" in fails("evaluate", "--guidance", 2)
     assert "takes no prompts" in fails("evaluate", "--prompt", "x", "--unet", tmp_path)
     assert "--data digits: pictures of prompts" in fails(
@@ -125,7 +126,7 @@ def test_what_does_not_go_together_is_refused(tmp_path, fails):
     assert "a guidance of 1 has none" in fails("evaluate", "--prompt", "x", "--guidance", 1)
     assert "no such file" in fails("evaluate", "--prompts", tmp_path / "none")
     assert "a number of 0 or more" in fails("evaluate", "--prompt", "x", "--guidance", -1)
-    assert "model_index.json is missing" in fails("evaluate", "--model", tmp_path)
+    assert "model_index.json is missing" in fails("evaluate", "--model", tmp_path, "--prompt", "x")
     assert "1 images" in fails("evaluate", "--prompt", "x", "--num-images", 1)
 
 

@@ -9,7 +9,7 @@ from diffusers import HeunDiscreteScheduler
 
 import morse_engine
 from morse_engine import Plan, Refused, Unavailable, evaluation
-from morse_engine.evaluation.search import search
+from morse_engine.evaluation.search import SEED, search
 from morse_engine.sampling import budget
 from morse_engine.system.lock import alone
 from searches import OPTIONS, model, sampler
@@ -19,7 +19,9 @@ def test_search_goes_on_where_it_was(tmp_path, monkeypatch):
     calls = []
     made = sampler()
     call = type(made).__call__
-    monkeypatch.setattr(type(made), "__call__", lambda s, **a: calls.append(s.plan) or call(s, **a))
+    monkeypatch.setattr(
+        type(made), "__call__", lambda s, **a: calls.append((s.plan, a["seed"])) or call(s, **a)
+    )
 
     def stopped(plan, found, part):
         if len(calls) > 10:
@@ -31,7 +33,7 @@ def test_search_goes_on_where_it_was(tmp_path, monkeypatch):
     first = set(calls)
     calls.clear()
     found = search(made, [3], folder=tmp_path, **OPTIONS)
-    looked_at = Plan("--.")  # again, whether the models are the same
+    looked_at = Plan("--."), SEED  # again, whether the models are the same
     assert first & set(calls) == {looked_at}
     calls.clear()
     assert search(made, [3], folder=tmp_path, **OPTIONS) == found
@@ -50,7 +52,7 @@ def test_a_look_of_another_size_is_another_search(tmp_path):
 
 
 def test_a_search_that_goes_on_keeps_the_speed_that_was_measured(tmp_path, monkeypatch):
-    options, measured = {k: v for k, v in OPTIONS.items() if k != "dot_speed"}, [2.0, 9.0]
+    options, measured = {k: v for k, v in OPTIONS.items() if k != "dot_speed"}, [2.0, 3.0, 9.0]
     made = sampler()
     monkeypatch.setattr(
         type(made), "measure", lambda *_, **__: SimpleNamespace(dot_speed=measured.pop(0))
@@ -61,7 +63,7 @@ def test_a_search_that_goes_on_keeps_the_speed_that_was_measured(tmp_path, monke
 
     with pytest.raises(KeyboardInterrupt):
         search(made, [3], folder=tmp_path, on_plan=stopped, **options)
-    assert search(made, [3], folder=tmp_path, **options).speeds == (2.0, 2.0)
+    assert search(made, [3], folder=tmp_path, **options).speeds == (2.0, 3.0)  # at 1 and at 16
     assert measured == [9.0]
 
 
@@ -105,7 +107,10 @@ def test_budgets_of_an_earlier_search_still_count(tmp_path):
     ]
     # A file of another search is replaced.
     budget.write(tmp_path, {"ddim": budget.Ranking({Plan("---"): 7.0}, (3,), None)})
-    assert search(sampler(), [2.5], folder=tmp_path, **OPTIONS).budgets == (2.5,)
+    again = search(sampler(), [2.5], folder=tmp_path, **OPTIONS)
+    assert again.budgets == both.budgets
+    assert Plan("---") not in again.scores  # of four LSD; its score was of no search here
+    assert budget.read(tmp_path) == {"ddim": again}
 
 
 def test_what_functions_are_called_does_not_make_them_the_same(tmp_path):
@@ -135,11 +140,11 @@ def test_what_functions_are_called_does_not_make_them_the_same(tmp_path):
 
 
 def test_the_speed_is_measured_once_at_each_batch_size(tmp_path, monkeypatch):
-    options, measured = {k: v for k, v in OPTIONS.items() if k != "dot_speed"}, [2.0, 9.0, 5.0]
+    options, measured = {k: v for k, v in OPTIONS.items() if k != "dot_speed"}, [2.0, 3.0, 9.0, 5.0]
     monkeypatch.setattr(
         type(sampler()), "measure", lambda *_, **__: SimpleNamespace(dot_speed=measured.pop(0))
     )
-    for batch_size, speeds in ((16, (2.0, 2.0)), (8, (2.0, 9.0)), (16, (2.0, 9.0))):
+    for batch_size, speeds in ((16, (2.0, 3.0)), (8, (2.0, 9.0)), (16, (2.0, 9.0))):
         options |= {"batch_size": batch_size, "num_images": 64}
         assert search(sampler(), [2], folder=tmp_path, **options).speeds == speeds
     assert measured == [5.0]

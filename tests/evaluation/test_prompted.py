@@ -58,7 +58,7 @@ def test_dots_and_free_steps_are_those_of_accelerate(guided, monkeypatch):
     """Free steps within the range of the latents, a Dot on each branch or on the guided one."""
     from morse_engine.integrations import pipelines
 
-    monkeypatch.setattr(pipelines, "range_of", lambda pipe: RANGE)
+    monkeypatch.setattr(pipelines, "range_of", lambda *_: RANGE)
     pipe = shallow("StableDiffusionPipeline")
     dot = randomised(Dot(pipe.unet, pipe.scheduler, widths=(8,), cut=1, guided=guided))
     subject = prompted(pipe, dot, latents=RANGE)

@@ -8,8 +8,9 @@ from diffusers import DDIMScheduler, HeunDiscreteScheduler
 
 import morse_engine
 from morse_engine import Plan, Refused, evaluation
-from morse_engine.evaluation import search as search_module
-from morse_engine.evaluation.search import candidates, search
+from morse_engine.evaluation.confirm import FIRST
+from morse_engine.evaluation.search import SEED, search
+from morse_engine.evaluation.survey import candidates, survey
 from morse_engine.sampling import budget
 from searches import OPTIONS, TABLE, model, sampler
 
@@ -72,9 +73,9 @@ def test_a_search_climbs_from_the_candidates_at_each_budget(tmp_path, monkeypatc
     ranking = search(
         sampler(), [2, 3], folder=tmp_path / "a", on_plan=lambda *a: seen.append(a), **options
     )
-    plans = [plan for plan, *_ in seen]
     assert {plan for plan, score, _ in seen if score < float("inf")} < {*ranking.scores}
     assert seen[-1][2] == 1
+    plans = [plan for plan, _, part in seen if part <= FIRST]
     at = 0
     for lsd, n in ((2, None), (2, 2.0), (3, None), (3, 2.0)):
         even = candidates(lsd, n)
@@ -89,15 +90,19 @@ def test_a_search_climbs_from_the_candidates_at_each_budget(tmp_path, monkeypatc
     assert at == len(plans)
 
     def stopped(plan, found, part):
-        if part > 0.7:
+        if part > 0.7 * FIRST:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         search(sampler(), [2, 3], folder=tmp_path / "b", on_plan=stopped, **options)
     calls, call = [], type(sampler()).__call__
-    monkeypatch.setattr(
-        type(sampler()), "__call__", lambda s, **a: calls.append(s.plan) or call(s, **a)
-    )
+
+    def called(self, **words):
+        if words["seed"] < SEED + 16:  # of the first look
+            calls.append(self.plan)
+        return call(self, **words)
+
+    monkeypatch.setattr(type(sampler()), "__call__", called)
     assert search(sampler(), [2, 3], folder=tmp_path / "b", **options) == ranking
     assert set(calls) - {Plan("--.")} < set(plans[len(plans) // 2 :])
 
@@ -110,9 +115,7 @@ def test_a_climb_is_where_the_next_budget_begins():
         rivals[plan] = list(beside)
         return 1 / (1 + plan.free_behind(len(plan) - 1 - str(plan)[::-1].index("-")))
 
-    search_module._survey(
-        [2, 3], [2.0], score, lambda plan: True, lambda lsd: [], 20, lambda *_: None
-    )
+    survey([2, 3], [2.0], score, lambda plan: True, lambda lsd: [], 20, lambda *_: None)
     even = {plan for lsd in (2, 3) for n in (None, 2.0) for plan in candidates(lsd, n)}
     first = next(beside for plan, beside in rivals.items() if plan.num_dash == 2 and plan.num_dot)
     assert first
@@ -125,7 +128,9 @@ def test_budgets_that_repeat_and_climbs_without_a_way(tmp_path):
     alone = sampler(DDIMScheduler(timestep_spacing="trailing", clip_sample=False), dot=None)
     options = {k: v for k, v in OPTIONS.items() if k != "dot_speed"} | {"tries": 4}
     search(alone, [3, 2, 3.0], folder=tmp_path, on_plan=lambda *a: parts.append(a[2]), **options)
-    assert parts == [0.1, 0.2, 0.6]  # "--" and "-" of two plans and eight tries, then "---"
+    first = [part / FIRST for part in parts if part <= FIRST]
+    assert first == pytest.approx([0.1, 0.2, 0.6])  # "--", "-" of ten, "---"
+    assert parts[3:] == pytest.approx([(1 + FIRST) / 2, 1])  # looked at again, at two budgets
 
 
 def test_the_full_run_is_no_candidate(tmp_path):
@@ -133,10 +138,8 @@ def test_the_full_run_is_no_candidate(tmp_path):
     made = sampler(HeunDiscreteScheduler())
     seen = []
     options = OPTIONS | {"full_steps": 4, "tries": 3}
-    ranking = search(
-        made, [3], folder=tmp_path, on_plan=lambda plan, *_: seen.append(plan), **options
-    )
-    assert Plan("---") not in seen
+    ranking = search(made, [3], folder=tmp_path, on_plan=lambda *a: seen.append(a), **options)
+    assert Plan("---") not in {plan for plan, _, part in seen if part <= FIRST}
     assert ranking.scores[Plan("---")] == 0
 
 
