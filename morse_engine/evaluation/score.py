@@ -35,12 +35,12 @@ def upper_end(features: Tensor, full: Tensor) -> float:
     return between(_drawn(features, full)).high
 
 
-def surely_nearer(features: Tensor, others: Tensor, full: Tensor) -> bool:
-    """Whether the score of `[n, F]` features is below that of others of the same seeds.
+def share_nearer(features: Tensor, others: Tensor, full: Tensor) -> float:
+    """In which part of the draws the score of `[n, F]` features is below that of others.
 
-    By the 95 % interval of the difference; the draws are the same for both.
+    The draws are the same for both, which are of the same seeds.
     """
-    return between(_drawn(features, full) - _drawn(others, full)).high < 0
+    return float((_drawn(features, full) < _drawn(others, full))[1:].double().mean())
 
 
 def _drawn(features: Tensor, full: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from morse_engine import Plan
 from morse_engine.evaluation import search as search_module
 from morse_engine.evaluation.confirm import FIRST, TIMES, TRIED, Second, confirm
 from morse_engine.evaluation.partial import Partial
-from morse_engine.evaluation.score import surely_nearer
+from morse_engine.evaluation.score import share_nearer
 from morse_engine.evaluation.search import search
 from morse_engine.sampling.budget import Ranking, fits
 from searches import OPTIONS, sampler
@@ -89,18 +89,18 @@ def test_what_is_proven_at_one_speed_stays_at_a_higher_one():
     assert bought(kept, 2, 4.0) == "-...."
 
 
-def test_surely_is_by_the_interval_of_the_difference():
+def test_the_share_of_draws_in_which_a_plan_is_nearer():
     generator = torch.Generator().manual_seed(0)
     full = torch.randn(64, 5, generator=generator)
     noise = torch.randn(64, 5, generator=generator)
     near, far = full + 0.1 * noise + 0.1, full + 0.1 * noise + 0.5
-    assert surely_nearer(near, far, full)
-    assert not surely_nearer(far, near, full)
-    assert not surely_nearer(near, near, full)
+    assert share_nearer(near, far, full) == 1
+    assert share_nearer(far, near, full) == 0
+    assert share_nearer(near, near, full) == 0
     other = full + 0.101 * torch.randn(64, 5, generator=generator) + 0.1
-    assert not surely_nearer(near, other, full)
-    assert not surely_nearer(other, near, full)
-    assert not surely_nearer(near * float("nan"), far, full)
+    assert 0 < share_nearer(near, other, full) < 1
+    assert share_nearer(near, other, full) + share_nearer(other, near, full) == 1
+    assert share_nearer(near * float("nan"), far, full) == 0
 
 
 def test_the_second_look_is_of_other_images_and_kept(tmp_path):
