@@ -6,7 +6,6 @@ does not depend on its batch, and is that of the same seed in diffusers.
 """
 
 import hashlib
-import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 from ..dot.fingerprint import fingerprint
 from ..integrations.latents import range_of
 from ..integrations.pipelines import accelerate, restore
-from ..integrations.search import own_guidance
+from ..integrations.search import check_text_to_image, own_guidance
 from ..sampling import probe, schedulers
 from ..sampling.plan import Plan
 from ..system.errors import Refused
@@ -121,9 +120,7 @@ def load(asked: Asked, dot: str | None, solver: str | None, device: torch.device
     quiet()
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     pipe = pipeline.load(str(miniature.WEIGHTS) if asked.bundled else str(asked.model), dtype)
-    parameters = inspect.signature(type(pipe).__call__).parameters
-    if "prompt" not in parameters or "image" in parameters:
-        raise Refused(f"{asked.model} is a {type(pipe).__name__}: a text-to-image one is needed")
+    check_text_to_image(pipe)
     pipe.to(device)
     if device.type == "cpu":
         pipe.unet.to(memory_format=torch.channels_last)  # faster there

@@ -97,11 +97,18 @@ def about(sampler: Any) -> dict:
 def asked(
     partial: Partial, budgets: Collection[float], speeds: Collection[float | None]
 ) -> tuple[list[float], list[float]]:
-    """Budgets and N of this search and of those that have ended in this folder before."""
+    """Budgets and N of this search and of those that have ended in this folder before.
+
+    Raises:
+        Refused: what is known of those is damaged.
+    """
     path = partial.folder / ASKED
-    known = json.loads(path.read_text()) if path.exists() else {"budgets": [], "speeds": []}
     new = (speed for speed in speeds if speed is not None)
-    return sorted({*known["budgets"], *budgets}), sorted({*known["speeds"], *new})
+    try:
+        known = json.loads(path.read_text()) if path.exists() else {"budgets": [], "speeds": []}
+        return sorted({*known["budgets"], *budgets}), sorted({*known["speeds"], *new})
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refused(f"{path} is damaged ({error}): delete it, and search anew") from error
 
 
 def ended(partial: Partial, ranking: Ranking) -> None:

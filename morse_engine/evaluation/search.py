@@ -9,7 +9,7 @@ Candidates are scored by how near their images are to those of the full run of t
 among them, so what is found is never worse than they are, by that number. From the best candidates
 of each budget a climb (`climb.py`) goes on to plans that are not even; so does one without Dot. A
 plan that is far behind after about a quarter of its images is dropped (`scores.py`), unless it is
-one of those candidates.
+one of those candidates. What would be chosen is looked at again, by other images (`confirm.py`).
 """
 
 from collections.abc import Callable, Sequence

@@ -92,6 +92,9 @@ def test_one_search_in_a_folder_and_damaged_rows(tmp_path):
     with alone(tmp_path), pytest.raises(Unavailable, match="in use"):
         search(sampler(), [3], folder=tmp_path, **OPTIONS)
     search(sampler(), [3], folder=tmp_path, **OPTIONS)
+    (tmp_path / "plans-ddim.partial" / "asked.json").write_text('{"budgets": 3}')
+    with pytest.raises(Refused, match=r"asked\.json is damaged"):
+        search(sampler(), [3], folder=tmp_path, **OPTIONS)
     (tmp_path / "plans-ddim.partial" / "rows.jsonl").write_text("{}\n")
     with pytest.raises(Refused, match="is damaged"):
         search(sampler(), [3], folder=tmp_path, **OPTIONS)
