@@ -99,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument("--solvers", nargs="+", choices=FULL_STEPS, default=["ddim", "dpm"])
+    parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS, help="in LSD")
     parser.add_argument("--images", type=int, help="seeds of a plan")
     parser.add_argument("--tries", type=int, default=TRIES, help="of each climb")
     options = parser.parse_args()
@@ -107,7 +108,7 @@ def main() -> None:
         with Progress() as bar:
             task = bar.add_task(solver, total=1.0)
             search(
-                bundled.compile(solver), BUDGETS, folder=bundled.folder, dot_speed=bundled.speeds,
+                bundled.compile(solver), options.budgets, folder=bundled.folder, dot_speed=bundled.speeds,
                 batch_size=BATCH, num_images=options.images, full_steps=FULL_STEPS[solver],
                 tries=options.tries,
                 on_plan=lambda plan, score, part, task=task: bar.update(task, completed=part),

@@ -201,7 +201,7 @@ def test_unet_folder(fails, tmp_path):
 def test_dot_is_needed(fails, tmp_path):
     words = ["--unet", zoo.WEIGHTS / "dash", "--out", tmp_path]
     assert "'-.-.' has Dot steps: name a Dot" in fails("sample", *words, "--plan", "-.-.")
-    assert "'-.-.' has Dot steps" in fails("evaluate", *words, "--plan", "-.-.")
+    assert "--plan -.-. has Dot steps: name a Dot" in fails("evaluate", *words, "--plan", "-.-.")
 
 
 def test_plan_of_other_characters(fails, tmp_path):
