@@ -108,9 +108,9 @@ def main() -> None:
         with Progress() as bar:
             task = bar.add_task(solver, total=1.0)
             search(
-                bundled.compile(solver), options.budgets, folder=bundled.folder, dot_speed=bundled.speeds,
-                batch_size=BATCH, num_images=options.images, full_steps=FULL_STEPS[solver],
-                tries=options.tries,
+                bundled.compile(solver), options.budgets, folder=bundled.folder,
+                dot_speed=bundled.speeds, batch_size=BATCH, num_images=options.images,
+                full_steps=FULL_STEPS[solver], tries=options.tries,
                 on_plan=lambda plan, score, part, task=task: bar.update(task, completed=part),
                 **bundled.told,
             )  # fmt: skip

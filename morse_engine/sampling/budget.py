@@ -31,12 +31,13 @@ FILE, FORMAT_VERSION = "plans.json", 1
 TABLE = Path(__file__).parent  # the folder of the table that ships with the package
 SHIPPED = "the table of the package"
 
-#: Solvers that were not ranked, and the ranked one that they are nearest to: Euler is DDIM in other
-#: coordinates and ancestral Euler DDPM, the others are of second order.
-NEAREST = {
-    **{"euler": "ddim", "flow": "ddim", "euler-ancestral": "ddpm"},
-    **dict.fromkeys(("dpm-single", "unipc", "deis", "heun", "pndm"), "dpm"),
-}
+#: Solvers that are another one in other coordinates, but for the rounding of times.
+SAME = {"euler": "ddim", "euler-ancestral": "ddpm"}
+
+#: Solvers that the table of the package has not ranked, and the one of it that they are nearest to:
+#: what they are in other coordinates, or one of as high an order.
+NEAREST = SAME | {"flow": "ddim"}
+NEAREST |= dict.fromkeys(("dpm-single", "unipc", "deis", "heun", "pndm"), "dpm")
 
 #: Solvers that add noise: a Dot that was not trained with one of them makes broken images there.
 NOISY = {"ddpm", "dpm-sde", "euler-ancestral", "lcm", "vp-sde", "ve-sde"}
@@ -114,8 +115,8 @@ def choose(
         trained: names of the solvers that the Dot was trained with. With one that adds noise, the
             table of the package offers Dot steps only if it is among them.
         guided: whether the run has classifier-free guidance, as far as is known.
-        folder: where a search may have left its `plans.json`. What is not there is bought by the
-            table of the package.
+        folder: where a search may have left its `plans.json`, with this solver, or else with what
+            it is in other coordinates. What is not there is bought by the table of the package.
 
     Raises:
         Refused: the budget is below 1 or not finite, N is not a positive finite number, or the
@@ -123,12 +124,12 @@ def choose(
     """
     check(lsd)
     name, table = schedulers.name_of(scheduler), _table()
-    own = None if folder is None else read(folder).get(schedulers.ranked_as(scheduler))
+    own = _searched(folder, schedulers.ranked_as(scheduler))
     shipped = table.get(name) or table.get(NEAREST.get(name, ""))
-    speed = _speed(dot_speed, own, shipped)
-    rankings = {} if shipped is None else {SHIPPED: shipped}
-    if own is not None and own.covers(lsd, speed):
-        rankings = {f"a search in {folder}": own, **rankings}
+    speed = _speed(dot_speed, *own.values(), shipped)
+    rankings = {whose: found for whose, found in own.items() if found.covers(lsd, speed)}
+    if shipped is not None:
+        rankings[SHIPPED] = shipped
     at = f"{lsd:g} LSD" if speed is None else f"{lsd:g} LSD at N = {speed:.2g}"
     for whose, ranking in rankings.items():
         for plan in ranking.best_first():
@@ -138,6 +139,15 @@ def choose(
                 plan, score = _beyond(ranking, plan, lsd, scheduler, clean_range)
                 return Choice(plan, f"for {at} by {whose}, score {score:.3g}")
     return Choice(alone(lsd, scheduler), f"for {at}: no plans were compared")
+
+
+def _searched(folder: str | Path | None, name: str) -> dict[str, Ranking]:
+    """What searches in a folder have found for a solver, by whose it is; the nearer one first."""
+    kept = {} if folder is None else read(folder)
+    whose = {name: f"a search in {folder}"}
+    if (same := SAME.get(name)) is not None:
+        whose[same] = f"a search in {folder} with {same}"
+    return {words: kept[solver] for solver, words in whose.items() if solver in kept}
 
 
 def _known_for(plan: Plan, name: str, trained: Collection[str], guided: bool) -> bool:

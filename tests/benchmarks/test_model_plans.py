@@ -18,9 +18,9 @@ def test_plans_of_a_bundled_model(model, tmp_path, monkeypatch):
     assert (bundled.folder / "config.json").exists()
     made = bundled._replace(folder=tmp_path, speeds=(2.0,))
     monkeypatch.setattr(plans, "MODELS", {model: lambda: made})
-    monkeypatch.setattr(plans, "BUDGETS", (2,))
     monkeypatch.setattr(plans, "FULL_STEPS", {"ddim": 4})
-    words = ["model_plans", "--model", model, "--solvers", "ddim", "--tries", "2", "--images", "16"]
+    words = ["model_plans", "--model", model, "--solvers", "ddim", "--tries", "2"]
+    words += ["--images", "16", "--budgets", "2"]
     monkeypatch.setattr(sys, "argv", words)
     plans.main()
     found = budget.read(tmp_path)["ddim"]

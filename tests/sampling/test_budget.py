@@ -7,6 +7,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
     LCMScheduler,
@@ -119,6 +120,25 @@ def test_a_search_decides_at_any_speed(tmp_path, speed, plan):
     found = choose(3, SCHEDULERS[0], speed, clean_range=RANGE, folder=tmp_path)
     assert str(found.plan) == plan
     assert str(tmp_path) in found.why
+
+
+def test_a_search_decides_for_the_same_solver_in_other_coordinates(tmp_path):
+    """Where none was made with that one; a solver that is only near has the package's table."""
+    options = {"clean_range": RANGE, "folder": tmp_path}
+    budget.write(tmp_path, {"ddim": OWN})
+    plan, why = choose(4, EulerDiscreteScheduler(), 2.0, **options)
+    assert str(plan) == "-:.:-:.:"
+    assert f"a search in {tmp_path} with ddim" in why
+    for other in (EulerDiscreteScheduler(use_karras_sigmas=True), HeunDiscreteScheduler()):
+        assert str(tmp_path) not in choose(4, other, 2.0, **options).why
+    budget.write(tmp_path, {"euler": GAP})
+    assert choose(8, EulerDiscreteScheduler(), None, **options).why.endswith(
+        f"a search in {tmp_path}, score 0.01"
+    )
+    assert "with ddim" in choose(4, EulerDiscreteScheduler(), None, **options).why
+    budget.write(tmp_path, {"ddpm": OWN})
+    plan, why = choose(3, EulerAncestralDiscreteScheduler(), 2.0, **options)
+    assert f"a search in {tmp_path} with ddpm, score 0.1" in why
 
 
 def test_solvers_that_were_not_ranked(tmp_path):
