@@ -63,6 +63,7 @@ WRONG = [
 ]  # fmt: skip
 # What a caller's own function makes of its arguments is the caller's.
 OWN = {"on_step", "stop", "model", "callback", "extra_args", "dash", "told", "extractor", "way"}
+OWN |= {"features", "on_plan"}
 OWN |= {"evaluation.sample_many(dot)"}
 KEYWORDS = ["batchsize", "class_labels", "x", "sample", "steps", "encoder_hidden_states"]
 

@@ -20,7 +20,10 @@ from morse_engine import (
     noise,
     zoo,
 )
+from morse_engine.evaluation import earlier
+from morse_engine.evaluation.search import search
 from morse_engine.integrations import k_diffusion
+from morse_engine.integrations import search as of_pipelines
 from morse_engine.integrations.scheduler import MorseScheduler
 from morse_engine.system import images
 from morse_engine.training.fit import Fit
@@ -109,20 +112,22 @@ def public_calls(it: SimpleNamespace, folder: Path) -> dict:
         images.save_png(image, path, scale=scale)
         Path(path).unlink()
 
-    def up_to_the_first_step(train):
+    def up_to(owner, name, function):
         def run(**options):
             before = set(os.listdir())
             try:
-                with mock.patch.object(Fit, "run", side_effect=Begun):
-                    return train(**options)
+                with mock.patch.object(owner, name, side_effect=Begun):
+                    return function(**options)
             except Begun:
                 return None
-            finally:  # what a run keeps in its folder is tested in tests/training
-                for made in set(os.listdir()) - before:
-                    shutil.rmtree(made)
+            finally:  # what it keeps in its folder is tested elsewhere
+                for made in map(Path, set(os.listdir()) - before):
+                    shutil.rmtree(made) if made.is_dir() else made.unlink()
 
         return run
 
+    up_to_the_first_step = partial(up_to, Fit, "run")
+    up_to_the_first_plan = partial(up_to, earlier, "check_same")
     fit = {"warmup": 1, "clip": 1.0, "ema_decay": 0.9, "accumulate": 1, "mixed_precision": "no"}
     fit |= {"seed": 0, "checkpoint_every": 2, "progress": False, "report_to": None}
     fit |= {"num_steps": 2, "batch_size": 2, "lr": 1e-3, "held_out": None, "out_dir": "run"}
@@ -132,6 +137,12 @@ def public_calls(it: SimpleNamespace, folder: Path) -> dict:
 
     curve = [(1.0, 4.0), (2.0, 2.0), (3.0, 1.0)]
     shades = torch.linspace(-1, 1, 5).view(5, 1, 1, 1).expand(5, 1, 4, 4)
+    look = {"budgets": [2, 3], "folder": "plans", "features": lambda x: x.flatten(1)}
+    look |= {"batch_size": 2, "num_images": 4, "full_steps": 4, "tries": 1, "dot_speed": [2.0]}
+    look |= {"guidance_scale": None, "on_plan": lambda plan, score, part: None}
+    of_samplers = {"sampler": it.sampler, "clamp": True, "told": lambda seeds: {}}
+    of_prompts = {"pipe": it.pipe, "prompts": ["a frog", "a heart"], "dot": k_diffusion.reuse}
+    of_prompts |= {"backend": "eager", "guidance_scale": 2.0}
     many = {"dash": lambda x, t, **cond: x / 2, "dot": k_diffusion.reuse, "plan": Plan("-.")}
     many |= {"table": it.table, "seeds": [1, 2, 3], "shape": (1, 4, 4), "batch_size": 2}
     many |= {"device": "cpu", "progress": False, "on_step": None, "told": lambda seeds: {}}
@@ -297,6 +308,8 @@ def public_calls(it: SimpleNamespace, folder: Path) -> dict:
                 "disable": True,
             },
         ),
+        "search": (up_to_the_first_plan(search), look | of_samplers),
+        "integrations.search": (up_to_the_first_plan(of_pipelines.search), look | of_prompts),
         "evaluation.speedup": (evaluation.speedup, {"baseline": curve, "morse": curve[1:]}),
         "evaluation.speedup_over_sets": (
             evaluation.speedup_over_sets,
