@@ -37,7 +37,7 @@ def chosen(unet: Any, classes: str | None) -> list[int] | None:
     if not isinstance(embedding, nn.Embedding):
         raise Refused(
             f"this model is told classes by {type(embedding).__name__}, not by their numbers: use "
-            "morse_engine.compile in Python"
+            "morse_engine in Python"
         )
     count = embedding.num_embeddings
     if classes is None:

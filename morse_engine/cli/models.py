@@ -15,7 +15,10 @@ from ..sampling import schedulers
 from ..system import images
 from ..system.errors import Refused
 from ..system.files import whole
+from ..training.captioned import Captioned
 from ..zoo import digits
+
+BESIDE = ""  # the folder of pictures that are in none
 
 
 def load_unet(folder: str | Path) -> tuple[Any, dict]:
@@ -108,18 +111,70 @@ def data(
         skip_bad: leave out files that cannot be read, and say which.
     """
     if source == "digits":
-        if (size, channels) != (digits.SIZE, 1):
-            raise Refused(
-                f"the digits are grey, {digits.SIZE} x {digits.SIZE}; this model takes {channels} "
-                f"channels of {size} x {size}: name a folder of images with --data"
-            )
+        _check_digits(size, channels)
         return digits.images("train")[0], digits.images("held-out")[0]
     found = images.load_folder(source, size, channels, skip_bad=skip_bad)
-    if len(found) < 10:
-        return found, None
-    held_out = torch.zeros(len(found), dtype=torch.bool)
-    held_out[:: max(10, len(found) // 256)] = True  # a tenth, not more than 257
-    return found[~held_out], found[held_out]
+    held_out = _held_out(len(found))
+    return (found, None) if held_out is None else (found[~held_out], found[held_out])
+
+
+def classed(
+    source: str, classes: int, size: int, channels: int, skip_bad: bool = False
+) -> tuple[Captioned, Captioned | None]:
+    """The same with the class of each image, for a Dash that is told it.
+
+    Args:
+        source: a folder with one folder of pictures for each class, numbered in the order of their
+            names (as torchvision's `ImageFolder` does it), or the digits.
+    """
+    if source == "digits":
+        _check_digits(size, channels)
+        if classes != digits.CLASSES:
+            raise Refused(f"the digits have {digits.CLASSES} classes, this model has {classes}")
+        parts = [digits.images("train"), digits.images("held-out")]
+        return _captioned(*parts[0]), _captioned(*parts[1])
+    root, paths = Path(source), images.find(Path(source))
+    names = sorted({_class_of(path, root) for path in paths})
+    if len(names) != classes or BESIDE in names:
+        named = ", ".join(name or "none, for some pictures" for name in names[:4])
+        raise Refused(
+            f"the model has {classes} classes, the folders of pictures in {source} are "
+            f"{len(names)} ({named}{', ...' if names[4:] else ''}): give one folder for each "
+            "class; they are numbered in the order of their names"
+        )
+    found, good = images.load(paths, size, channels, skip_bad)
+    labels = torch.tensor([names.index(_class_of(path, root)) for path in good])
+    held_out = _held_out(len(labels))
+    if held_out is None:
+        return _captioned(found, labels), None
+    kept = ~held_out
+    return _captioned(found[kept], labels[kept]), _captioned(found[held_out], labels[held_out])
+
+
+def _class_of(path: Path, root: Path) -> str:
+    """The folder of `root` that a picture is in; `BESIDE` for one that is in none of them."""
+    return next(iter(path.relative_to(root).parent.parts), BESIDE)
+
+
+def _captioned(pictures: Tensor, labels: Tensor) -> Captioned:
+    return Captioned(pictures, {"class_labels": labels})
+
+
+def _check_digits(size: int, channels: int) -> None:
+    if (size, channels) != (digits.SIZE, 1):
+        raise Refused(
+            f"the digits are grey, {digits.SIZE} x {digits.SIZE}; this model takes {channels} "
+            f"channels of {size} x {size}: name a folder of images with --data"
+        )
+
+
+def _held_out(count: int) -> Tensor | None:
+    """Which of so many images are held out, bool `[count]`; None for fewer than ten images."""
+    if count < 10:
+        return None
+    held_out = torch.zeros(count, dtype=torch.bool)
+    held_out[:: max(10, count // 256)] = True  # a tenth, not more than 257
+    return held_out
 
 
 def shape(unet: Any) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..sampling.schedulers import check_name
 from ..system.errors import Refused
 from ..system.files import output_folder
 from .options import (
@@ -29,6 +30,7 @@ from .options import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..training.captioned import Captioned
     from ..training.dot import DotRecipe
 
 
@@ -155,6 +157,14 @@ Cut = Annotated[
         least=0,
     ),
 ]
+Solvers = Annotated[
+    str | None,
+    listed(
+        "solvers that it is trained with; of those that add noise, only with these does the table "
+        "of the package have Dot steps  [default: ddim,dpm, of a consistency model lcm]",
+        "NAME,NAME,...",
+    ),
+]
 Precision = Annotated[Literal["no", "bf16", "fp16"], typer.Option(help="mixed precision")]
 Guided = Annotated[
     bool,
@@ -194,6 +204,7 @@ def train_dot(
     widths: Widths = "16,32",
     lora_rank: Rank = 1,
     cut: Cut = None,
+    solvers: Solvers = None,
     steps: TrainingSteps = 6000,
     batch_size: BatchSize = 64,
     lr: Rate = 3e-3,
@@ -217,7 +228,7 @@ def train_dot(
         raise Refused("--guided, --size and --cache are for the Dot of a pipeline: give --model")
     if model is not None and data == "digits":
         raise Refused("--model needs images with captions: name their folder with --data")
-    scales = numbers("--guidance", guidance, float, least=0)
+    scales, names = numbers("--guidance", guidance, float, least=0), _solvers(solvers)
     if len(scales) != 2:
         raise Refused(f"--guidance {guidance!r}: give two scales, the lower first, such as 2,12")
     if model is None:
@@ -236,16 +247,34 @@ def train_dot(
     folder = output_folder(out)
     join(device)
     if model is None:
-        _of_images(unet, data, folder, recipe, shape, skip_bad)
+        _of_images(unet, data, folder, recipe, shape, skip_bad, names)
     else:
         shape |= {"guided": guided}
-        pipeline.train(model, data, folder, recipe, shape, size, cache, skip_bad=skip_bad)
+        pipeline.train(
+            model, data, folder, recipe, shape, size, cache, skip_bad=skip_bad, solvers=names
+        )
+
+
+def _solvers(asked: str | None) -> list[str] | None:
+    """The names of a list of solvers, each once."""
+    if asked is None:
+        return None
+    names = list(dict.fromkeys(name.strip() for name in asked.split(",")))
+    for name in names:
+        check_name(name)
+    return names
 
 
 def _of_images(
-    unet: str | None, data: str, folder: Path, recipe: "DotRecipe", shape: dict, skip_bad: bool
+    unet: str | None,
+    data: str,
+    folder: Path,
+    recipe: "DotRecipe",
+    shape: dict,
+    skip_bad: bool,
+    solvers: list[str] | None,
 ) -> None:
-    """Train the Dot of a Dash without conditions; it is written to `out`/dot."""
+    """Train the Dot of a Dash of pixels, with classes or without; it is written to `out`/dot."""
     import torch
     from accelerate import PartialState
     from diffusers import DDPMScheduler
@@ -255,14 +284,21 @@ def _of_images(
     from ..sampling import schedulers
     from ..training.dot import DotTraining
     from . import models
+    from .classes import chosen
 
     if unet is None:
         dash, noise = zoo.digits_dash(), schedulers.LINEAR_BETAS
     else:
         dash, noise = models.load_unet(unet)
-    images, held_out = models.data(data, *models.shape(dash), skip_bad)
+    shape_of, classes = models.shape(dash), chosen(dash, None)
+    images: Tensor | Captioned
+    held_out: Tensor | Captioned | None
+    if classes is None:
+        images, held_out = models.data(data, *shape_of, skip_bad)
+    else:
+        images, held_out = models.classed(data, len(classes), *shape_of, skip_bad)
     # The trainer moves what it trains; Dot shares Dash's weights, so Dash has to be there first.
-    ways = [schedulers.make(name, noise) for name in ("ddim", "dpm")]
+    ways = [schedulers.make(name, noise) for name in solvers or ("ddim", "dpm")]
     dash, noise_scheduler = dash.to(PartialState().device), DDPMScheduler.from_config(noise)
     torch.manual_seed(0)  # of Dot's first weights
     dot = Dot(dash, noise_scheduler, **shape)
@@ -279,7 +315,7 @@ def _of_images(
         print(f"  morse-engine sample{named} --dot {folder / 'dot'} --budget 5 --out out")
 
 
-def _begin(folder: Path, images: "Tensor") -> None:
+def _begin(folder: Path, images: "Tensor | Captioned") -> None:
     count, channels, height, width = images.shape
     print(f"{count:,} images of {height} x {width}, {channels} channels")
     if (folder / "checkpoint.pt").exists():

@@ -3,7 +3,7 @@
 import io
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,14 +54,21 @@ def load_folder(folder: str | Path, size: int, channels: int, *, skip_bad: bool 
         raise Refused(
             f"channels={checks.shown(channels)}: images are read with 1 (grey) or 3 (colour)"
         )
-    paths, bad = find(folder), Bad(skip_bad)
-    images, count = torch.empty(len(paths), channels, size, size, dtype=torch.float32), 0
+    return load(find(folder), size, channels, skip_bad)[0]
+
+
+def load(
+    paths: Sequence[Path], size: int, channels: int, skip_bad: bool
+) -> tuple[Tensor, list[Path]]:
+    """Pictures as `load_folder` reads them, and which they are: all, or without the bad ones."""
+    bad, good = Bad(skip_bad), list[Path]()
+    images = torch.empty(len(paths), channels, size, size, dtype=torch.float32)
     for path in paths:
         with bad:
-            images[count] = read(path, size, channels)
-            count += 1
-    bad.tell(count)
-    return images[:count]
+            images[len(good)] = read(path, size, channels)
+            good.append(path)
+    bad.tell(len(good))
+    return images[: len(good)], good
 
 
 class Bad:

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..dot import files
 from ..dot.dot import Dot
+from ..sampling.schedulers import make
 from ..system.errors import Refused
 from ..system.files import output_folder, whole
 from . import captions, latents
@@ -115,18 +116,23 @@ def _index(path: Path) -> dict:
         return found
 
 
-def schedulers(pipe: Any) -> list:
-    """The solvers whose ways are walked: LCM's own, or DDIM and DPM-Solver++ in both spacings."""
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
+def schedulers(pipe: Any, solvers: Sequence[str] | None = None) -> list:
+    """The solvers whose ways are walked, each in both spacings where it has them.
 
+    Args:
+        solvers: names of `sampling.schedulers`; None: DDIM and DPM-Solver++, of a consistency model
+            LCM's own, in the spacing of the pipeline.
+    """
     config = pipe.scheduler.config
-    if pipe.unet.config.time_cond_proj_dim:
-        return [LCMScheduler.from_config(config)]
+    if solvers is None and pipe.unet.config.time_cond_proj_dim:
+        return [make("lcm", config)]
+    made = [make(name, config) for name in solvers or ("ddim", "dpm")]
+    spaced = [s for s in made if "timestep_spacing" in s.config]
     return [
-        kind.from_config(config, timestep_spacing=spacing)
-        for kind in (DDIMScheduler, DPMSolverMultistepScheduler)
+        type(scheduler).from_config(scheduler.config, timestep_spacing=spacing)
+        for scheduler in spaced
         for spacing in ("leading", "trailing")
-    ]
+    ] + [scheduler for scheduler in made if scheduler not in spaced]
 
 
 def train(
@@ -139,6 +145,7 @@ def train(
     cache: str | None = None,
     *,
     skip_bad: bool = False,
+    solvers: Sequence[str] | None = None,
 ) -> None:
     """Train the Dot of a pipeline's UNet; it is written to `out`/dot with a model card.
 
@@ -151,6 +158,7 @@ def train(
         size: height and width of the images in pixels; None: what the pipeline draws.
         cache: folder for latents and text embeddings, made first; None: `out`/latents.
         skip_bad: leave out pictures that cannot be read.
+        solvers: those whose ways are walked, as for `schedulers`.
 
     Raises:
         Refused, FileNotFoundError: as `load`, `captions.find`, `Dot` and `DotTraining`.
@@ -167,7 +175,7 @@ def train(
     pipe = load(model)
     if pipe.unet.config.time_cond_proj_dim:
         recipe = replace(recipe, run_steps=LCM_STEPS)
-    unet, ways = pipe.unet.to(PartialState().device), schedulers(pipe)
+    unet, ways = pipe.unet.to(PartialState().device), schedulers(pipe, solvers)
     noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     torch.manual_seed(0)  # of Dot's first weights
     dot = Dot(unet, noise_scheduler, **shape)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..system.errors import Refused
 
-SIZE = 32
+SIZE, CLASSES = 32, 10
 NUM_TRAIN = 1500  # the last 297 are held out: no model sees them in training
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from PIL import Image
 from safetensors.torch import load_file
 
 import morse_engine
@@ -15,6 +16,8 @@ from morse_engine.cli import models
 from morse_engine.cli.classes import chosen, labels_of
 from morse_engine.evaluation.frechet import Frechet
 from morse_engine.sampling import budget, schedulers
+from morse_engine.training.dot import DotTraining
+from morse_engine.zoo import digits
 
 CLASSES = 5
 SCHEDULER = DDIMScheduler(clip_sample=True)
@@ -104,3 +107,81 @@ def test_models_that_are_told_classes_otherwise(fails):
 
 def test_the_class_of_a_seed():
     assert labels_of([4, 2], [0, 1, 2, 2**64 - 1]).tolist() == [4, 2, 4, 2]
+
+
+# -- a Dot for them --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Four pictures of each class, in the grey of its number; `10` comes before `2`."""
+    names = ["10", "2", "a", "b", "c"]
+    for number, name in enumerate(names):
+        (tmp_path / "pictures" / name / "more").mkdir(parents=True)
+        for i in range(4):
+            path = tmp_path / "pictures" / name / ("more" if i else "") / f"{i}.png"
+            Image.new("L", (32, 32), 10 * number).save(path)
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """What a training is given, in the place of the training."""
+    seen = {}
+
+    def begin(self, dot, unet, images, noise_scheduler, ways, recipe, held_out):
+        seen.update(dot=dot, images=images, ways=ways, held_out=held_out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DotTraining, "__init__", begin)
+    return seen
+
+
+def test_a_dot_is_trained_with_the_class_of_each_picture(pictures, unet, trained, tmp_path):
+    words = ["train-dot", "--unet", unet, "--device", "cpu", "--out", tmp_path / "out"]
+    words += ["--widths", "8,8", "--data", pictures]
+    (pictures / "2" / "bad.png").write_bytes(b"no picture")
+    assert run(*words, "--skip-bad", "--solvers", "ddim, ddpm,ddim") == 130
+    assert [schedulers.name_of(way) for way in trained["ways"]] == ["ddim", "ddpm"]
+    labels = []
+    for part in (trained["images"], trained["held_out"]):
+        shades = torch.arange(5) * 10 / 127.5 - 1
+        found = part.cond["class_labels"]
+        torch.testing.assert_close(part.images.mean((1, 2, 3)), shades[found], rtol=0, atol=1e-6)
+        labels += found.tolist()
+    assert sorted(labels) == sorted([*range(5)] * 4)
+    assert len(trained["held_out"]) == 2
+
+
+def test_a_trained_dot_of_classes_makes_images(pictures, unet, tmp_path, capsys):
+    words = ["--unet", unet, "--device", "cpu"]
+    small = ["--widths", "8,8", "--steps", 2, "--batch-size", 4, "--lr", 1e-5]
+    assert run("train-dot", *words, "--data", pictures, *small, "--out", tmp_path / "run") == 0
+    assert "18 images of 32 x 32" in capsys.readouterr().out, "two are held out"
+    dot = Dot.from_pretrained(tmp_path / "run" / "dot", models.load_unet(unet)[0])
+    assert dot.solvers == ("ddim", "dpm")
+    words += ["--dot", tmp_path / "run" / "dot", "--plan=-.-.", "--num-images", 2]
+    assert run("sample", *words, "--classes", "4", "--out", tmp_path / "out") == 0
+
+
+def test_pictures_that_are_not_of_the_classes(pictures, unet, trained, tmp_path, fails):
+    words = ["train-dot", "--unet", unet, "--device", "cpu", "--out", tmp_path / "out"]
+    said = fails(*words, "--data", pictures / "c")
+    assert "5 classes" in said
+    assert "are 2 (none, for some pictures, more)" in said
+    (pictures / "extra").mkdir()
+    assert run(*words, "--data", pictures) == 130, "a folder without pictures is none"
+    Image.new("L", (8, 8)).save(pictures / "extra" / "a.png")
+    assert "are 6 (10, 2, a, b, ...)" in fails(*words, "--data", pictures)
+    assert "the digits have 10 classes, this model has 5" in fails(*words)
+    assert "solver='x': choose one of" in fails(*words, "--solvers", "ddim,x")
+
+
+def test_digits_have_classes(trained, tmp_path):
+    made = tiny_unet(num_class_embeds=10, sample_size=32)
+    models.save_unet(made, SCHEDULER, tmp_path / "unet")
+    words = ["--unet", tmp_path / "unet", "--device", "cpu", "--out", tmp_path / "out"]
+    assert run("train-dot", *words, "--widths", "8,8") == 130
+    images, labels = digits.images("train")
+    assert trained["images"].cond["class_labels"].equal(labels)
+    assert trained["images"].images.equal(images)

@@ -13,6 +13,7 @@ from models import text_cond, tiny_text_unet, tiny_unet, trajectory
 from morse_engine import Dot
 from morse_engine.cli import app as cli
 from morse_engine.dot import files
+from morse_engine.sampling.schedulers import name_of
 from morse_engine.training import captions, latents
 from morse_engine.training import pipeline as text_to_image
 from pipelines import pipeline
@@ -234,6 +235,23 @@ def test_train_dot_of_a_pipeline(guided, folder, model, tmp_path, capsys):
     assert str(tmp_path) not in card
     assert run(*command, "--accumulate", 2) == 0  # a second time: it is finished already
     assert "the run continues" in capsys.readouterr().out
+
+
+def test_solvers_of_a_pipeline():
+    """In both spacings, whatever the pipeline's own is; a consistency model has its own solver."""
+    pipe = pipeline(SD)
+    pipe.scheduler.register_to_config(beta_start=0.0003)
+
+    def named(*solvers):
+        ways = text_to_image.schedulers(pipe, *solvers)
+        assert {way.config.beta_start for way in ways} == {0.0003}
+        return [(name_of(way), way.config.get("timestep_spacing")) for way in ways]
+
+    both = ("leading", "trailing")
+    assert named() == [(name, spacing) for name in ("ddim", "dpm") for spacing in both]
+    assert named(["ddpm", "heun"]) == [(name, s) for name in ("ddpm", "heun") for s in both]
+    pipe.unet.register_to_config(time_cond_proj_dim=4)
+    assert [name for name, _ in named()] == ["lcm"]
 
 
 @pytest.mark.slow
