@@ -86,7 +86,8 @@ def check(
     full_steps = checks.integer("full_steps", full_steps, 1, MOST_STEPS)
     batch_size = checks.integer("batch_size", batch_size, 1)
     if num_images is None:
-        noisy = SolverTable.for_calls(sampler.scheduler, len(sampler.plan)).uses_noise
+        full = budgets_of.alone(full_steps, sampler.scheduler)
+        noisy = SolverTable.for_calls(sampler.scheduler, len(full)).uses_noise
         num_images = -(-(NOISY_IMAGES if noisy else IMAGES) // batch_size) * batch_size
     num_images = checks.integer("num_images", num_images, 2, MOST_IMAGES)  # a spread needs two
     if num_images % batch_size:

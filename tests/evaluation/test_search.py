@@ -4,12 +4,12 @@ import json
 from statistics import fmean
 
 import pytest
-from diffusers import DDIMScheduler, HeunDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, HeunDiscreteScheduler
 
 import morse_engine
 from morse_engine import Plan, Refused, evaluation
 from morse_engine.evaluation.confirm import FIRST
-from morse_engine.evaluation.search import SEED, search
+from morse_engine.evaluation.search import SEED, check, search
 from morse_engine.evaluation.survey import candidates, survey
 from morse_engine.sampling import budget
 from searches import OPTIONS, TABLE, model, sampler
@@ -155,6 +155,16 @@ def test_search_without_a_dot_and_without_a_range(tmp_path):
     assert (
         json.loads((tmp_path / "plans.json").read_text())["solvers"]["ddim"]["dot_speeds"] is None
     )
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "num_images"), [(DDIMScheduler(), 66), (DDPMScheduler(), 258)]
+)
+@pytest.mark.parametrize("plan", ["-", "---"])
+def test_solvers_that_add_noise_need_more_images(scheduler, num_images, plan):
+    """Whatever the plan of the sampler is: one step alone adds none. In whole batches."""
+    asked = check(sampler(scheduler).with_plan(plan), [2], batch_size=6)
+    assert asked.num_images == num_images
 
 
 def test_scores_of_more_images_agree(tmp_path):
