@@ -15,6 +15,8 @@ from ..sampling.free import Numbers, difference, log_ratio, slope
 from ..system import checks
 from . import trajectory
 
+FORM = "[B, C, ...]"  # of images, latents of video and sound
+
 
 def reuse(
     x: Tensor,
@@ -26,8 +28,8 @@ def reuse(
     timestep_p: Numbers,
     **cond: Any,
 ) -> Tensor:
-    """Repeat Dash's last estimate: `eta = 0`, `[B, C, H, W]`."""
-    trajectory.check((z_s, z_p), (timestep, timestep_s, timestep_p))
+    """Repeat Dash's last estimate: `eta = 0`, in the form of z_s."""
+    trajectory.check((z_s, z_p), (timestep, timestep_s, timestep_p), FORM)
     return torch.zeros_like(z_s)
 
 
@@ -49,20 +51,20 @@ def extrapolate(
         eta = min(way(t, t_s) / way(t_s, t_p), at_most) (z_s - z_p)
 
     Args:
-        z_s, z_p: `[B, C, H, W]`.
+        z_s, z_p: `[B, C, ...]`.
         timestep, timestep_s, timestep_p: numbers or tensors `[]` or `[B]`.
         way: the coordinate of the line; default: the timestep.
         at_most: the bound of how far it is continued; default: none.
 
     Returns:
-        `[B, C, H, W]` in the dtype of z_s; zero until there are two estimates.
+        as z_s; zero until there are two estimates.
     """
-    trajectory.check((z_s, z_p), (timestep, timestep_s, timestep_p))
+    trajectory.check((z_s, z_p), (timestep, timestep_s, timestep_p), FORM)
     checks.function("way", way, "a function of two times", 2)
     if not (isinstance(at_most, float) and at_most == inf):
         at_most = min(checks.positive("at_most", at_most), torch.finfo(torch.float32).max)
     factor = slope(timestep, timestep_s, timestep_p, way, at_most)
-    return factor.reshape(-1, 1, 1, 1).to(z_s) * (z_s - z_p)
+    return factor.reshape(-1, *[1] * (z_s.ndim - 1)).to(z_s) * (z_s - z_p)
 
 
 # In the terms of k-diffusion, whose times are noise levels.

@@ -12,8 +12,8 @@ from ..system.errors import Refused
 MOST_TIME = 1e9
 
 
-def check(images: Sequence[Tensor], times: Sequence[Numbers]) -> None:
-    """Refuse images that are no floats `[B, C, H, W]` of one shape, and times that are none.
+def check(images: Sequence[Tensor], times: Sequence[Numbers], form: str = "[B, C, H, W]") -> None:
+    """Refuse images that are no floats of this form and one shape, and times that are none.
 
     Args:
         images: x, x_s, z_s, z_p, or the last of these.
@@ -21,7 +21,7 @@ def check(images: Sequence[Tensor], times: Sequence[Numbers]) -> None:
     """
     shape = None
     for name, image in zip(("x", "x_s", "z_s", "z_p")[-len(images) :], images, strict=True):
-        checks.tensor(name, image, "[B, C, H, W]")
+        checks.tensor(name, image, form)
         if image.shape != (shape := shape or image.shape):
             raise Refused(f"{name} has shape {tuple(image.shape)}, the first {tuple(shape)}")
     for name, time in zip(("timestep", "timestep_s", "timestep_p"), times, strict=True):

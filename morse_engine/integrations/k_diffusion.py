@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from ..dot.dot import Dot
+from ..dot.free import FORM, reuse
 from ..dot.free import extrapolate_sigma as extrapolate
-from ..dot.free import reuse
 from ..dot.helper import Helper, as_helper
 from ..dot.levels import NoiseLevels
 from ..sampling.free import NO_RANGE, Line, Range, as_range, log_ratio
@@ -67,7 +67,8 @@ def sampler(
             knows; else without bounds.
 
     Returns:
-        `f(model, x, sigmas, extra_args=None, callback=None, disable=None) -> x` for the host. Each
+        `f(model, x, sigmas, extra_args=None, callback=None, disable=None) -> x` for the host, x of
+        `[B, C, H, W]`, without a `Dot` also of video or sound, `[B, C, ...]`. Each
         step calls `callback({"x", "i", "sigma", "sigma_hat", "denoised"})`; what it raises ends the
         run. `disable=True` hides the progress bar. It keeps nothing of a run, and of the host's
         model nothing at all.
@@ -88,20 +89,27 @@ def sampler(
     held = NO_RANGE if known is None else as_range(known)
     levels = helper.levels
     if levels is None:
-        return _Sampler(plan, helper, solver, held, inf).sample_morse
+        return _Sampler(plan, helper, solver, held, inf, FORM).sample_morse
     # Its times are timesteps, not noise levels.
     eta = _variance_exploding(helper, levels, cond or {})
-    return _Sampler(plan, eta, solver, held, _sigma_max(levels)).sample_morse
+    made = _Sampler(plan, eta, solver, held, _sigma_max(levels), "[B, C, H, W]")
+    return made.sample_morse
 
 
 class _Sampler:
     """A plan with a residual and a solver, for runs of any number of steps."""
 
     def __init__(
-        self, plan: Plan, dot: Callable[..., Tensor], solver: str, held: Range, sigma_max: float
+        self,
+        plan: Plan,
+        dot: Callable[..., Tensor],
+        solver: str,
+        held: Range,
+        sigma_max: float,
+        form: str,
     ):
         self.plan, self.dot, self.solver = plan, dot, solver
-        self.held, self.sigma_max = held, sigma_max
+        self.held, self.sigma_max, self.form = held, sigma_max, form
 
     @torch.no_grad()
     def sample_morse(
@@ -117,7 +125,7 @@ class _Sampler:
         from tqdm.auto import tqdm
 
         levels = _levels(sigmas, self.solver)
-        checks.tensor("x", x, "[B, C, H, W]")
+        checks.tensor("x", x, self.form)
         if extra_args is not None and not isinstance(extra_args, Mapping):
             raise Refused(f"extra_args={shown(extra_args)}: a dict of keywords of the model")
         keywords = list(extra_args or {})
@@ -148,7 +156,10 @@ class _Sampler:
         """The plan of a run between these levels."""
         plan, num_steps = self.plan, len(levels) - 1
         if len(plan) > num_steps:
-            raise Refused(f"{shown(plan)} has {len(plan)} steps, but this run {num_steps}")
+            raise Refused(
+                f"{shown(plan)} has {len(plan)} steps, but this run {num_steps}: shorten the plan, "
+                "or take more steps"
+            )
         if max(levels) > 1.001 * self.sigma_max:
             raise Refused(
                 f"this Dot was trained up to sigma {self.sigma_max:.4g}, the run "
@@ -203,7 +214,7 @@ def _levels(sigmas: Any, solver: str) -> list[float]:
     if not isinstance(sigmas, Tensor) or sigmas.ndim != 1 or not len(sigmas):
         shape = list(sigmas.shape) if isinstance(sigmas, Tensor) else type(sigmas).__name__
         raise Refused(f"sigmas is {shape}: give a tensor [steps + 1]")
-    levels = sigmas.double().tolist()
+    levels = sigmas.tolist()  # in float64, which is not on every device
     for i, (sigma, after) in enumerate(pairwise(levels)):
         if not (inf > sigma > 0 and inf > after >= 0):
             raise Refused(

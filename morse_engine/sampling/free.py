@@ -120,7 +120,7 @@ def as_range(bounds: Any) -> Range:
 
 
 def bounds(of: Range, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
-    """A range as `clamp` takes it for images `[B, C, H, W]`: numbers, or tensors `[C, 1, 1]`.
+    """A range as `clamp` takes it for images `[B, C, ...]`: numbers, or tensors `[C, 1, ...]`.
 
     Raises:
         Refused: as many numbers as the images have channels are needed, and there are others.
@@ -130,4 +130,5 @@ def bounds(of: Range, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
         return low[0], high[0]
     if len(low) != like.shape[1]:
         raise Refused(f"clean_range is of {len(low)} channels, the images have {like.shape[1]}")
-    return tuple(like.new_tensor(b)[:, None, None] for b in of)  # type: ignore[return-value]
+    shape = (-1, *[1] * (like.ndim - 2))
+    return tuple(like.new_tensor(b).reshape(shape) for b in of)  # type: ignore[return-value]

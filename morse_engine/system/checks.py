@@ -91,10 +91,15 @@ def flag(name: str, value: Any) -> bool:
 
 
 def tensor(name: str, value: Any, form: str) -> Any:
-    """A floating-point tensor with as many dimensions as `form` names: "[B, C, H, W]"."""
+    """A floating-point tensor with as many dimensions as `form` names: "[B, C, H, W]".
+
+    "[B, C, ...]" has at least three.
+    """
     if not _is_tensor(value):
         raise Refused(f"{name} is {kind(value)}: pass a tensor {form}")
-    if value.ndim != form.count(",") + 1 or not value.is_floating_point():
+    named = form.count(",") + 1
+    fits = value.ndim >= named if form.endswith("...]") else value.ndim == named
+    if not fits or not value.is_floating_point():
         raise Refused(f"{name} is {tuple(value.shape)} {value.dtype}: pass floats {form}")
     if value.is_meta or value.is_sparse or value.element_size() < 2:
         raise Refused(

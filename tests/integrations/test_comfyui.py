@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from morse_engine import Refused
 from morse_engine.integrations import k_diffusion
 
 FOLDER = Path(__file__).parents[2] / "examples/comfyui"
@@ -166,3 +167,16 @@ def test_nothing_of_the_model_is_kept(nodes):
 )
 def test_a_wrong_plan_is_said_before_the_run(nodes, plan, said):
     assert said in nodes.NODE_CLASS_MAPPINGS["SamplerMorse"].VALIDATE_INPUTS(plan=plan)
+
+
+def test_a_plan_of_another_node(nodes):
+    """ComfyUI knows it only when the graph runs, and a text node ends its lines."""
+    node = nodes.NODE_CLASS_MAPPINGS["SamplerMorse"]
+    assert node.VALIDATE_INPUTS() is True
+    assert node.VALIDATE_INPUTS(plan=None) is True
+    assert node.VALIDATE_INPUTS(plan="- . :\n") is True
+    made = [node().get_sampler(plan, "euler", "reuse")[0] for plan in (" -.\n:", "-.:")]
+    first, second = (m.sample(model, SIGMAS, EXTRA, None, noise(), disable_pbar=True) for m in made)
+    assert torch.equal(first, second)
+    with pytest.raises(Refused, match="'x' at position 1"):
+        node().get_sampler("-x", "euler", "reuse")

@@ -166,6 +166,29 @@ def test_free_steps_between_dot_steps(pair):
     assert not torch.allclose(held, x, atol=1e-2)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5, 6), (2, 3, 40)])
+@pytest.mark.parametrize("plan", ["-:.", "-.:", "-"])
+def test_video_and_sound(plan, shape):
+    """Element by element what images of the same numbers are, within the range of each channel."""
+    flat, sigmas = (2, 3, 1, -1), karras(9)
+
+    def asked(x, sigma):
+        assert x.shape == shape
+        return model(x.reshape(flat), sigma).reshape(shape)
+
+    run = k_diffusion.sampler(plan, clean_range=((-0.2, -0.3, -0.4), (0.5, 0.6, 0.7)))
+    x = sigmas[0] * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    as_images = run(model, x.reshape(flat), sigmas, disable=True)
+    seen = []
+    made = run(
+        asked, x, sigmas, callback=lambda at: seen.append(at["denoised"].shape), disable=True
+    )
+    assert torch.equal(made.reshape(flat), as_images)
+    assert seen == [shape] * 9
+    with pytest.raises(ValueError, match=r"pass floats \[B, C, \.\.\.\]"):
+        run(asked, x.reshape(2, -1), sigmas)
+
+
 def test_the_model_is_asked_at_dash_steps_only():
     asked = []
 
@@ -303,6 +326,11 @@ def test_wrong_levels(sigmas, said):
 def test_one_level_is_no_step():
     x = torch.ones(SHAPE)
     assert k_diffusion.sampler("-.")(never, x, torch.tensor([3.0])) is x
+
+
+def test_a_dot_is_for_images(pair):
+    with pytest.raises(ValueError, match=r"pass floats \[B, C, H, W\]"):
+        k_diffusion.sampler("-.", pair[1])(model, start(karras(4)).unsqueeze(2), karras(4))
 
 
 def test_wrong_arguments(pair):
