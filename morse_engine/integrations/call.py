@@ -156,7 +156,7 @@ class Call:
         if plan is not None and len(plan) != calls:
             raise Refused(
                 f'the plan "{plan}" has {len(plan)} steps, the timesteps or sigmas of this call '
-                f"make {calls}: give {len(plan)}, or accelerate with a plan of {calls}"
+                f"make {calls}: give others, or accelerate with a plan of {calls}"
             )
         morse = plan.morse if plan is not None else DASH * calls
         count = getattr(self.pipe, "_num_timesteps", calls)

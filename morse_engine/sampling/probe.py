@@ -75,6 +75,11 @@ def check(scheduler: Any, num_steps: int, eta: float) -> str:
             f"{cls} has no solver table; the nearest supported one is diffusers' {near}Scheduler, "
             f"all of them: {', '.join(_SUPPORTED)}"
         )
+    if any(not _is_of_diffusers(scheduler, name) for name in ("step", "step_pred")):
+        raise Refused(
+            f"{cls} has a step() of its own, which may be anything: it has no solver table, use "
+            f"diffusers' {kind}Scheduler"
+        )
     options = _options(scheduler)
     for (option, value), advice in _REFUSED.items():
         if options.get(option) == value:
@@ -102,6 +107,13 @@ def _kind(scheduler: Any) -> str | None:
         if kind in _SUPPORTED and cls.__module__.startswith("diffusers."):
             return kind
     return None
+
+
+def _is_of_diffusers(scheduler: Any, name: str) -> bool:
+    """Whether a method is not another one than that of the class that is named: on some tensors
+    alone nobody can see what it does."""
+    method = getattr(scheduler, name, None)
+    return method is None or getattr(method, "__module__", "").startswith("diffusers.")
 
 
 def _options(scheduler: Any) -> dict:

@@ -167,6 +167,44 @@ def test_a_scheduler_without_a_table_makes_its_own_steps():
     assert "LMSDiscreteScheduler has no solver table" in report.why
 
 
+class _Normed(DDIMScheduler):
+    """What no probe can tell from DDIM: a factor that depends on the tensors."""
+
+    def step(self, model_output, timestep, sample, **options):
+        return super().step(model_output / model_output.std(), timestep, sample, **options)
+
+
+class _Held(DDIMScheduler):
+    """As people write it for a pipeline, which asks for a tuple."""
+
+    def step(self, *args, return_dict=True, **options):
+        made = super().step(*args, return_dict=return_dict, **options)
+        return made if return_dict else (made[0].clamp(-0.5, 0.5), *made[1:])
+
+
+class _Named(DDIMScheduler):
+    """It changes nothing of a step."""
+
+    def set_timesteps(self, *args, **options):
+        super().set_timesteps(*args, **options)
+
+
+@pytest.mark.parametrize("kind", [_Normed, _Held, _Named])
+def test_a_scheduler_with_a_step_of_its_own_makes_it(kind):
+    pipe = pipeline("StableDiffusionPipeline", kind())
+    expected, actual, report = both(pipe, 1, prompt="a")
+    assert_same(actual, expected)
+    assert report.path == ("whole loop" if kind is _Named else "step by step")
+    assert ("a step() of its own" in (report.why or "")) == (kind is not _Named)
+
+
+def test_a_step_that_is_put_in_its_place_counts_too():
+    scheduler = DDIMScheduler()
+    scheduler.step = lambda *args, **options: DDIMScheduler.step(scheduler, *args, **options)
+    with pytest.raises(ValueError, match=r"step\(\) of its own.*use diffusers' DDIMScheduler"):
+        morse_engine.SolverTable.from_scheduler(scheduler, 3)
+
+
 # -- the other pipelines ---------------------------------------------------------------------------
 
 
