@@ -18,7 +18,6 @@ solver's table draws its noise itself.
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -173,7 +172,7 @@ class Call:
         if known is None and table.clean_range == NO_RANGE:
             known = self._latents
         table = table if known is None else table.with_range(known)
-        return replace(table, rows=table.rows[:count], timesteps=table.timesteps[:count])
+        return table.up_to(count)
 
 
 class _Output(dict):

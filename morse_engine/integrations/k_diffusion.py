@@ -6,8 +6,8 @@ noise levels; its x is variance-exploding, x = x_0 + sigma noise. In these terms
     z = (x - D) / sigma, the noise that the model sees in x: Dash, asked at the first step and
         wherever else the plan has a `-`
     z = z_s + eta(x, sigma, x_s, z_s, sigma_s, z_p, sigma_p) on a Dot step, which does not ask it
-    z = (x - D) / sigma with D on the line through the last two clean images, in log sigma, on a
-        free step (`sampling/free.py`)
+    z = (x - D) / sigma with D on the line through the last two clean images, in log(3 + sigma), on
+        a free step (`sampling/free.py`, `sampling/clean.py`)
 
 and the solver is k-diffusion's own, as a table (`sampling/solver.py`) of a few numbers a step.
 What D already holds, guidance and a mask for instance, is in z: a Dot works on the guided estimate.
@@ -29,7 +29,8 @@ from ..dot.free import FORM, reuse
 from ..dot.free import extrapolate_sigma as extrapolate
 from ..dot.helper import Helper, as_helper
 from ..dot.levels import NoiseLevels
-from ..sampling.free import NO_RANGE, Line, Range, as_range, log_ratio
+from ..sampling.clean import place
+from ..sampling.free import NO_RANGE, Line, Range, as_range
 from ..sampling.loop import walk
 from ..sampling.plan import FREE, Plan
 from ..sampling.solver import Column, SolverTable
@@ -236,8 +237,7 @@ def _table(levels: Sequence[float], solver: str, dtype: torch.dtype) -> SolverTa
         x_next  = q x + (1 - q) m                                       euler; 2m, first and last
         x_next  = q x + (1 - q) ((1 + 1 / 2r) m - 1 / 2r m_1)           2m
 
-    where r is the last step in log sigma over this one. The timestep is sigma, and the clean image
-    D of a free step lies on a line in log sigma.
+    where r is the last step in log sigma over this one. The timestep is sigma.
     """
     rows = []
     for i, (sigma, after) in enumerate(pairwise(levels)):
@@ -251,7 +251,8 @@ def _table(levels: Sequence[float], solver: str, dtype: torch.dtype) -> SolverTa
         rows.append([row.get(column, 0.0) for column in Column])
     coefficients = torch.tensor(rows, dtype=torch.float64)
     timesteps = torch.tensor(levels[:-1], dtype=dtype)
-    return SolverTable(f"k-diffusion {solver}", coefficients, timesteps, 1.0, way=log_ratio)
+    places = torch.tensor([place(sigma) for sigma in levels[:-1]], dtype=torch.float64)
+    return SolverTable(f"k-diffusion {solver}", coefficients, timesteps, 1.0, places)
 
 
 def _sigma_max(levels: NoiseLevels) -> float:

@@ -27,7 +27,8 @@ from torch import Tensor
 from ..dot.dot import Dot
 from ..dot.helper import as_helper
 from ..sampling import probe
-from ..sampling.free import Line, as_range, bounds, difference, slopes
+from ..sampling.clean import clean, places
+from ..sampling.free import Line, as_range, bounds, slopes
 from ..sampling.loop import Trajectory
 from ..sampling.plan import DASH, DOT, MOST_STEPS, Plan
 from ..sampling.solver import no_free_steps, range_of
@@ -299,11 +300,11 @@ class MorseScheduler(SchedulerMixin):
 
 def _free(inner: Any, plan: Plan) -> list[tuple[float, float, float]]:
     """(U, V, f) of each place of the plan, `sampling/free.py`, of a scheduler that is set to it."""
-    name = probe.check(inner, 1, 0.0)
-    of_x, of_z = zip(*(probe.clean(inner, i) for i in range(len(plan))), strict=True)
+    name, kind = probe.check(inner, 1, 0.0), probe.kind_of(inner)
+    of_x, of_z = zip(*(clean(kind, inner, i) for i in range(len(plan))), strict=True)
     if not all(map(isfinite, of_x)):
         raise Refused(no_free_steps(plan, name))
-    return list(zip(of_x, of_z, slopes(plan, inner.timesteps, difference), strict=True))
+    return list(zip(of_x, of_z, slopes(plan, places(kind, inner)), strict=True))
 
 
 def _repeated(code: Plan, num_dash: int) -> Plan:

@@ -2,11 +2,12 @@
 
     x0_j = U_j x_j + V_j z_j                       what call j, Dash's or Dot's, says of the image
     x0   = clamp(x0_a + f (x0_a - x0_b), lo, hi)   a, b: the last two calls, the later one first
-    f    = (t - t_a) / (t_a - t_b)                 the line in the timestep; 0 where there is none
+    f    = (t - t_a) / (t_a - t_b)                 the line in t; 0 where there is none
     z    = (x0 - U x) / V                          what a model that says so would return
 
-U and V are numbers of the solver's row. lo and hi bound the image by what the data hold: without
-them the line leaves the images that there are, and the step is worse than none.
+U and V are numbers of the solver's row; t is the timestep, or what `clean.py` has in its place. lo
+and hi bound the image by what the data hold: without them the line leaves the images that there
+are, and the step is worse than none.
 """
 
 from collections.abc import Callable
@@ -57,21 +58,19 @@ def slope(
     return torch.where(t_b != t_a, way(t, t_a) / way(t_a, t_b), 0.0).clamp(max=at_most)
 
 
-def slopes(plan: Plan, times: Tensor, way: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
+def slopes(plan: Plan, places: Tensor) -> list[float]:
     """f of each free step of a run; 0 of its model calls.
 
     Args:
-        times: `[len(plan)]`, falling.
-        way: the coordinate of the line.
+        places: t of each call, float64 `[len(plan)]`.
     """
-    times = times.double()
     rows, a, b = [], 0, 0  # places of the last two calls
     for i, symbol in enumerate(plan):
         if symbol != FREE:
             a, b = i, a
         rows.append((i, a, b))
-    t, t_a, t_b = (times[list(places)] for places in zip(*rows, strict=True))
-    return slope(t, t_a, t_b, way).tolist()
+    t, t_a, t_b = (places.cpu()[list(of)] for of in zip(*rows, strict=True))
+    return slope(t, t_a, t_b, difference).tolist()
 
 
 class Line(NamedTuple):

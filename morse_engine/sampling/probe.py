@@ -14,7 +14,7 @@ import inspect
 from bisect import bisect_left
 from enum import IntEnum
 from itertools import product
-from math import exp, inf, sqrt
+from math import inf
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..system import checks
 from ..system.errors import Refused
+from .clean import clean
 
 
 class Column(IntEnum):
@@ -68,7 +69,7 @@ def check(scheduler: Any, num_steps: int, eta: float) -> str:
     """The name of a scheduler that may have a table; ValueError for one that has none."""
     if isinstance(scheduler, type):
         raise Refused(f"scheduler is {checks.kind(scheduler)}: pass an object of it")
-    cls, kind = type(scheduler).__name__, _kind(scheduler)
+    cls, kind = type(scheduler).__name__, kind_of(scheduler)
     if kind is None:
         near = difflib.get_close_matches(cls.removesuffix("Scheduler"), _SUPPORTED, 1, 0.0)[0]
         raise Refused(
@@ -100,7 +101,7 @@ def check(scheduler: Any, num_steps: int, eta: float) -> str:
     return f"{cls}({', '.join(details)})" if details else cls
 
 
-def _kind(scheduler: Any) -> str | None:
+def kind_of(scheduler: Any) -> str | None:
     """The supported diffusers class that this object is an instance of, without "Scheduler"."""
     for cls in type(scheduler).__mro__:
         kind = cls.__name__.removesuffix("Scheduler")
@@ -110,9 +111,9 @@ def _kind(scheduler: Any) -> str | None:
 
 
 def _is_of_diffusers(scheduler: Any, name: str) -> bool:
-    """Whether a method is not another one than that of the class that is named: on some tensors
-    alone nobody can see what it does."""
-    method = getattr(scheduler, name, None)
+    """Whether the class has this method from diffusers, if at all: of another one nobody can see by
+    some tensors alone what it does."""
+    method = getattr(type(scheduler), name, None)
     return method is None or getattr(method, "__module__", "").startswith("diffusers.")
 
 
@@ -184,9 +185,9 @@ def _on_cpu(scheduler: Any) -> Any:
 
 
 def model_timesteps(scheduler: Any) -> Tensor:
-    if _kind(scheduler) == "ScoreSdeVp":  # t is in (0, 1], models count the training steps
+    if kind_of(scheduler) == "ScoreSdeVp":  # t is in (0, 1], models count the training steps
         return scheduler.timesteps * (scheduler.config.num_train_timesteps - 1)
-    return (scheduler.sigmas if _kind(scheduler) == "ScoreSdeVe" else scheduler.timesteps).clone()
+    return (scheduler.sigmas if kind_of(scheduler) == "ScoreSdeVe" else scheduler.timesteps).clone()
 
 
 class _Double(Tensor):
@@ -207,7 +208,7 @@ def rows(name: str, scheduler: Any, timesteps: Tensor, eta: float, first: int = 
     Args:
         scheduler: set to its timesteps, before call `first`; it is used up.
     """
-    kind, options = _kind(scheduler), _options(scheduler)
+    kind, options = kind_of(scheduler), _options(scheduler)
     hi = float(options["clip_sample_range"]) if options.get("clip_sample") else inf
     generator = torch.Generator().manual_seed(0)
     twin = copy.deepcopy(scheduler)
@@ -254,47 +255,12 @@ def rows(name: str, scheduler: Any, timesteps: Tensor, eta: float, first: int = 
             m = p * x + q * z
             row |= {Column.A: 0.0, Column.C0: 1.0}
         row |= {Column.TIMESTEP: timesteps[i].item(), Column.SCALE: scale}
-        row |= dict(zip((Column.U, Column.V), clean(twin, i), strict=True))
+        row |= dict(zip((Column.U, Column.V), clean(kind, twin, i), strict=True))
         row |= {Column.P: p, Column.Q: q, Column.LO: -hi, Column.HI: hi}
         found.append([row.get(column, 0.0) for column in Column])
         history = [m, *history][: len(HISTORY)]
         x = x_next if kind in _SAVES_X else _randn(generator)
     return torch.tensor(found, dtype=torch.float64)
-
-
-def clean(scheduler: Any, i: int) -> tuple[float, float]:
-    """(U, V): the clean image that z at x stands for in call i is U x + V z.
-
-    Args:
-        scheduler: set to its timesteps. Infinite where it says that x holds nothing of the image.
-    """
-    kind, config = _kind(scheduler), scheduler.config
-    predicts = config.get("prediction_type", "epsilon")
-    if kind == "ScoreSdeVe":  # z is the score
-        return 1.0, float(scheduler.sigmas[i]) ** 2
-    if kind == "ScoreSdeVp":
-        t = float(scheduler.timesteps[i])
-        low, high = config.beta_min, config.beta_max
-        alpha = exp(-0.25 * t**2 * (high - low) - 0.5 * t * low)
-        sigma = sqrt(1 - alpha**2)
-    elif kind in ("DDPM", "DDIM", "LCM", "PNDM"):
-        alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[i])])
-        alpha, sigma = sqrt(alpha_bar), sqrt(1 - alpha_bar)
-    else:
-        sigma = float(scheduler.sigmas[i])
-        if kind == "FlowMatchEulerDiscrete" or predicts == "flow_prediction":
-            return 1.0, -sigma
-        alpha = 1 / sqrt(1 + sigma**2)
-        if kind in ("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"):  # x is x0 + s eps
-            return {"epsilon": (1.0, -sigma), "sample": (0.0, 1.0)}.get(
-                predicts, (alpha**2, -sigma * alpha)
-            )
-        sigma *= alpha
-    if predicts == "sample":
-        return 0.0, 1.0
-    if predicts == "v_prediction":
-        return alpha, -sigma
-    return (1 / alpha, -sigma / alpha) if alpha else (inf, -inf)
 
 
 def _call(
@@ -305,7 +271,7 @@ def _call(
     noise = _randn(torch.Generator().manual_seed(seed))  # the draw that the scheduler will make
     options: dict[str, Any] = {"generator": torch.Generator().manual_seed(seed)}
     t, last = scheduler.timesteps[i], i == len(scheduler.timesteps) - 1
-    match _kind(scheduler):  # both return (x, its mean without the noise)
+    match kind_of(scheduler):  # both return (x, its mean without the noise)
         case "ScoreSdeVp":
             return scheduler.step_pred(z, x, t, **options)[last], z, noise
         case "ScoreSdeVe":

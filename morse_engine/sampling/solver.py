@@ -20,7 +20,6 @@ much (Heun with two or three steps): keep x and the estimates in float32 or bett
 The numbers come from the scheduler itself, see `probe.py`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
@@ -32,7 +31,8 @@ from torch import Tensor
 from ..system.checks import integer, shown
 from ..system.errors import Refused
 from . import probe
-from .free import NO_RANGE, Line, Range, as_range, bounds, difference, log_ratio, slopes
+from .clean import places
+from .free import NO_RANGE, Line, Range, as_range, bounds, slopes
 from .plan import Plan
 from .probe import HISTORY, Column
 
@@ -48,15 +48,15 @@ class SolverTable:
         init_noise_sigma: the run starts at x = init_noise_sigma * unit noise.
         clean_range: of the clean images, for free steps; by the scheduler's `clip_sample` if its
             config has that, else unknown and without bounds.
-        way: the coordinate of the free steps' line.
+        places: float64 `[n]`, where the calls lie on the line of free steps, see `clean.py`.
     """
 
     name: str
     rows: Tensor
     timesteps: Tensor
     init_noise_sigma: float
+    places: Tensor
     clean_range: Range = NO_RANGE
-    way: Callable[[Tensor, Tensor], Tensor] = difference
 
     @classmethod
     def from_scheduler(cls, scheduler: Any, num_steps: int, *, eta: float = 0.0) -> "SolverTable":
@@ -113,8 +113,8 @@ class SolverTable:
             )
         rows = probe.rows(name, scheduler, timesteps, eta, first)
         sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))
-        way = log_ratio if type(scheduler).__name__ == "ScoreSdeVeScheduler" else difference
-        return cls(name, rows, timesteps[first:], sigma, range_of(scheduler.config), way)
+        at = places(probe.kind_of(scheduler), scheduler)[first:]
+        return cls(name, rows, timesteps[first:], sigma, at, range_of(scheduler.config))
 
     @classmethod
     def for_calls(cls, scheduler: Any, num_calls: int, *, eta: float = 0.0) -> "SolverTable":
@@ -226,7 +226,7 @@ class SolverTable:
         rows = self.rows.clone()
         if not rows[:, Column.U].isfinite().all():
             raise Refused(no_free_steps(plan, self.name))
-        rows[:, Column.SLOPE] = torch.tensor(slopes(plan, self.timesteps, self.way))
+        rows[:, Column.SLOPE] = torch.tensor(slopes(plan, self.places))
         rows[:, Column.FREE] = torch.tensor([plan.free_behind(i) for i in range(len(plan))])
         return replace(self, rows=rows)
 
@@ -236,11 +236,17 @@ class SolverTable:
         Two readings of one scheduler differ by the rounding of their fits.
         """
         return self is other or (
-            (self.init_noise_sigma, self.clean_range, self.way)
-            == (other.init_noise_sigma, other.clean_range, other.way)
+            (self.init_noise_sigma, self.clean_range) == (other.init_noise_sigma, other.clean_range)
             and torch.equal(self.rows.float(), other.rows.float())
             and torch.equal(self.timesteps, other.timesteps)
+            and torch.equal(self.places, other.places)
         )
+
+    def up_to(self, count: int) -> "SolverTable":
+        """The first calls alone."""
+        cut = (self.rows, self.timesteps, self.places)
+        rows, timesteps, at = (values[:count] for values in cut)
+        return replace(self, rows=rows, timesteps=timesteps, places=at)
 
     def with_range(self, clean_range: Range) -> "SolverTable":
         """The same for images whose range is known."""

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import diffusers
@@ -13,7 +14,7 @@ from diffusers.schedulers import ScoreSdeVeScheduler, ScoreSdeVpScheduler
 
 from morse_engine import Plan, SolverTable
 from morse_engine.sampling import noise
-from morse_engine.sampling.free import NO_RANGE, as_range, difference, log_ratio, slopes
+from morse_engine.sampling.free import NO_RANGE, as_range, slopes
 from morse_engine.sampling.loop import sample
 from morse_engine.sampling.solver import Column
 from morse_engine.system.errors import Refused
@@ -100,13 +101,47 @@ def test_where_the_solver_itself_keeps_the_clean_image(kind):
 
 
 def test_slopes():
-    times = torch.tensor([1000, 800, 700, 600, 500, 400])
-    assert slopes(Plan("-:.::-"), times, difference) == [0, 0, 0, 1 / 3, 2 / 3, 0]
+    times = torch.tensor([1000.0, 800, 700, 600, 500, 400])
+    assert slopes(Plan("-:.::-"), times) == pytest.approx([0, 0, 0, 1 / 3, 2 / 3, 0])
     # Two calls at one time, as Heun makes them: no line goes through the two.
-    times = torch.tensor([1000, 800, 800, 600])
-    assert slopes(Plan("-.-:"), times, difference) == [0, 0, 0, 0]
+    times = torch.tensor([1000.0, 800, 800, 600])
+    assert slopes(Plan("-.-:"), times) == [0, 0, 0, 0]
     levels = torch.tensor([8.0, 4.0, 2.0, 1.0])
-    assert slopes(Plan("-.::"), levels, log_ratio) == pytest.approx([0, 0, 1, 2])
+    assert slopes(Plan("-.::"), levels.log()) == pytest.approx([0, 0, 1, 2])
+
+
+SPACED = {
+    "karras": DPMSolverMultistepScheduler(use_karras_sigmas=True, timestep_spacing="trailing"),
+    "exponential": diffusers.EulerDiscreteScheduler(use_exponential_sigmas=True),
+    "heun": diffusers.HeunDiscreteScheduler(use_karras_sigmas=True),
+    "v": diffusers.UniPCMultistepScheduler(use_karras_sigmas=True, prediction_type="v_prediction"),
+}
+
+
+@pytest.mark.parametrize("name", SPACED)
+def test_where_calls_lie_with_sigmas_of_karras(name):
+    """By the noise itself, not by timesteps that are rounded: log(3 + sigma)."""
+    table = SolverTable.from_scheduler(SPACED[name], 6)
+    scheduler = copy.deepcopy(SPACED[name])
+    scheduler.set_timesteps(6)
+    sigmas = scheduler.sigmas[: len(scheduler.timesteps)].double()
+    torch.testing.assert_close(table.places, (3 + sigmas).log(), rtol=0, atol=1e-12)
+    assert len(table.places) == len(table)
+    # A part of the run has the places of that part.
+    rest = SolverTable.of_prepared(scheduler, 2)
+    torch.testing.assert_close(rest.up_to(3).places, table.places[2:5])
+    p = table.places.tolist()
+    plan = Plan("--:" + "-" * (len(table) - 3))
+    slope = table.for_plan(plan).rows[2, Column.SLOPE].item()
+    assert slope == pytest.approx((p[2] - p[1]) / (p[1] - p[0]) if p[1] != p[0] else 0)
+
+
+def test_where_calls_lie_otherwise():
+    even = SolverTable.from_scheduler(DPMSolverMultistepScheduler(), 5)
+    assert even.places.equal(even.timesteps.double())
+    scheduler = ScoreSdeVeScheduler(sigma_max=50.0)
+    table = SolverTable.from_scheduler(scheduler, 5)
+    torch.testing.assert_close(table.places, table.timesteps.double().log())
 
 
 def test_a_free_step_by_hand():
