@@ -1,0 +1,44 @@
+"""benchmarks/free_lines.py: which line, of which model, and that it goes on where it was."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from morse_engine.sampling.plan import Plan
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["digits", "icons", "miniature"])
+def test_rows(model, tmp_path, monkeypatch):
+    import free_lines
+
+    monkeypatch.setattr(free_lines, "FULL", 4)
+    monkeypatch.setattr(free_lines, "BATCH", 2)
+    monkeypatch.setattr(free_lines, "DASH_STEPS", (3,))
+    out = tmp_path / "rows.json"
+    words = ["free_lines", "--models", model, "--solvers", "dpm-karras", "--images", "2"]
+    monkeypatch.setattr(sys, "argv", [*words, "--out", str(out)])
+    free_lines.main()
+    rows = json.loads(out.read_text())
+    assert [row["variant"] for row in rows] == ["Dash alone", *free_lines.LINES]
+    assert {row["plan"] for row in rows} == {"---", "-:-:-:"}
+    values = [row["value"] for row in rows]
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    assert len(set(values)) == len(values), "each line has other images"
+    monkeypatch.setattr(free_lines, "made", None)  # all is there: nothing is made
+    free_lines.main()
+    assert json.loads(out.read_text()) == rows
+
+
+def test_the_line_of_the_package_is_one_of_them(monkeypatch):
+    import free_lines
+
+    monkeypatch.setattr(free_lines, "BATCH", 2)
+    digits, plan = free_lines.MODELS["digits"](), Plan("--:-:")
+    for solver, line in (("dpm-karras", "log(3 + sigma)"), ("ddim", "timestep")):
+        ours, same = (
+            free_lines.made(digits, solver, plan, asked, range(2)) for asked in (None, line)
+        )
+        torch.testing.assert_close(ours, same, rtol=1e-4, atol=1e-4)
