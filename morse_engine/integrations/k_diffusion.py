@@ -6,7 +6,7 @@ noise levels; its x is variance-exploding, x = x_0 + sigma noise. In these terms
     z = (x - D) / sigma, the noise that the model sees in x: Dash, asked at the first step and
         wherever else the plan has a `-`
     z = z_s + eta(x, sigma, x_s, z_s, sigma_s, z_p, sigma_p) on a Dot step, which does not ask it
-    z = (x - D) / sigma with D on the line through the last two clean images, in log(3 + sigma), on
+    z = (x - D) / sigma with D on the line through the last two clean images, in log(10 + sigma), on
         a free step (`sampling/free.py`, `sampling/clean.py`)
 
 and the solver is k-diffusion's own, as a table (`sampling/solver.py`) of a few numbers a step.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 #: Noise, with the deviation of the data as the unit, below which a clean image changes with the
 #: noise itself, above it with its logarithm: see `place`.
-SETTLED = 3.0
+SETTLED = 10.0
 
 # Options that space the steps by their noise, and no longer evenly in the timestep.
 _SPACED = tuple(f"use_{spacing}_sigmas" for spacing in ("karras", "exponential", "beta"))
@@ -53,10 +53,10 @@ def clean(kind: str | None, scheduler: Any, i: int) -> tuple[float, float]:
 def place(sigma: float) -> float:
     """Where a call at noise sigma lies on the line of free steps, where times do not say it.
 
-        log(3 + sigma)
+        log(10 + sigma)
 
     Near the end of a run the noise falls by powers and the clean image hardly changes: by log sigma
-    the line goes far beyond it there. 3 was measured beside 1, 10, log sigma and the timestep, on
+    the line goes far beyond it there. 10 was measured beside 1, 3, log sigma and the timestep, on
     three models with Karras' sigmas (docs/architecture.md).
     """
     return log(SETTLED + sigma)

@@ -37,7 +37,7 @@ def test_the_line_of_the_package_is_one_of_them(monkeypatch):
 
     monkeypatch.setattr(free_lines, "BATCH", 2)
     digits, plan = free_lines.MODELS["digits"](), Plan("--:-:")
-    for solver, line in (("dpm-karras", "log(3 + sigma)"), ("ddim", "timestep")):
+    for solver, line in (("dpm-karras", "log(10 + sigma)"), ("ddim", "timestep")):
         ours, same = (
             free_lines.made(digits, solver, plan, asked, range(2)) for asked in (None, line)
         )

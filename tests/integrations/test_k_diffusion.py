@@ -124,7 +124,7 @@ def test_extrapolation_written_out(solver):
 @pytest.mark.parametrize("held", [None, (-0.7, 0.8)], ids=["no bounds", "bounds"])
 @pytest.mark.parametrize("solver", FORMULAS)
 def test_free_steps_written_out(solver, held):
-    """Plan -::- : the clean image stays after one call; later it goes on in log(3 + sigma)."""
+    """Plan -::- : the clean image stays after one call; later it goes on in log(10 + sigma)."""
     sigmas, plan = karras(8), "-:-::-:-"
     ours = k_diffusion.sampler(Plan(plan), solver=solver, clean_range=held)
     said = []
@@ -132,10 +132,10 @@ def test_free_steps_written_out(solver, held):
     def stepwise(x, sigma):
         i = int((sigmas == sigma[0]).nonzero())
         if plan[i] == "-":
-            said.append(((3 + sigmas[i]).log(), model(x, sigma)))
+            said.append(((10 + sigmas[i]).log(), model(x, sigma)))
             return said[-1][1]
         (at_a, a), (at_b, b) = said[-1], said[max(0, len(said) - 2)]
-        slope = ((3 + sigmas[i]).log() - at_a) / (at_a - at_b) if len(said) > 1 else 0.0
+        slope = ((10 + sigmas[i]).log() - at_a) / (at_a - at_b) if len(said) > 1 else 0.0
         line = a + slope * (a - b)
         return line if held is None else line.clamp(*held)
 

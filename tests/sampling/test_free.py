@@ -120,12 +120,12 @@ SPACED = {
 
 @pytest.mark.parametrize("name", SPACED)
 def test_where_calls_lie_with_sigmas_of_karras(name):
-    """By the noise itself, not by timesteps that are rounded: log(3 + sigma)."""
+    """By the noise itself, not by timesteps that are rounded: log(10 + sigma)."""
     table = SolverTable.from_scheduler(SPACED[name], 6)
     scheduler = copy.deepcopy(SPACED[name])
     scheduler.set_timesteps(6)
     sigmas = scheduler.sigmas[: len(scheduler.timesteps)].double()
-    torch.testing.assert_close(table.places, (3 + sigmas).log(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(table.places, (10 + sigmas).log(), rtol=0, atol=1e-12)
     assert len(table.places) == len(table)
     # A part of the run has the places of that part.
     rest = SolverTable.of_prepared(scheduler, 2)
