@@ -38,7 +38,7 @@ class SamplerMorse:
         between = "what '.' steps do with the model's last estimates"
         return {
             "required": {
-                "plan": ("STRING", {"default": "-.", "tooltip": plan}),
+                "plan": ("STRING", {"default": "-:", "tooltip": plan}),
                 "solver": (["dpmpp_2m", "euler"], {"tooltip": solver}),
                 "between": (["extrapolate", "reuse"], {"tooltip": between}),
             },

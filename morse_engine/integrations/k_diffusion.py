@@ -43,8 +43,8 @@ SOLVERS = ("euler", "dpmpp_2m")
 
 
 def sampler(
-    plan: Plan | str = "-.",
-    dot: Dot | Callable[..., Tensor] = extrapolate,
+    plan: Plan | str | None = None,
+    dot: Dot | Callable[..., Tensor] | None = None,
     *,
     solver: str = "dpmpp_2m",
     cond: dict | None = None,
@@ -55,11 +55,12 @@ def sampler(
     Args:
         plan: Morse code, repeated over the steps of a run, whose number the host chooses: `"-.."`
             asks the model at every third step, and so does `"-::"`, with free steps between. A plan
-            of exactly these steps is used as it is.
-        dot: the residual of Dot steps. `extrapolate` and `reuse` need no training and take next to
-            no time; they are the rivals that a Dot has to beat. A `Dot` is one whose Dash is the
-            model that the host runs, which cannot be checked here; it is used on the device and in
-            the dtype that it is in. Else any `eta(x, sigma, x_s, z_s, sigma_s, z_p, sigma_p)`.
+            of exactly these steps is used as it is. Default: `"-:"`, or `"-."` with a `dot`.
+        dot: the residual of Dot steps; default: `extrapolate`, which needs no training, nor does
+            `reuse`; they take next to no time, and are the rivals that a Dot has to beat. A `Dot`
+            is one whose Dash is the model that the host runs, which cannot be checked here; it is
+            used on the device and in the dtype that it is in. Else any
+            `eta(x, sigma, x_s, z_s, sigma_s, z_p, sigma_p)`.
         solver: "euler" or "dpmpp_2m" (DPM-Solver++ of order 2), k-diffusion's `sample_euler` and
             `sample_dpmpp_2m` where every step is a Dash.
         cond: what a `Dot` is given by keyword; what the host gives its model is not known here.
@@ -80,12 +81,13 @@ def sampler(
             other are equal, which "dpmpp_2m" divides by and "euler" does not. Rising levels, as
             ComfyUI's FlipSigmas makes them, are taken.
     """
+    plan = ("-:" if dot is None else "-.") if plan is None else plan
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     if cond is not None and not isinstance(cond, dict):
         raise Refused(f"cond={shown(cond)}: a dict of what the Dot is given by keyword")
     if not isinstance(solver, str) or solver not in SOLVERS:
         raise Refused(f"solver={shown(solver)}: choose {' or '.join(SOLVERS)}")
-    helper = as_helper(dot).merged()
+    helper = as_helper(extrapolate if dot is None else dot).merged()
     known = helper.clean_range if clean_range is None else clean_range
     held = NO_RANGE if known is None else as_range(known)
     levels = helper.levels

@@ -233,6 +233,19 @@ def test_callback():
     assert len(asked) == 2
 
 
+def test_plans_that_nobody_has_named():
+    """Free steps; Dot steps where there is a Dot; `.` without one continues the noise."""
+    sigmas = karras(6)
+    for ours, same in (({}, ("-:",)), ({"dot": reuse}, ("-.", reuse)), (
+        {"plan": "-."}, ("-.", extrapolate)
+    )):  # fmt: skip
+        made, expected = (
+            run(model, start(sigmas), sigmas, disable=True)
+            for run in (k_diffusion.sampler(**ours), k_diffusion.sampler(*same))
+        )
+        assert torch.equal(made, expected)
+
+
 def test_two_runs_share_nothing():
     """One sampler, another model and another number of steps in between."""
     run, sigmas = k_diffusion.sampler("-.."), karras(6)
