@@ -110,8 +110,7 @@ class Bench:
     def latents(self, solver: str, guidance: float, plan: Plan, **held: Any) -> Tensor:
         table = self.table(solver, len(plan))
         fields = {"clean_range": NO_RANGE} | held
-        numbers = (table.rows, table.timesteps, table.init_noise_sigma, table.places)
-        table = Bounded(table.name, *numbers, **fields)
+        table = Bounded(table.name, table.rows, table.timesteps, table.init_noise_sigma, **fields)
         text, empty = self.cond
         guided = guidance != 1
         cond = {"encoder_hidden_states": torch.cat([empty, text]) if guided else text}

@@ -254,7 +254,7 @@ def _table(levels: Sequence[float], solver: str, dtype: torch.dtype) -> SolverTa
     coefficients = torch.tensor(rows, dtype=torch.float64)
     timesteps = torch.tensor(levels[:-1], dtype=dtype)
     places = torch.tensor([place(sigma) for sigma in levels[:-1]], dtype=torch.float64)
-    return SolverTable(f"k-diffusion {solver}", coefficients, timesteps, 1.0, places)
+    return SolverTable(f"k-diffusion {solver}", coefficients, timesteps, 1.0, places=places)
 
 
 def _sigma_max(levels: NoiseLevels) -> float:

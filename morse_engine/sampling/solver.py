@@ -48,15 +48,20 @@ class SolverTable:
         init_noise_sigma: the run starts at x = init_noise_sigma * unit noise.
         clean_range: of the clean images, for free steps; by the scheduler's `clip_sample` if its
             config has that, else unknown and without bounds.
-        places: float64 `[n]`, where the calls lie on the line of free steps, see `clean.py`.
+        places: float64 `[n]`, where the calls lie on the line of free steps, see `clean.py`; by
+            default at their timesteps.
     """
 
     name: str
     rows: Tensor
     timesteps: Tensor
     init_noise_sigma: float
-    places: Tensor
     clean_range: Range = NO_RANGE
+    places: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.places is None:
+            object.__setattr__(self, "places", self.timesteps.cpu().double())
 
     @classmethod
     def from_scheduler(cls, scheduler: Any, num_steps: int, *, eta: float = 0.0) -> "SolverTable":
@@ -114,7 +119,7 @@ class SolverTable:
         rows = probe.rows(name, scheduler, timesteps, eta, first)
         sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))
         at = places(probe.kind_of(scheduler), scheduler)[first:]
-        return cls(name, rows, timesteps[first:], sigma, at, range_of(scheduler.config))
+        return cls(name, rows, timesteps[first:], sigma, range_of(scheduler.config), at)
 
     @classmethod
     def for_calls(cls, scheduler: Any, num_calls: int, *, eta: float = 0.0) -> "SolverTable":

@@ -214,7 +214,7 @@ def test_image_to_image():
     inner.set_timesteps(12)
     x = 0.2 + inner.sigmas[3] * noise()
     table = SolverTable.from_scheduler(EulerDiscreteScheduler(), 12)
-    rest = SolverTable(table.name, table.rows[3:], table.timesteps[3:], 1.0, table.places[3:])
+    rest = SolverTable(table.name, table.rows[3:], table.timesteps[3:], 1.0)
     expected = sample(model, extrapolate, Plan("-..-..-.."), rest, x, [0, 1])
     assert_close("run_batch", ours, expected)
 
@@ -228,7 +228,7 @@ def test_image_to_image_with_free_steps():
     inner.set_timesteps(12)
     x = 0.2 + inner.sigmas[3] * noise()
     table = SolverTable.from_scheduler(EulerDiscreteScheduler(), 12)
-    rest = SolverTable(table.name, table.rows[3:], table.timesteps[3:], 1.0, table.places[3:])
+    rest = SolverTable(table.name, table.rows[3:], table.timesteps[3:], 1.0)
     assert_close("run_batch", ours, sample(model, None, Plan("-::-::-::"), rest, x, [0, 1]))
 
 
