@@ -11,7 +11,7 @@ from torch import Tensor
 SETTLED = 10.0
 
 # Options that space the steps by their noise, and no longer evenly in the timestep.
-_SPACED = tuple(f"use_{spacing}_sigmas" for spacing in ("karras", "exponential", "beta"))
+_SPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
 def clean(kind: str | None, scheduler: Any, i: int) -> tuple[float, float]:

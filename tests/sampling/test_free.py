@@ -113,6 +113,7 @@ def test_slopes():
 SPACED = {
     "karras": DPMSolverMultistepScheduler(use_karras_sigmas=True, timestep_spacing="trailing"),
     "exponential": diffusers.EulerDiscreteScheduler(use_exponential_sigmas=True),
+    "lu": DPMSolverMultistepScheduler(use_lu_lambdas=True),
     "heun": diffusers.HeunDiscreteScheduler(use_karras_sigmas=True),
     "v": diffusers.UniPCMultistepScheduler(use_karras_sigmas=True, prediction_type="v_prediction"),
 }
