@@ -184,11 +184,14 @@ def check_pipeline(pipe: Any) -> None:
     owner = next((c for c in type(pipe).__mro__ if "__call__" in vars(c)), object)
     unet = getattr(pipe, "unet", None)
     if owner.__name__ not in SUPPORTED or not owner.__module__.startswith("diffusers."):
-        runs = "morse_engine.compile(unet, dot) runs any other loop"
+        why = "it has no unet" if unet is None else "its loop is not known here"
+        if unet is not None:
+            why += "; morse_engine.compile(unet, dot) runs any other"
+        elif hasattr(pipe, "scheduler"):
+            why += '; pipe.scheduler = MorseScheduler(pipe.scheduler, "-:") gives it free steps'
         raise Refused(
-            f"{type(pipe).__name__} cannot be accelerated: "
-            f"{'its loop is not known here' if unet is not None else 'it has no unet'}; supported "
-            f"are {', '.join(SUPPORTED)}{f'; {runs}' if unet is not None else ''}"
+            f"{type(pipe).__name__} cannot be accelerated: {why}. Supported are "
+            f"{', '.join(SUPPORTED)}"
         )
     if not isinstance(unet, nn.Module) or getattr(pipe, "scheduler", None) is None:
         raise Refused(

@@ -16,7 +16,7 @@ Source: Morse (arXiv 2506.18251), section 3.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any
 
@@ -25,6 +25,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from ..dot.dot import Dot
+from ..dot.free import FORM
 from ..dot.helper import as_helper
 from ..sampling import probe
 from ..sampling.clean import clean, places
@@ -35,6 +36,7 @@ from ..sampling.solver import no_free_steps, range_of
 from ..system import checks
 from ..system.checks import configured, integer, shown
 from ..system.errors import Refused
+from . import levels
 
 
 class MorseScheduler(SchedulerMixin):
@@ -95,6 +97,7 @@ class MorseScheduler(SchedulerMixin):
         if helper is not None and helper.levels is not None:
             helper.levels.check(inner)
         self._dot = None if helper is None else helper.merged()
+        self._form = "[B, C, H, W]" if helper is not None and helper.levels is not None else FORM
         if clean_range is None and helper is not None:
             clean_range = helper.clean_range
         self._range = range_of(inner.config) if clean_range is None else as_range(clean_range)
@@ -135,11 +138,17 @@ class MorseScheduler(SchedulerMixin):
         return self._begin
 
     def set_timesteps(
-        self, num_inference_steps: int, device: torch.device | str | None = None, **options: Any
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        sigmas: Sequence[float] | None = None,
+        **options: Any,
     ) -> None:
         """Begin a run with `num_inference_steps` Dash steps.
 
         Args:
+            sigmas: noise levels of the Dash steps, for schedulers that take them, as pipelines of
+                flow matching give them; those of the steps between lie on a line to the next one.
             options: for the scheduler inside, e.g. `mu`.
 
         Raises:
@@ -147,9 +156,16 @@ class MorseScheduler(SchedulerMixin):
                 many steps, or what its model says of the image is not known and the plan has free
                 steps.
         """
-        self.plan = plan = _repeated(self._code, num_inference_steps)
+        given = None if sigmas is None else levels.of_dash(sigmas, num_inference_steps)
+        count = num_inference_steps if given is None else len(given)
+        self.plan = plan = _repeated(self._code, count)
+        if given is None or sigmas is None:
+            options["num_inference_steps"] = len(plan)
+        else:  # some schedulers are given the last 0, too
+            ends = [0.0] * (len(sigmas) - len(given))
+            options["sigmas"] = levels.of_steps(given, plan) + ends
         try:
-            self.inner.set_timesteps(len(plan), device=device, **options)
+            self.inner.set_timesteps(device=device, **options)
         except Exception as error:
             raise Refused(
                 f"{type(self.inner).__name__} cannot be set to {len(plan)} steps: "
@@ -162,7 +178,7 @@ class MorseScheduler(SchedulerMixin):
             )
         positions = torch.tensor(plan.dash_positions, device=self.inner.timesteps.device)
         self.timesteps = self.inner.timesteps[positions]
-        self.num_inference_steps = num_inference_steps
+        self.num_inference_steps = plan.num_dash
         self._begin = self._next = None
         self._trajectory: Trajectory | None = None
         self._line: Line | None = None
@@ -178,7 +194,12 @@ class MorseScheduler(SchedulerMixin):
     def scale_model_input(self, sample: Tensor, timestep: Tensor | None = None) -> Tensor:
         """The sample as the model wants it at a Dash step."""
         self._find(timestep)
-        return self.inner.scale_model_input(sample, timestep)
+        return self._scaled(sample, timestep)
+
+    def _scaled(self, x: Tensor, timestep: Tensor | None) -> Tensor:
+        """x as the model wants it; a scheduler of flow matching leaves it as it is."""
+        scale = getattr(self.inner, "scale_model_input", None)
+        return x if scale is None else scale(x, timestep)
 
     def step(
         self,
@@ -193,8 +214,9 @@ class MorseScheduler(SchedulerMixin):
         """The Dash step at `timestep`, and the Dot and free steps behind it.
 
         Args:
-            model_output: `[B, C, H, W]`, z_s, after guidance.
-            sample: `[B, C, H, W]`, not scaled.
+            model_output: `[B, C, H, W]`, z_s, after guidance; without a `Dot` also of video, sound
+                or tokens, `[B, C, ...]`.
+            sample: as that, not scaled.
             eta, generator: for the scheduler inside, if it takes them.
             options: further arguments of its `step()`.
 
@@ -206,8 +228,8 @@ class MorseScheduler(SchedulerMixin):
             Refused: no `set_timesteps` before it, steps beyond the last, or a model that also
                 predicts a variance where the plan has other steps.
         """
-        checks.tensor("model_output", model_output, "[B, C, H, W]")
-        checks.tensor("sample", sample, "[B, C, H, W]")
+        checks.tensor("model_output", model_output, self._form)
+        checks.tensor("sample", sample, self._form)
         eta, return_dict = checks.number("eta", eta), checks.flag("return_dict", return_dict)
         drawn = generator if isinstance(generator, list) else [generator]
         if not all(one is None or isinstance(one, torch.Generator) for one in drawn):
@@ -231,7 +253,7 @@ class MorseScheduler(SchedulerMixin):
                 f"the model makes {list(model_output.shape)} of {list(sample.shape)}: Dot and free "
                 "steps work with models that predict no variance"
             )
-        x_s = self.inner.scale_model_input(sample, timestep)
+        x_s = self._scaled(sample, timestep)
         last = Trajectory.after(self._trajectory, x_s, model_output, timestep)
         self._trajectory = last
         self._say(first, sample, model_output)
@@ -264,7 +286,7 @@ class MorseScheduler(SchedulerMixin):
     def _estimate(self, x: Tensor, t: Tensor, last: Trajectory) -> Tensor:
         """What Dot makes of Dash's last estimate at (x, t)."""
         assert self._dot is not None  # the plan has Dot steps
-        x = self.inner.scale_model_input(x, t)
+        x = self._scaled(x, t)
         return last.z_s + self._dot(x, t, *last, **self.cond)
 
     def _planned(self) -> Plan:
@@ -307,7 +329,7 @@ def _free(inner: Any, plan: Plan) -> list[tuple[float, float, float]]:
     return list(zip(of_x, of_z, slopes(plan, places(kind, inner)), strict=True))
 
 
-def _repeated(code: Plan, num_dash: int) -> Plan:
+def _repeated(code: Plan, num_dash: Any) -> Plan:
     """The code, again and again, up to where Dash step `num_dash + 1` would come."""
     try:
         num_dash = integer("num_inference_steps", num_dash, 1, MOST_STEPS)

@@ -56,7 +56,6 @@ _REFUSED = {
     ("variance_type", "learned_range"): _LEARNED,
     ("variance_type", "fixed_large_log"): "'fixed_large': diffusers' own step() gives NaN here",
     ("skip_prk_steps", False): "skip_prk_steps=True: that start reaches back twelve calls",
-    ("use_dynamic_shifting", True): "use_dynamic_shifting=False and a fixed shift",
 }
 
 _SHAPE = (1, 1, 8, 8)
@@ -125,6 +124,11 @@ def _options(scheduler: Any) -> dict:
 
 def prepare(scheduler: Any, num_steps: int) -> Any:
     """A copy on the CPU, set to `num_steps` steps, at the first of them."""
+    if _options(scheduler).get("use_dynamic_shifting"):
+        raise Refused(
+            f"{type(scheduler).__name__} with use_dynamic_shifting=True has no solver table before "
+            "a pipeline has set it; use use_dynamic_shifting=False and a fixed shift"
+        )
     scheduler = _on_cpu(scheduler)
     try:
         scheduler.set_timesteps(num_steps, device="cpu")

@@ -1,0 +1,38 @@
+"""Noise levels that a host gives for its Dash steps, and those of the steps between."""
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from ..sampling.plan import Plan
+from ..system.checks import shown
+from ..system.errors import Refused
+
+
+def of_dash(sigmas: Any, num_dash: Any) -> list[float]:
+    """The levels of the Dash steps, without a last 0, which some schedulers are given.
+
+    Args:
+        num_dash: how many there have to be; None if the levels say it.
+
+    Raises:
+        Refused: no levels, one that is no finite number, or another number of them.
+    """
+    try:
+        levels = [float(sigma) for sigma in sigmas]
+    except (TypeError, ValueError):
+        levels = []
+    levels = levels[:-1] if levels and levels[-1] == 0 else levels
+    if not levels or not all(isfinite(sigma) for sigma in levels):
+        raise Refused(f"sigmas={shown(sigmas)}: give a noise level for each Dash step")
+    if num_dash is not None and num_dash != len(levels):
+        raise Refused(f"sigmas has {len(levels)} noise levels for {shown(num_dash)} Dash steps")
+    return levels
+
+
+def of_steps(levels: Sequence[float], plan: Plan) -> list[float]:
+    """Of all steps of a plan: between two Dash steps on a line, behind the last one down to 0."""
+    places = [*plan.dash_positions, len(plan)]
+    return np.interp(range(len(plan)), places, [*levels, 0.0]).tolist()
