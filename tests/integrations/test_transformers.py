@@ -5,10 +5,15 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
 )
 
 import morse_engine
@@ -18,6 +23,105 @@ from morse_engine.integrations import levels
 from morse_engine.integrations.scheduler import MorseScheduler
 from morse_engine.sampling.loop import sample
 from tolerances import assert_close
+
+
+def vae():
+    return AutoencoderKL(
+        sample_size=16,
+        block_out_channels=(4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=1,
+        latent_channels=4,
+        scaling_factor=1.5,
+        shift_factor=0.1,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
+def sd3():
+    """A tiny Stable Diffusion 3, and what it is asked."""
+    transformer = SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=1,
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pooled_projection_dim=64,
+        out_channels=4,
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    made = StableDiffusion3Pipeline(transformer, scheduler, vae(), *[None] * 6)
+    text, pooled = torch.randn(2, 1, 5, 32), torch.randn(2, 1, 64)
+    call = {"prompt_embeds": text[0], "negative_prompt_embeds": text[1]}
+    call |= {"pooled_prompt_embeds": pooled[0], "negative_pooled_prompt_embeds": pooled[1]}
+    return made, call | {"height": 32, "width": 32}
+
+
+def wan(scheduler):
+    """A tiny Wan, which makes video, and what it is asked."""
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=16,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=256,
+        ffn_dim=32,
+        num_layers=1,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+    )
+    frames = AutoencoderKLWan(
+        base_dim=3,
+        z_dim=16,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+    )
+    made = WanPipeline(None, None, frames, scheduler, transformer)
+    text = torch.randn(2, 1, 5, 32)
+    call = {"prompt_embeds": text[0], "negative_prompt_embeds": text[1]}
+    return made, call | {"height": 16, "width": 16, "num_frames": 9}
+
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+OTHERS = {
+    "Stable Diffusion 3": sd3,
+    "Wan": lambda: wan(FlowMatchEulerDiscreteScheduler(shift=7.0)),
+    "Wan with UniPC": lambda: wan(UniPCMultistepScheduler(**FLOW)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_families(name):
+    """Dash alone is the pipeline; free steps need no more calls of the model."""
+    torch.manual_seed(0)
+    made, call = OTHERS[name]()
+    made.set_progress_bar_config(disable=True)
+    seen: list[int] = []
+    made.transformer.register_forward_pre_hook(lambda *_: seen.append(1))
+
+    def latents(plan=None):
+        if plan is not None:
+            kind = type(scheduler)
+            made.scheduler = MorseScheduler(kind.from_config(scheduler.config), plan)
+        generator = torch.Generator().manual_seed(1)
+        return made(**call, num_inference_steps=4, generator=generator, output_type="latent")[0]
+
+    scheduler, expected = made.scheduler, latents()
+    assert torch.equal(latents("-"), expected)
+    calls = len(seen) // 2
+    with_free = latents("-:")
+    assert len(seen) == 3 * calls
+    assert with_free.shape == expected.shape
+    assert 0 < (with_free - expected).square().mean().sqrt() < 0.3 * expected.std()
 
 
 @pytest.fixture
@@ -35,21 +139,9 @@ def pipe():
         pooled_projection_dim=8,
         axes_dims_rope=(2, 2, 4),
     )
-    vae = AutoencoderKL(
-        sample_size=16,
-        block_out_channels=(4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=1,
-        latent_channels=4,
-        scaling_factor=1.5,
-        shift_factor=0.1,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
     made = FluxPipeline(
         FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        *(vae, None, None, None, None, transformer),
+        *(vae(), None, None, None, None, transformer),
     )
     made.set_progress_bar_config(disable=True)
     return made
