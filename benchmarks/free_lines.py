@@ -1,11 +1,13 @@
 """On which line free steps go on: by the timestep, or by the noise, on the three bundled models.
 
     python benchmarks/free_lines.py [--models digits icons miniature] [--images 48]
+    python benchmarks/free_lines.py --models miniature --sheet docs/images/karras.png
 
 A row is one model, solver, plan and line, "value" the mean over images of the rms distance of x
 (pixels of a range of 2, or latents) to 50 Dash steps of the same solver and seeds, with the 95 %
 interval of a bootstrap. The miniature is asked for its coarse prompts at guidance 3. Rows are kept
-as they are made; a run that was stopped goes on.
+as they are made; a run that was stopped goes on. A sheet shows pictures of some seeds, by Karras'
+sigmas: all steps, few alone, and with a free step behind each.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from torch import Tensor
 import morse_engine
 from morse_engine import zoo
 from morse_engine.evaluation.bootstrap import Bootstrap
+from morse_engine.evaluation.figures import picture_grid
 from morse_engine.evaluation.prompted import Prompted
 from morse_engine.integrations.latents import range_of
 from morse_engine.sampling import noise, schedulers
@@ -35,6 +38,7 @@ from morse_engine.zoo.miniature import captions
 
 ROWS = Path(__file__).parent / "results/free-lines.json"
 FULL, BATCH, GUIDANCE, FIRST_SEED = 50, 16, 3.0, 70_000
+SHEET = (4, 6)  # Dash steps
 DASH_STEPS, SOLVERS = (4, 6, 8), ("dpm-karras", "dpm", "ddim")
 KARRAS = "-karras"
 
@@ -50,11 +54,12 @@ LINES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Model(NamedTuple):
-    """A bundled Dash: its sampler with a solver, and what a call is given for seeds."""
+    """A bundled Dash: its sampler with a solver, what a call is given for seeds, x as pictures."""
 
     config: Any
     compile: Callable[[Any], Any]
     told: Callable[[Sequence[int]], dict]
+    pictures: Callable[[Tensor], Tensor] = lambda x: x
 
 
 def digits() -> Model:
@@ -81,7 +86,7 @@ def miniature() -> Model:
     def told(seeds: Sequence[int]) -> dict:
         return {"guidance_scale": GUIDANCE, **subject.told(seeds)}
 
-    return Model(pipe.scheduler.config, compile, told)
+    return Model(pipe.scheduler.config, compile, told, subject.pictures)
 
 
 MODELS = {"digits": digits, "icons": icons, "miniature": miniature}
@@ -105,15 +110,31 @@ def made(model: Model, solver: str, plan: Plan, line: str | None, seeds: range) 
     return torch.cat(parts)
 
 
+def sheet(model: Model, path: Path) -> None:
+    """Pictures of nine seeds, by the line of the package."""
+    seeds, columns = range(FIRST_SEED, FIRST_SEED + BATCH), {}
+    shown = {f"All {FULL} steps": "-" * FULL}
+    for dash in SHEET:
+        shown |= {f"{dash} steps": "-" * dash, f"{dash} and free steps": "-:" * dash}
+    for heading, morse in shown.items():
+        x = made(model, SOLVERS[0], Plan(morse), None, seeds)[:9]
+        code = morse if len(morse) < FULL else ""
+        columns[f"{heading}\n{code}"] = model.pictures(x).clamp(-1, 1)
+    picture_grid(columns, path, title="DPM-Solver++ with Karras' sigmas, the same seeds")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=SOLVERS)
     parser.add_argument("--images", type=int, default=48, help=f"a multiple of {BATCH}")
     parser.add_argument("--out", type=Path, default=ROWS)
+    parser.add_argument("--sheet", type=Path, help="pictures of the first model, no rows")
     options = parser.parse_args()
     if options.images < BATCH or options.images % BATCH:
         parser.error(f"--images {options.images}: give a multiple of {BATCH}")
+    if options.sheet:
+        return sheet(MODELS[options.models[0]](), options.sheet)
     rows = json.loads(options.out.read_text()) if options.out.exists() else []
     done = {(r["model"], r["solver"], r["plan"], r["variant"]) for r in rows}
     seeds = range(FIRST_SEED, FIRST_SEED + options.images)
@@ -135,6 +156,7 @@ def main() -> None:
             rows.append(row | about | {"date": now()[:10]})
             write_rows(options.out, rows)
             print(name, solver, plan, variant, f"{value:.4f} ({low:.4f} to {high:.4f})", flush=True)
+    return None
 
 
 if __name__ == "__main__":

@@ -32,6 +32,31 @@ def test_rows(model, tmp_path, monkeypatch):
     assert json.loads(out.read_text()) == rows
 
 
+@pytest.mark.slow
+def test_sheet(tmp_path, monkeypatch):
+    import free_lines
+
+    monkeypatch.setattr(free_lines, "FULL", 7)
+    monkeypatch.setattr(free_lines, "BATCH", 2)
+    monkeypatch.setattr(free_lines, "SHEET", (3,))
+    drawn = {}
+    monkeypatch.setattr(
+        free_lines, "picture_grid", lambda columns, path, title: drawn.update(columns)
+    )
+    words = ["free_lines", "--models", "miniature", "--sheet", str(tmp_path / "sheet.png")]
+    monkeypatch.setattr(sys, "argv", words)
+    free_lines.main()
+    assert [name.split("\n") for name in drawn] == [
+        ["All 7 steps", ""],
+        ["3 steps", "---"],
+        ["3 and free steps", "-:-:-:"],
+    ]
+    full, alone, free = drawn.values()
+    assert full.shape == (2, 3, 64, 64)
+    assert not torch.equal(free, alone)
+    assert max(images.abs().max() for images in drawn.values()) <= 1
+
+
 def test_the_line_of_the_package_is_one_of_them(monkeypatch):
     import free_lines
 
