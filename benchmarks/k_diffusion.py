@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from morse_engine import zoo
+from morse_engine.dot.levels import NoiseLevels
 from morse_engine.evaluation.bootstrap import Bootstrap
 from morse_engine.evaluation.prompted import Prompted
 from morse_engine.integrations import k_diffusion
@@ -39,8 +40,7 @@ class Host:
         pipe = zoo.miniature_pipeline()
         subject = Prompted("miniature", pipe, None, captions.coarse(), guidance_scale=GUIDANCE)
         self.pictures, self.unet = subject.pictures, pipe.unet
-        alpha_bar = pipe.scheduler.alphas_cumprod.double()
-        self.sigmas = ((1 - alpha_bar) / alpha_bar).sqrt()
+        self.noise = NoiseLevels.from_scheduler(pipe.scheduler)
         seeds = range(FIRST_SEED, FIRST_SEED + num_images)
         shape = (self.unet.config.in_channels, *2 * (self.unet.config.sample_size,))
         self.starts = noise.normal(list(seeds), noise.INITIAL, shape).split(BATCH)
@@ -49,26 +49,13 @@ class Host:
 
     def levels(self, schedule: str, steps: int) -> Tensor:
         """The noise levels of a run, the last one 0: float32 `[steps + 1]`."""
-        low, high = self.sigmas[0], self.sigmas[-1]
-        share = torch.linspace(0, 1, steps, dtype=torch.float64)
-        if schedule == "karras":
-            ends = high ** (1 / RHO), low ** (1 / RHO)
-            found = (ends[0] + share * (ends[1] - ends[0])) ** RHO
-        else:
-            found = self.at((len(self.sigmas) - 1) * (1 - share))
-        return torch.cat([found, torch.zeros(1)]).float()
-
-    def at(self, t: Tensor) -> Tensor:
-        """sigma at timesteps with fractions, by a line in log sigma."""
-        low = t.floor().long().clamp(max=len(self.sigmas) - 2)
-        logs = self.sigmas.log()
-        return (logs[low] + (t - low) * (logs[low + 1] - logs[low])).exp()
-
-    def timestep(self, sigma: Tensor) -> Tensor:
-        """What `at` makes sigma of."""
-        logs, wanted = self.sigmas.log(), sigma.double().log()
-        low = (torch.searchsorted(logs, wanted) - 1).clamp(0, len(logs) - 2)
-        return (low + (wanted - logs[low]) / (logs[low + 1] - logs[low])).float()
+        last = self.noise.config["num_train_timesteps"] - 1
+        share = torch.linspace(0, 1, steps)
+        alpha, sigma = self.noise.at(last * (1 - share))
+        even = (sigma / alpha).flatten()
+        most, least = even[0] ** (1 / RHO), even[-1] ** (1 / RHO)
+        found = (most + share * (least - most)) ** RHO if schedule == "karras" else even
+        return torch.cat([found, torch.zeros(1)])
 
     @torch.no_grad()
     def sample(self, schedule: str, solver: str, plan: str, calls: int) -> Tensor:
@@ -79,7 +66,7 @@ class Host:
         for start, text in zip(self.starts, self.texts, strict=True):
 
             def model(x: Tensor, sigma: Tensor, text: Tensor = text) -> Tensor:
-                t = self.timestep(sigma).repeat(2)
+                t = self.noise.timestep(sigma[0])
                 given = (x / (1 + sigma[0] ** 2).sqrt()).repeat(2, 1, 1, 1)
                 without, with_ = self.unet(given, t, encoder_hidden_states=text).sample.chunk(2)
                 return x - sigma[0] * (without + GUIDANCE * (with_ - without))

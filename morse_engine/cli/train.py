@@ -282,7 +282,7 @@ def _of_images(
     from .. import zoo
     from ..dot import Dot
     from ..sampling import schedulers
-    from ..training.dot import DotTraining
+    from ..training.dot import WALKED, DotTraining
     from . import models
     from .classes import chosen
 
@@ -298,7 +298,7 @@ def _of_images(
     else:
         images, held_out = models.classed(data, len(classes), *shape_of, skip_bad)
     # The trainer moves what it trains; Dot shares Dash's weights, so Dash has to be there first.
-    ways = [schedulers.make(name, noise) for name in solvers or ("ddim", "dpm")]
+    ways = [schedulers.make(name, noise) for name in solvers or WALKED]
     dash, noise_scheduler = dash.to(PartialState().device), DDPMScheduler.from_config(noise)
     torch.manual_seed(0)  # of Dot's first weights
     dot = Dot(dash, noise_scheduler, **shape)

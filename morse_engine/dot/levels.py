@@ -163,6 +163,16 @@ class NoiseLevels(nn.Module):
         alpha_bar = torch.lerp(self.alphas_cumprod[low], self.alphas_cumprod[high], t - low)
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The t `[]`, with fractions, where `at` has sigma_t = sigma alpha_t; at most the last."""
+        # Falls with t. In float64: near 1 a rounding would be a thousandth of a step, and a Dot's
+        # `miss` divides by the noise that is left there.
+        alpha_bar = self.alphas_cumprod.double()
+        wanted = (1 / (1 + sigma.to(alpha_bar) ** 2)).reshape(1)
+        low = (torch.searchsorted(-alpha_bar, -wanted) - 1).clamp(0, len(alpha_bar) - 2)
+        share = (alpha_bar[low] - wanted) / (alpha_bar[low] - alpha_bar[low + 1])
+        return (low + share.clamp(0, 1))[0].to(sigma)
+
     def estimates(self, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(x_0, eps) that the output z at (x, t) stands for; `[B, C, H, W]`, t `[B]`."""
         alpha, sigma = self.at(t)

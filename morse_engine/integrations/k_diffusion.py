@@ -287,18 +287,7 @@ def _variance_exploding(
         weight = next(dot.parameters())
         given = (x / (1 + sigma**2).sqrt(), x_s / (1 + sigma_s**2).sqrt(), z_s, z_p)
         x_, x_s, z_s, z_p = (tensor.to(weight) for tensor in given)
-        t, t_s, t_p = (_timestep(levels, level) for level in (sigma, sigma_s, sigma_p))
+        t, t_s, t_p = map(levels.timestep, (sigma, sigma_s, sigma_p))
         return dot(x_, t, x_s, z_s, t_s, z_p, t_p, **cond).to(x)
 
     return eta
-
-
-def _timestep(levels: NoiseLevels, sigma: Tensor) -> Tensor:
-    """The t, with fractions, at which `levels.at` has sigma; at most the last."""
-    # Falls with t. In float64: near 1 a rounding would be a thousandth of a step, and a Dot's
-    # `miss` divides by the noise that is left there.
-    alpha_bar = levels.alphas_cumprod.double()
-    wanted = (1 / (1 + sigma.to(alpha_bar) ** 2)).reshape(1)
-    low = (torch.searchsorted(-alpha_bar, -wanted) - 1).clamp(0, len(alpha_bar) - 2)
-    share = (alpha_bar[low] - wanted) / (alpha_bar[low] - alpha_bar[low + 1])
-    return (low + share.clamp(0, 1))[0].to(sigma)

@@ -156,14 +156,13 @@ class MorseScheduler(SchedulerMixin):
                 many steps, or what its model says of the image is not known and the plan has free
                 steps.
         """
-        given = None if sigmas is None else levels.of_dash(sigmas, num_inference_steps)
-        count = num_inference_steps if given is None else len(given)
-        self.plan = plan = _repeated(self._code, count)
-        if given is None or sigmas is None:
+        if sigmas is None:
+            self.plan = plan = _repeated(self._code, num_inference_steps)
             options["num_inference_steps"] = len(plan)
-        else:  # some schedulers are given the last 0, too
-            ends = [0.0] * (len(sigmas) - len(given))
-            options["sigmas"] = levels.of_steps(given, plan) + ends
+        else:
+            given, end = levels.of_dash(sigmas, num_inference_steps)
+            self.plan = plan = _repeated(self._code, len(given))
+            options["sigmas"] = levels.of_steps(given, plan) + end
         try:
             self.inner.set_timesteps(device=device, **options)
         except Exception as error:

@@ -26,6 +26,7 @@ from .prompts import Asked, Prompts
 from .recipe import MOST_POINTS, check_names
 from .visits import Visits, visit
 
+WALKED = "ddim", "dpm"  # solvers whose ways are walked where no others are named
 FLOOR = 4e-4  # squared error of z below which a point is not worth more: 2 % of unit noise
 
 

@@ -19,7 +19,7 @@ from ..system.errors import Refused
 from ..system.files import output_folder, whole
 from . import captions, latents
 from .captioned import Captioned
-from .dot import DotRecipe, DotTraining
+from .dot import WALKED, DotRecipe, DotTraining
 
 HELD_OUT = 256  # captions at most that are not trained on; a tenth if there are less than 2,560
 LCM_STEPS = (2, 12)  # a consistency model is not run in more
@@ -126,13 +126,13 @@ def schedulers(pipe: Any, solvers: Sequence[str] | None = None) -> list:
     config = pipe.scheduler.config
     if solvers is None and pipe.unet.config.time_cond_proj_dim:
         return [make("lcm", config)]
-    made = [make(name, config) for name in solvers or ("ddim", "dpm")]
-    spaced = [s for s in made if "timestep_spacing" in s.config]
-    return [
-        type(scheduler).from_config(scheduler.config, timestep_spacing=spacing)
-        for scheduler in spaced
-        for spacing in ("leading", "trailing")
-    ] + [scheduler for scheduler in made if scheduler not in spaced]
+    ways = []
+    for name in solvers or WALKED:
+        made = make(name, config)
+        for spacing in ("leading", "trailing") if "timestep_spacing" in made.config else (None,):
+            options = {} if spacing is None else {"timestep_spacing": spacing}
+            ways.append(type(made).from_config(made.config, **options))
+    return ways
 
 
 def train(

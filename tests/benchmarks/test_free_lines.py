@@ -52,7 +52,7 @@ def test_sheet(tmp_path, monkeypatch):
         ["3 and free steps", "-:-:-:"],
     ]
     full, alone, free = drawn.values()
-    assert full.shape == (2, 3, 64, 64)
+    assert full.shape == (9, 3, 64, 64)
     assert not torch.equal(free, alone)
     assert max(images.abs().max() for images in drawn.values()) <= 1
 
@@ -61,9 +61,8 @@ def test_the_line_of_the_package_is_one_of_them(monkeypatch):
     import free_lines
 
     monkeypatch.setattr(free_lines, "BATCH", 2)
-    digits, plan = free_lines.MODELS["digits"](), Plan("--:-:")
+    plan = Plan("--:-:")
     for solver, line in (("dpm-karras", "log(10 + sigma)"), ("ddim", "timestep")):
-        ours, same = (
-            free_lines.made(digits, solver, plan, asked, range(2)) for asked in (None, line)
-        )
+        of = free_lines.subject("digits", solver)
+        ours, same = (free_lines.made(of, plan, asked, 2) for asked in (None, line))
         torch.testing.assert_close(ours, same, rtol=1e-4, atol=1e-4)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from morse_engine import zoo
+from morse_engine.dot.levels import NoiseLevels
 from morse_engine.evaluation.prompted import Prompted
 from morse_engine.sampling import noise, schedulers
 from morse_engine.sampling.plan import Plan
@@ -31,19 +32,20 @@ def test_rows(tmp_path, monkeypatch):
     assert json.loads(out.read_text()) == rows
 
 
-def test_levels(monkeypatch):
+def test_levels():
     import k_diffusion as bench
 
     host = bench.Host.__new__(bench.Host)
-    host.sigmas = torch.linspace(-4, 3, 1000, dtype=torch.float64).exp()
+    host.noise = NoiseLevels.from_scheduler()
+    alpha, sigma = host.noise.at(torch.tensor([999.0, 0.0]))
     for schedule in bench.SCHEDULES:
         levels = host.levels(schedule, 5)
-        assert levels[0].item() == pytest.approx(host.sigmas[-1].item(), rel=1e-6)
-        assert levels[-2].item() == pytest.approx(host.sigmas[0].item(), rel=1e-6)
+        assert levels[0].item() == pytest.approx((sigma / alpha)[0].item(), rel=1e-5)
+        assert levels[-2].item() == pytest.approx((sigma / alpha)[1].item(), rel=1e-5)
         assert levels[-1] == 0
         assert (levels.diff() < 0).all()
-    t = torch.tensor([0.0, 3.25, 998.5, 999.0], dtype=torch.float64)
-    torch.testing.assert_close(host.timestep(host.at(t)), t.float(), rtol=0, atol=1e-3)
+    karras = host.levels("karras", 5)[:-1] ** (1 / bench.RHO)
+    torch.testing.assert_close(karras.diff(), karras.diff().mean().expand(4), rtol=1e-3, atol=0)
 
 
 @pytest.mark.slow

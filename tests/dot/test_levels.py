@@ -75,3 +75,12 @@ def test_levels_of_something_else():
         NoiseLevels.from_scheduler(DDPMScheduler(trained_betas=[0.1, 0.2]))
     with pytest.raises(ValueError, match="'score'"):
         NoiseLevels.from_scheduler(DDPMScheduler(prediction_type="score"))
+
+
+def test_timestep_of_a_noise_level():
+    """The inverse of `NoiseLevels.at`, at timesteps and between them."""
+    levels = NoiseLevels.from_scheduler()
+    for t in (0.0, 0.25, 17.0, 499.5, 998.75, 999.0):
+        alpha, sigma = levels.at(torch.tensor([t]))
+        found = levels.timestep((sigma / alpha).reshape(()))
+        assert_close("levels/timestep", found, torch.tensor(t))

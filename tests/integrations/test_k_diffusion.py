@@ -3,31 +3,11 @@
 import pytest
 import torch
 
-from models import randomised, tiny_unet
-from morse_engine import Dot, Plan, SolverTable
+from denoiser import SHAPE, karras, model, start
+from morse_engine import Plan, SolverTable
 from morse_engine.integrations import k_diffusion
 from morse_engine.integrations.k_diffusion import extrapolate, reuse
-from morse_engine.sampling.loop import walk
 from tolerances import assert_close
-
-SHAPE = (2, 1, 16, 16)
-
-
-def karras(n: int, low: float = 0.03, high: float = 14.6) -> torch.Tensor:
-    ramp = torch.linspace(0, 1, n)
-    levels = (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
-    return torch.cat([levels, torch.zeros(1)])
-
-
-def model(x, sigma, shift=0.0):
-    """A clean image that is not linear in x."""
-    assert sigma.shape == (len(x),)
-    sigma = sigma[:, None, None, None]
-    return torch.tanh(x / (1 + sigma**2).sqrt() + 0.3 + shift)
-
-
-def start(sigmas):
-    return sigmas[0] * torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
 
 
 def euler(model, x, sigmas):
@@ -150,22 +130,6 @@ def test_free_steps_written_out(solver, held):
         assert float(seen[4]["denoised"].max()) == pytest.approx(0.8)
 
 
-def test_free_steps_between_dot_steps(pair):
-    """Both kinds of calls make the line, and a Dot's range holds it."""
-    _, dot = pair
-    sigmas = karras(6)
-    run = k_diffusion.sampler("-:.:", dot)
-    x = run(model, start(sigmas), sigmas, disable=True)
-    dot.clean_range = (-0.5, 0.5)
-    try:
-        held = k_diffusion.sampler("-:.:", dot)(model, start(sigmas), sigmas, disable=True)
-        given = k_diffusion.sampler("-:.:", dot, clean_range=(-9, 9))
-        assert_close("k_diffusion", given(model, start(sigmas), sigmas, disable=True), x)
-    finally:
-        del dot.clean_range
-    assert not torch.allclose(held, x, atol=1e-2)
-
-
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5, 6), (2, 3, 40)])
 @pytest.mark.parametrize("plan", ["-:.", "-.:", "-"])
 def test_video_and_sound(plan, shape):
@@ -272,46 +236,6 @@ def test_a_whole_plan_and_half_precision():
     assert_close("steps/float16", low.float(), full)
 
 
-@pytest.fixture(scope="module")
-def pair():
-    unet = tiny_unet()
-    return unet, randomised(Dot(unet))
-
-
-def test_a_dot_sees_its_own_scale_and_timesteps(pair):
-    """A run in the terms of k-diffusion is the run of the variance-preserving Euler scheduler."""
-    from diffusers import EulerDiscreteScheduler
-
-    unet, dot = pair
-    # Whole timesteps: between two diffusers and a Dot's levels do not interpolate alike.
-    scheduler = EulerDiscreteScheduler(timestep_spacing="leading")
-    table = SolverTable.from_scheduler(scheduler, 6)
-    scheduler.set_timesteps(6)
-    sigmas, times = (
-        scheduler.sigmas,
-        dict(zip(scheduler.sigmas.tolist(), table.timesteps, strict=False)),
-    )
-
-    def host(x, sigma):
-        s = sigma[:, None, None, None]
-        return x - s * unet(x / (1 + s**2).sqrt(), times[float(sigma[0])]).sample
-
-    plan, x = Plan("-..-.."), start(sigmas)
-    ours = k_diffusion.sampler(plan, dot, solver="euler")(host, x, sigmas, disable=True)
-    dash = lambda x, t: unet(x, t).sample  # noqa: E731
-    *_, theirs = walk(dash, dot.merged(), plan, table, x / table.init_noise_sigma, ())
-    assert_close("k_diffusion/dot", ours, theirs)
-
-
-def test_timestep_of_a_noise_level(pair):
-    """The inverse of `NoiseLevels.at`, at timesteps and between them."""
-    _, dot = pair
-    for t in (0.0, 0.25, 17.0, 499.5, 998.75, 999.0):
-        alpha, sigma = dot.levels.at(torch.tensor([t]))
-        found = k_diffusion._timestep(dot.levels, (sigma / alpha).reshape(()))
-        assert_close("levels/timestep", found, torch.tensor(t))
-
-
 # -- what is refused ---------------------------------------------------------------------------
 
 
@@ -341,13 +265,7 @@ def test_one_level_is_no_step():
     assert k_diffusion.sampler("-.")(never, x, torch.tensor([3.0])) is x
 
 
-def test_a_dot_is_for_images(pair):
-    with pytest.raises(ValueError, match=r"pass floats \[B, C, H, W\]"):
-        k_diffusion.sampler("-.", pair[1])(model, start(karras(4)).unsqueeze(2), karras(4))
-
-
-def test_wrong_arguments(pair):
-    _, dot = pair
+def test_wrong_arguments():
     with pytest.raises(ValueError, match="first step has to be a Dash"):
         k_diffusion.sampler(".-")
     with pytest.raises(ValueError, match="choose euler or dpmpp_2m"):
@@ -356,23 +274,3 @@ def test_wrong_arguments(pair):
         k_diffusion.sampler("-.", "extrapolate")
     with pytest.raises(ValueError, match="has 5 steps, but this run 4"):
         k_diffusion.sampler("-....", extrapolate)(never, torch.zeros(SHAPE), karras(4))
-    run = k_diffusion.sampler("-.", dot)
-    with pytest.raises(ValueError, match="the run begins at 1000"):
-        run(never, torch.zeros(SHAPE), karras(4, high=1000.0))
-    with pytest.raises(ValueError, match="the run goes up to 1000"):
-        run(never, torch.zeros(SHAPE), karras(4, high=1000.0)[:-1].flip(0))
-
-
-def test_conditions_reach_the_dot(pair):
-    """And only the Dot: this one has no use for them, and says so at its first step."""
-    run = k_diffusion.sampler("-.", pair[1], cond={"label": torch.zeros(2)})
-    with pytest.raises(ValueError, match="label"):
-        run(model, start(karras(4)), karras(4), disable=True)
-
-
-def test_a_dot_of_another_prediction_type():
-    from diffusers import DDPMScheduler
-
-    dot = Dot(tiny_unet(), DDPMScheduler(prediction_type="v_prediction"))
-    with pytest.raises(ValueError, match="corrects v_prediction"):
-        k_diffusion.sampler("-.", dot)
