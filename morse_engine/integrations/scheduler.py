@@ -8,16 +8,15 @@ The host sees the timesteps of the Dash steps alone and asks its model, Dash, at
     x = inner.step((x0 - U x) / V, t, x)                              for each free step
 
 x0 of a free step lies on the line through the clean images of the last two calls, Dash's or Dot's
-(`sampling/free.py`). z_s is what the host has made of Dash's outputs. With guidance it is the
-guided estimate, of which there is one an image; so Dot has to be one that corrects that (a guided
-Dot, `sampling/loop.py`).
+(`sampling/free.py`), and a Dash step behind it corrects it (`sampling/correction.py`). z_s is what
+the host has made of Dash's outputs. With guidance it is the guided estimate, of which there is one
+an image; so Dot has to be one that corrects that (a guided Dot, `sampling/loop.py`).
 
 Source: Morse (arXiv 2506.18251), section 3.
 """
 
 import inspect
 from collections.abc import Callable, Sequence
-from math import isfinite
 from typing import Any
 
 import torch
@@ -27,16 +26,15 @@ from torch import Tensor
 from ..dot.dot import Dot
 from ..dot.free import FORM
 from ..dot.helper import as_helper
-from ..sampling import probe
-from ..sampling.clean import clean, places
-from ..sampling.free import Line, as_range, bounds, slopes
+from ..sampling.free import as_range
 from ..sampling.loop import Trajectory
 from ..sampling.plan import DASH, DOT, MOST_STEPS, Plan
-from ..sampling.solver import no_free_steps, range_of
+from ..sampling.solver import range_of
 from ..system import checks
 from ..system.checks import configured, integer, shown
 from ..system.errors import Refused
 from . import levels
+from .free_steps import FreeSteps
 
 
 class MorseScheduler(SchedulerMixin):
@@ -180,8 +178,7 @@ class MorseScheduler(SchedulerMixin):
         self.num_inference_steps = plan.num_dash
         self._begin = self._next = None
         self._trajectory: Trajectory | None = None
-        self._line: Line | None = None
-        self._free = _free(self.inner, plan) if plan.num_free else None
+        self._free = FreeSteps(self.inner, plan, self._range) if plan.num_free else None
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Let the run begin with a later Dash step, as for an image that is noised in part."""
@@ -239,6 +236,7 @@ class MorseScheduler(SchedulerMixin):
                 f"all {len(self.timesteps)} Dash steps of this run are made: call set_timesteps"
             )
         accepted = inspect.signature(self.inner.step).parameters
+        as_read = not any(options.values())  # else a step is not what a table says
         own = {"eta": eta, "generator": generator}
         options |= {name: value for name, value in own.items() if name in accepted}
         options["return_dict"] = return_dict
@@ -252,39 +250,34 @@ class MorseScheduler(SchedulerMixin):
                 f"the model makes {list(model_output.shape)} of {list(sample.shape)}: Dot and free "
                 "steps work with models that predict no variance"
             )
+        if self._free is not None and self._trajectory is None and as_read:
+            self._free.begin(self.inner, first, eta)
         x_s = self._scaled(sample, timestep)
         last = Trajectory.after(self._trajectory, x_s, model_output, timestep)
         self._trajectory = last
-        self._say(first, sample, model_output)
-        out = self.inner.step(model_output, timestep, sample, **options)
+        out = self._make(first, sample, model_output, options)
         for i, symbol in enumerate(run, first + 1):
-            t = self.inner.timesteps[i]
-            if symbol == DOT:
-                z = self._estimate(out[0], t, last)
-                self._say(i, out[0], z)
-            else:
-                z = self._on_line(i, out[0])
-            out = self.inner.step(z, t, out[0], **options)
+            z = self._estimate(i, out[0], last) if symbol == DOT else None
+            out = self._make(i, out[0], z, options)
         return out
 
-    def _say(self, i: int, x: Tensor, z: Tensor) -> None:
-        """Keep the clean image of the call at place i, if the plan has free steps."""
-        if self._free is not None:
-            u, v, _ = self._free[i]
-            self._line = Line.after(self._line, u * x.float() + v * z.float())
-
-    def _on_line(self, i: int, x: Tensor) -> Tensor:
-        """z of the free step at place i."""
-        assert self._free is not None
-        assert self._line is not None  # a plan begins with Dash
-        u, v, slope = self._free[i]
-        x_0 = self._line.at(slope, *bounds(self._range, self._line.a))
-        return ((x_0 - u * x.float()) / v).to(x.dtype)
+    def _make(self, i: int, x: Tensor, z: Tensor | None, options: dict[str, Any]) -> Any:
+        """The step at place i; z of a call, None of a free step."""
+        free = self._free
+        if free is None:
+            return self.inner.step(z, self.inner.timesteps[i], x, **options)
+        if z is None:
+            z = free.z(i, x)
+        else:
+            free.say(i, x, z)
+        out = self.inner.step(z, self.inner.timesteps[i], x, **options)
+        return free.step(i, x, z, out)
 
     @torch.no_grad()
-    def _estimate(self, x: Tensor, t: Tensor, last: Trajectory) -> Tensor:
-        """What Dot makes of Dash's last estimate at (x, t)."""
+    def _estimate(self, i: int, x: Tensor, last: Trajectory) -> Tensor:
+        """What Dot makes of Dash's last estimate at x, at place i."""
         assert self._dot is not None  # the plan has Dot steps
+        t = self.inner.timesteps[i]
         x = self._scaled(x, t)
         return last.z_s + self._dot(x, t, *last, **self.cond)
 
@@ -317,15 +310,6 @@ class MorseScheduler(SchedulerMixin):
             self.set_begin_index(begin)
         self._next = begin
         return begin
-
-
-def _free(inner: Any, plan: Plan) -> list[tuple[float, float, float]]:
-    """(U, V, f) of each place of the plan, `sampling/free.py`, of a scheduler that is set to it."""
-    name, kind = probe.check(inner, 1, 0.0), probe.kind_of(inner)
-    of_x, of_z = zip(*(clean(kind, inner, i) for i in range(len(plan))), strict=True)
-    if not all(map(isfinite, of_x)):
-        raise Refused(no_free_steps(plan, name))
-    return list(zip(of_x, of_z, slopes(plan, places(kind, inner)), strict=True))
 
 
 def _repeated(code: Plan, num_dash: Any) -> Plan:

@@ -1,7 +1,7 @@
 """A pipeline's loop with a model call and a solver step whenever it asks for one.
 
 The unet is asked on Dash steps, Dot on its own, and the pipeline's scheduler makes the step; where
-a step adds noise, the solver's table makes it. A free step has its z from the line through the
+the solver adds noise or the plan has free steps, the solver's table makes it. A free step has its z from the line through the
 clean images of the last two calls, as guided. Where something changes between the steps, this is
 the only way.
 """
@@ -64,7 +64,7 @@ class StepByStep(Way):
         self.count(self._symbol)
         if self.plan.num_free:
             z = self._on_line(i, z, x)
-        if self.table is not None and self.table.uses_noise:
+        if self.table is not None and (self.table.uses_noise or self.plan.num_free):
             return self._step_by_table(self.table, i, z, x)
         step = type(self.real["scheduler"]).step
         out = step(self.scheduler, z, timestep, x, *args, return_dict=False, **options)

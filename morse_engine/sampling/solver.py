@@ -32,6 +32,7 @@ from ..system.checks import integer, shown
 from ..system.errors import Refused
 from . import probe
 from .clean import places
+from .correction import corrected, corrections
 from .free import NO_RANGE, Line, Range, as_range, bounds, slopes
 from .plan import Plan
 from .probe import HISTORY, Column
@@ -50,6 +51,7 @@ class SolverTable:
             config has that, else unknown and without bounds.
         places: float64 `[n]`, where the calls lie on the line of free steps, see `clean.py`; by
             default at their timesteps.
+        plan: that it was completed for, see `for_plan`.
     """
 
     name: str
@@ -58,6 +60,7 @@ class SolverTable:
     init_noise_sigma: float
     clean_range: Range = NO_RANGE
     places: Tensor = None  # type: ignore[assignment]
+    plan: Plan | None = None
 
     def __post_init__(self) -> None:
         if self.places is None:
@@ -223,17 +226,20 @@ class SolverTable:
     def for_plan(self, plan: Plan) -> "SolverTable":
         """The table with what it needs for the free steps of a plan of its length.
 
+        Dash steps behind free ones correct them, see `correction.py`.
+
         Raises:
             Refused: the plan has free steps, and x holds nothing of the image in some call.
         """
-        if not plan.num_free:
+        assert self.plan in (None, plan)  # rows are completed once
+        if not plan.num_free or self.plan is not None:
             return self
-        rows = self.rows.clone()
-        if not rows[:, Column.U].isfinite().all():
+        if not self.rows[:, Column.U].isfinite().all():
             raise Refused(no_free_steps(plan, self.name))
+        rows = corrected(self.rows, corrections(self.rows, self.places, plan))
         rows[:, Column.SLOPE] = torch.tensor(slopes(plan, self.places))
         rows[:, Column.FREE] = torch.tensor([plan.free_behind(i) for i in range(len(plan))])
-        return replace(self, rows=rows)
+        return replace(self, rows=rows, plan=plan)
 
     def equals(self, other: "SolverTable") -> bool:
         """Whether a run by either has the same numbers, which it takes in float32.

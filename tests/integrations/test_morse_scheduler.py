@@ -130,6 +130,27 @@ def test_the_range_of_free_steps():
     assert not torch.equal(held(clips, dot), held(clips, dot, clean_range=(-0.3, 0.3)))
 
 
+@pytest.mark.parametrize(
+    ("inner", "option"),
+    [(DDIMScheduler(), "eta"), (EulerDiscreteScheduler(), "s_churn")],
+    ids=["eta", "s_churn"],
+)
+def test_noise_that_a_host_asks_for_is_drawn(inner, option):
+    """Free steps are corrected by a table, which knows nothing of it: then they are not."""
+
+    def made(value, seed):
+        scheduler, x = MorseScheduler(copy.deepcopy(inner), "-:", clean_range=(-1, 1)), noise()
+        generator = torch.Generator().manual_seed(seed)
+        scheduler.set_timesteps(4)
+        for t in scheduler.timesteps:
+            z = model(scheduler.scale_model_input(x, t), t)
+            x = scheduler.step(z, t, x, generator=generator, **{option: value}).prev_sample
+        return x
+
+    assert torch.equal(made(0.0, 0), made(0.0, 1))
+    assert not torch.allclose(made(1.0, 0), made(1.0, 1), atol=1e-2)
+
+
 @by_name(STOCHASTIC)
 def test_with_free_steps_and_noise(inner):
     """Written out with the noise that the scheduler inside draws from the host's generator."""

@@ -1,0 +1,78 @@
+"""The free steps of a run whose steps are made by a diffusers scheduler."""
+
+from math import isfinite
+from typing import Any
+
+from torch import Tensor
+
+from ..sampling import probe
+from ..sampling.clean import clean, places
+from ..sampling.correction import corrections
+from ..sampling.free import Line, Range, bounds, slopes
+from ..sampling.plan import Plan
+from ..sampling.solver import SolverTable, no_free_steps
+from ..system.errors import Refused
+
+
+class FreeSteps:
+    """The line that free steps go on, and x where Dash steps behind them correct them.
+
+    Args:
+        inner: the scheduler, set to the steps of the plan.
+        plan: of all steps.
+        clean_range: of the clean images.
+
+    Raises:
+        Refused: what the model says of the image is not known.
+    """
+
+    def __init__(self, inner: Any, plan: Plan, clean_range: Range):
+        name, kind = probe.check(inner, 1, 0.0), probe.kind_of(inner)
+        of_x, of_z = zip(*(clean(kind, inner, i) for i in range(len(plan))), strict=True)
+        if not all(map(isfinite, of_x)):
+            raise Refused(no_free_steps(plan, name))
+        self._rows = list(zip(of_x, of_z, slopes(plan, places(kind, inner)), strict=True))
+        self._plan, self._range = plan, clean_range
+        self._line: Line | None = None
+        self._table: SolverTable | None = None
+        self._first = 0  # the place of the table's first row
+        self._history: list[Tensor] = []
+
+    def begin(self, inner: Any, first: int, eta: float) -> None:
+        """A run begins at place `first`: what its Dash steps correct."""
+        part = Plan(self._plan.morse[first:])
+        try:
+            table = SolverTable.of_prepared(inner, first, eta=eta)
+        except Refused:  # without a table nothing can be corrected
+            return
+        if corrections(table.rows, table.places, part):
+            self._table, self._first = table.for_plan(part), first
+
+    def say(self, i: int, x: Tensor, z: Tensor) -> None:
+        """Keep what the call at place i says of the image."""
+        u, v, _ = self._rows[i]
+        self._line = Line.after(self._line, u * x.float() + v * z.float())
+
+    def z(self, i: int, x: Tensor) -> Tensor:
+        """z of the free step at place i."""
+        assert self._line is not None  # a plan begins with Dash
+        u, v, slope = self._rows[i]
+        x_0 = self._line.at(slope, *bounds(self._range, self._line.a))
+        return ((x_0 - u * x.float()) / v).to(x.dtype)
+
+    def step(self, i: int, x: Tensor, z: Tensor, out: Any) -> Any:
+        """What the scheduler returned for the step at place i, with x after it as corrected.
+
+        Where something is corrected all steps are the table's: a scheduler that goes on from an x
+        it saved, as UniPC does, would undo it.
+        """
+        if self._table is None:
+            return out
+        at = i - self._first
+        x_next, m = self._table.step(at, x.float(), z.float(), self._history)
+        self._history = [m, *self._history][: self._table.num_history]
+        x_next = x_next.to(x.dtype)
+        if isinstance(out, tuple):
+            return (x_next, *out[1:])
+        out["prev_sample"] = x_next
+        return out
