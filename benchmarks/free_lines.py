@@ -1,13 +1,14 @@
-"""On which line free steps go on: by the timestep, or by the noise, on the three bundled models.
+"""On which line free steps go on, and what it is worth that Dash steps correct them.
 
     python benchmarks/free_lines.py [--models digits icons miniature] [--images 48]
     python benchmarks/free_lines.py --models miniature --sheet docs/images/karras.png
 
-A row is one model, solver, plan and line, "value" the mean over images of the rms distance of x
-(pixels of a range of 2, or latents) to 50 Dash steps of the same solver and seeds, with the 95 %
-interval of a bootstrap. The miniature is asked for its coarse prompts at guidance 3. Rows are kept
-as they are made; a run that was stopped goes on. A sheet shows pictures of some seeds, by Karras'
-sigmas: all steps, few alone, and with a free step behind each.
+A row is one of the three bundled models, a solver, a plan and a line (or the line of the package,
+not corrected), "value" the mean over images of the rms distance of x (pixels of a range of 2, or
+latents) to 50 Dash steps of the same solver and seeds, with the 95 % interval of a bootstrap. The
+miniature is asked for its coarse prompts at guidance 3. Rows are kept as they are made; a run that
+was stopped goes on. A sheet shows pictures of some seeds, by Karras' sigmas: all steps, few alone,
+and with a free step behind each.
 """
 
 import argparse
@@ -36,9 +37,10 @@ from morse_engine.zoo import digits
 ROWS = Path(__file__).parent / "results/free-lines.json"
 FULL, BATCH, GUIDANCE, FIRST_SEED = 50, 16, 3.0, 70_000
 SHEET = (4, 6)  # Dash steps
-DASH_STEPS, SOLVERS = (4, 6, 8), ("dpm-karras", "dpm", "ddim")
+DASH_STEPS, SOLVERS = (4, 6, 8), ("dpm-karras", "dpm", "ddim", "unipc")
 DIGITS = "digits"
 MODELS = (DIGITS, ICONS, MINIATURE)
+ALONE, PLAIN = "Dash alone", "not corrected"
 
 #: What a call at noise sigma and timestep t has for its place.
 LINES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -61,10 +63,14 @@ def subject(model: str, solver: str) -> Subject:
     return Subject(DIGITS, models, (1, digits.SIZE, digits.SIZE), made)
 
 
-def made(of: Subject, plan: Plan, line: str | None, num_images: int) -> Tensor:
-    """x of so many images; a line of None is that of the package."""
+def made(of: Subject, plan: Plan, variant: str, num_images: int) -> Tensor:
+    """x of so many images by a line; by that of the package if the variant is none."""
     table = SolverTable.for_calls(of.scheduler, len(plan)).with_range(of.known["clean_range"])
-    if line is not None:
+    if variant == PLAIN:
+        rows = table.for_plan(plan).rows
+        rows[:, : Column.U] = table.rows[:, : Column.U]  # the solver's own
+        table = replace(table, rows=rows, plan=plan)
+    elif (line := variant) in LINES:
         sigmas = -table.rows[:, Column.V]  # of models that predict the noise
         table = replace(table, places=LINES[line](sigmas, table.timesteps.double()))
     return sample_many(
@@ -81,7 +87,7 @@ def sheet(model: str, path: Path) -> None:
         shown |= {f"{dash} steps": "-" * dash, f"{dash} and free steps": "-:" * dash}
     for heading, morse in shown.items():
         code = morse if len(morse) < FULL else ""
-        x = made(of, Plan(morse), None, 9)
+        x = made(of, Plan(morse), ALONE, 9)
         columns[f"{heading}\n{code}"] = of.pictures(x).clamp(-1, 1)
     picture_grid(columns, path, title="DPM-Solver++ with Karras' sigmas, the same seeds")
 
@@ -103,14 +109,13 @@ def main() -> None:
     about = machine() | {"commit": commit(Path(__file__).parent)}
     for name, solver in product(options.models, options.solvers):
         of, full = subject(name, solver), None
-        for dash, line in product(DASH_STEPS, (None, *LINES)):
-            plan = Plan("-" * dash if line is None else "-:" * dash)
-            variant = line or "Dash alone"
+        for dash, variant in product(DASH_STEPS, (ALONE, PLAIN, *LINES)):
+            plan = Plan("-" * dash if variant == ALONE else "-:" * dash)
             if (name, solver, str(plan), variant) in done:
                 continue
             if full is None:
-                full = made(of, Plan("-" * FULL), None, options.images)
-            far = (made(of, plan, line, options.images) - full).square().mean((1, 2, 3)).sqrt()
+                full = made(of, Plan("-" * FULL), ALONE, options.images)
+            far = (made(of, plan, variant, options.images) - full).square().mean((1, 2, 3)).sqrt()
             value, low, high = Bootstrap(len(far)).interval(far)
             row = {"bench": "free lines", "model": name, "solver": solver, "variant": variant}
             row |= {"plan": str(plan), "cost_lsd": dash, "images": len(far), "value": value}

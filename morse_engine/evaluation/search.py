@@ -253,6 +253,7 @@ def _settings(asked: Asked, cond: dict, told: Callable[[range], dict]) -> dict[s
     named: dict[str, Any] = {"num_images": asked.num_images, "full_steps": asked.full_steps}
     named |= {"score": upper_end.__name__, "guidance_scale": cond.pop("guidance_scale")}
     named["cond"] = tree_map(earlier.name, cond)
+    named["free_steps"] = "corrected"  # by Dash steps, which earlier releases did not
     if told is not _nothing:
         named["told"] = tree_map(earlier.name, told(range(SEED, SEED + asked.num_images)))
     return named

@@ -22,7 +22,7 @@ def test_rows(model, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*words, "--out", str(out)])
     free_lines.main()
     rows = json.loads(out.read_text())
-    assert [row["variant"] for row in rows] == ["Dash alone", *free_lines.LINES]
+    assert [row["variant"] for row in rows] == ["Dash alone", "not corrected", *free_lines.LINES]
     assert {row["plan"] for row in rows} == {"---", "-:-:-:"}
     values = [row["value"] for row in rows]
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
@@ -61,8 +61,10 @@ def test_the_line_of_the_package_is_one_of_them(monkeypatch):
     import free_lines
 
     monkeypatch.setattr(free_lines, "BATCH", 2)
-    plan = Plan("--:-:")
-    for solver, line in (("dpm-karras", "log(10 + sigma)"), ("ddim", "timestep")):
-        of = free_lines.subject("digits", solver)
-        ours, same = (free_lines.made(of, plan, asked, 2) for asked in (None, line))
+    plan = Plan("--:-:-")
+    lines = {"dpm-karras": "log(10 + sigma)", "ddim": "timestep", "unipc": "log(10 + sigma)"}
+    for solver, line in lines.items():
+        of, about = free_lines.subject("digits", solver), (free_lines.ALONE, line, free_lines.PLAIN)
+        ours, same, plain = (free_lines.made(of, plan, asked, 2) for asked in about)
         torch.testing.assert_close(ours, same, rtol=1e-4, atol=1e-4)
+        assert (plain - ours).abs().max() > 1e-3
