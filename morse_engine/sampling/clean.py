@@ -10,8 +10,6 @@ from torch import Tensor
 #: noise itself, above it with its logarithm: see `place`.
 SETTLED = 10.0
 
-# Solvers that may be of higher order, and then themselves go on in the logarithm of the noise.
-_OF_ORDER = ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep")
 # Options that space the steps by their noise, and no longer evenly in the timestep.
 _SPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
@@ -59,7 +57,7 @@ def place(sigma: float) -> float:
 
     Near the end of a run the noise falls by powers and the clean image hardly changes: by log sigma
     the line goes far beyond it there. 10 was measured beside 1, 3, log sigma and the timestep, on
-    three models (docs/architecture.md).
+    three models with Karras' sigmas (docs/architecture.md).
     """
     return log(SETTLED + sigma)
 
@@ -67,16 +65,13 @@ def place(sigma: float) -> float:
 def places(kind: str | None, scheduler: Any) -> Tensor:
     """Where all calls of a scheduler that is set to its timesteps lie on the line: float64 `[n]`.
 
-    The timestep; for solvers of order 2 or 3 that add no noise, and for sigmas of Karras and the
-    like, whose timesteps are rounded and uneven, `place`; for the VE SDE the logarithm of its noise.
+    The timestep; for sigmas of Karras and the like, whose timesteps are rounded and uneven,
+    `place`; for the VE SDE the logarithm of its noise.
     """
-    count, config = len(scheduler.timesteps), scheduler.config
+    count = len(scheduler.timesteps)
     if kind == "ScoreSdeVe":
         return scheduler.sigmas[:count].cpu().double().log()
-    spaced = any(config.get(option) for option in _SPACED)
-    noisy = str(config.get("algorithm_type")).startswith("sde")
-    of_order = kind in _OF_ORDER and config.solver_order > 1 and not noisy
-    if (spaced or of_order) and hasattr(scheduler, "sigmas"):
+    if any(scheduler.config.get(option) for option in _SPACED) and hasattr(scheduler, "sigmas"):
         found = [place(sigma) for sigma in scheduler.sigmas[:count].tolist()]
         return torch.tensor(found, dtype=torch.float64)
     return scheduler.timesteps.cpu().double()

@@ -62,7 +62,7 @@ def test_the_line_of_the_package_is_one_of_them(monkeypatch):
 
     monkeypatch.setattr(free_lines, "BATCH", 2)
     plan = Plan("--:-:-")
-    lines = {"dpm-karras": "log(10 + sigma)", "ddim": "timestep", "unipc": "log(10 + sigma)"}
+    lines = {"dpm-karras": "log(10 + sigma)", "ddim": "timestep", "unipc": "timestep"}
     for solver, line in lines.items():
         of, about = free_lines.subject("digits", solver), (free_lines.ALONE, line, free_lines.PLAIN)
         ours, same, plain = (free_lines.made(of, plan, asked, 2) for asked in about)
