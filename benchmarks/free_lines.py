@@ -3,12 +3,12 @@
     python benchmarks/free_lines.py [--models digits icons miniature] [--images 48]
     python benchmarks/free_lines.py --models miniature --sheet docs/images/karras.png
 
-A row is one of the three bundled models, a solver, a plan and a line (or the line of the package,
-not corrected), "value" the mean over images of the rms distance of x (pixels of a range of 2, or
-latents) to 50 Dash steps of the same solver and seeds, with the 95 % interval of a bootstrap. The
-miniature is asked for its coarse prompts at guidance 3. Rows are kept as they are made; a run that
-was stopped goes on. A sheet shows pictures of some seeds, by Karras' sigmas: all steps, few alone,
-and with a free step behind each.
+A row is one of the three bundled models, a solver, a plan and a line, on which nothing is
+corrected, or what the package does: its line, corrected by Dash steps. "value" is the mean over
+images of the rms distance of x (pixels of a range of 2, or latents) to 50 Dash steps of the same
+solver and seeds, with the 95 % interval of a bootstrap. The miniature is asked for its coarse
+prompts at guidance 3. Rows are kept as they are made; a run that was stopped goes on. A sheet shows
+pictures of some seeds, by Karras' sigmas: all steps, few alone, and with a free step behind each.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SHEET = (4, 6)  # Dash steps
 DASH_STEPS, SOLVERS = (4, 6, 8), ("dpm-karras", "dpm", "ddim", "unipc")
 DIGITS = "digits"
 MODELS = (DIGITS, ICONS, MINIATURE)
-ALONE, PLAIN = "Dash alone", "not corrected"
+ALONE, CORRECTED = "Dash alone", "corrected"
 
 #: What a call at noise sigma and timestep t has for its place.
 LINES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -64,15 +64,14 @@ def subject(model: str, solver: str) -> Subject:
 
 
 def made(of: Subject, plan: Plan, variant: str, num_images: int) -> Tensor:
-    """x of so many images by a line; by that of the package if the variant is none."""
+    """x of so many images by a line without corrections; as the package does if it is none."""
     table = SolverTable.for_calls(of.scheduler, len(plan)).with_range(of.known["clean_range"])
-    if variant == PLAIN:
+    if variant in LINES:
+        sigmas = -table.rows[:, Column.V]  # of models that predict the noise
+        table = replace(table, places=LINES[variant](sigmas, table.timesteps.double()))
         rows = table.for_plan(plan).rows
         rows[:, : Column.U] = table.rows[:, : Column.U]  # the solver's own
         table = replace(table, rows=rows, plan=plan)
-    elif (line := variant) in LINES:
-        sigmas = -table.rows[:, Column.V]  # of models that predict the noise
-        table = replace(table, places=LINES[line](sigmas, table.timesteps.double()))
     return sample_many(
         *(of.models.dash, None, plan, table, range(FIRST_SEED, FIRST_SEED + num_images)),
         *(of.shape, BATCH), told=of.told, guidance_scale=of.guidance_scale,
@@ -109,7 +108,7 @@ def main() -> None:
     about = machine() | {"commit": commit(Path(__file__).parent)}
     for name, solver in product(options.models, options.solvers):
         of, full = subject(name, solver), None
-        for dash, variant in product(DASH_STEPS, (ALONE, PLAIN, *LINES)):
+        for dash, variant in product(DASH_STEPS, (ALONE, *LINES, CORRECTED)):
             plan = Plan("-" * dash if variant == ALONE else "-:" * dash)
             if (name, solver, str(plan), variant) in done:
                 continue

@@ -1,9 +1,9 @@
 """A pipeline's loop with a model call and a solver step whenever it asks for one.
 
 The unet is asked on Dash steps, Dot on its own, and the pipeline's scheduler makes the step; where
-the solver adds noise or the plan has free steps, the solver's table makes it. A free step has its z from the line through the
-clean images of the last two calls, as guided. Where something changes between the steps, this is
-the only way.
+the solver adds noise or the plan has free steps, the solver's table makes it. A free step has its z
+from the line through the clean images of the last two calls, as guided. Where something changes
+between the steps, this is the only way.
 """
 
 from typing import Any

@@ -22,7 +22,7 @@ def test_rows(model, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*words, "--out", str(out)])
     free_lines.main()
     rows = json.loads(out.read_text())
-    assert [row["variant"] for row in rows] == ["Dash alone", "not corrected", *free_lines.LINES]
+    assert [row["variant"] for row in rows] == ["Dash alone", *free_lines.LINES, "corrected"]
     assert {row["plan"] for row in rows} == {"---", "-:-:-:"}
     values = [row["value"] for row in rows]
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
@@ -57,14 +57,15 @@ def test_sheet(tmp_path, monkeypatch):
     assert max(images.abs().max() for images in drawn.values()) <= 1
 
 
-def test_the_line_of_the_package_is_one_of_them(monkeypatch):
+def test_what_the_package_does(monkeypatch):
+    """Behind a last Dash its line alone; before another Dash step its line, corrected."""
     import free_lines
 
     monkeypatch.setattr(free_lines, "BATCH", 2)
-    plan = Plan("--:-:-")
     lines = {"dpm-karras": "log(10 + sigma)", "ddim": "timestep", "unipc": "timestep"}
     for solver, line in lines.items():
-        of, about = free_lines.subject("digits", solver), (free_lines.ALONE, line, free_lines.PLAIN)
-        ours, same, plain = (free_lines.made(of, plan, asked, 2) for asked in about)
-        torch.testing.assert_close(ours, same, rtol=1e-4, atol=1e-4)
-        assert (plain - ours).abs().max() > 1e-3
+        of = free_lines.subject("digits", solver)
+        for morse, same in (("---::", True), ("--:-:-", False)):
+            variants = (free_lines.CORRECTED, line)
+            ours, plain = (free_lines.made(of, Plan(morse), v, 2) for v in variants)
+            assert torch.allclose(ours, plain, rtol=1e-4, atol=1e-4) == same
