@@ -3,8 +3,8 @@
     python benchmarks/plans.py
 
 The candidates of `evaluation/survey.py`, at the speeds and budgets named, are sampled from 64 seeds
-and scored by the distance to the full run's images (`evaluation/score.py`), at the upper end of its
-interval, in the features of the classifier of digits. Rows go to `results/plans.json`, and
+and scored by the distance to the full run's images (`evaluation/score.py`) in the features of the
+classifier of digits; the upper end of its interval, which a search takes, is beside it. Rows go to `results/plans.json`, and
 `morse_engine/sampling/plans.json` is made of them. Images are kept in `<out>.partial/`, so a run
 that was stopped goes on where it was, and one with other plans has only those to sample. Solvers
 that are not named keep their rows.
@@ -70,12 +70,12 @@ def rows_of(bench: Bench, solver: str, args: argparse.Namespace, partial: Partia
     reference, about, found = described(full), machine(), []
     for plan in track(plans, description=f"{solver}, {len(plans)} plans"):
         mine = described(plan)
-        scores = {name: upper_end(mine[name], reference[name]) for name in see}
+        scores = {name: score(mine[name], reference[name]) for name in see}
         row = {"bench": "plan score", "model": bench.model, "solver": solver, "plan": str(plan)}
         row |= {"images": args.images, "first_seed": SEED, "full_steps": len(full)}
         row |= {"unit": "distance to the full run", "value": scores["classifier"]}
         row |= {"by_pyramid": scores["pyramid"], "dot": bench.dot}
-        row |= {"score": score(mine["classifier"], reference["classifier"])}
+        row |= {"upper_end": upper_end(mine["classifier"], reference["classifier"])}
         row |= {"budgets": args.budgets, "dot_speeds": args.speeds}
         keys = ("cpu", "gpu", "torch")
         row |= {key: about[key] for key in keys} | {"commit": commit(budget.TABLE), "date": now()}
