@@ -60,8 +60,8 @@ def corrections(rows: Tensor, places: Tensor, plan: Plan) -> dict[int, Correctio
             continue
         if plan.morse[i] == DASH and plan.morse[i - 1] == FREE:
             k = _gain(rows, places, a, i) * (FIRST if calls == 1 else 1.0)
-            at = (places[j] for j in (i, i - 1, max(i - 2, 0)))
-            found[i] = Correction(k, float(slope(*at, difference)))
+            r = slope(places[i], places[i - 1], places[i - 2], difference)
+            found[i] = Correction(k, float(r))
         a, calls = i, calls + 1
     return found
 
