@@ -4,10 +4,10 @@
 
 The candidates of `evaluation/survey.py`, at the speeds and budgets named, are sampled from 64 seeds
 and scored by the distance to the full run's images (`evaluation/score.py`) in the features of the
-classifier of digits; the upper end of its interval, which a search takes, is beside it. Rows go to `results/plans.json`, and
-`morse_engine/sampling/plans.json` is made of them. Images are kept in `<out>.partial/`, so a run
-that was stopped goes on where it was, and one with other plans has only those to sample. Solvers
-that are not named keep their rows.
+classifier of digits; the upper end of its interval, which a search takes, is beside it. Rows go to
+`results/plans.json`, and `morse_engine/sampling/plans.json` is made of them. Images are kept in
+`<out>.partial/`, so a run that was stopped goes on where it was, and one with other plans has only
+those to sample. Solvers that are not named keep their rows.
 
 Printed at the end: how well these scores, and those of features that need no training, rank the
 plans that `quality.py` has compared with real images.
