@@ -6,22 +6,19 @@ What happens within a call is in `call.py`; the scheduler of the pipeline is rea
 import functools
 import inspect
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..engine import Sampler
 from ..engine.report import Report
 from ..sampling import probe
 from ..sampling.free import Range
 from ..sampling.plan import Plan
-from ..sampling.solver import SolverTable
 from ..system.errors import Refused, Unavailable
 from .call import Call, refusal
-
-NUM_TABLES = 16  # tables that are kept: reading one takes milliseconds a step
+from .tables import Tables
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Accelerated:
         self.original_class = cls = type(pipe)
         self._whole_only = backend in ("host", "device")
         self._parts = _parts(pipe)
-        self._tables: OrderedDict[tuple, SolverTable] = OrderedDict()
+        self._tables = Tables()
         self._turn = threading.RLock()
         self._call: Call | None = None  # the one in progress
         self._last: Call | None = None
@@ -132,7 +129,7 @@ class Accelerated:
                 self.plan,
                 given,
                 why,
-                self._table,
+                self._tables,
                 self._latents,
                 self._whole_only,
             )
@@ -173,15 +170,6 @@ class Accelerated:
                 "leave it out, or call morse_engine.restore(pipe) and accelerate with another plan"
             )
         arguments["num_inference_steps"] = steps
-
-    def _table(self, scheduler: Any, first: int, eta: float) -> SolverTable:
-        key = (type(scheduler), _state(scheduler), first, eta)
-        if key not in self._tables:
-            self._tables[key] = SolverTable.of_prepared(scheduler, first, eta=eta)
-            if len(self._tables) > NUM_TABLES:
-                self._tables.popitem(last=False)
-        self._tables.move_to_end(key)
-        return self._tables[key]
 
     def _interrupted(self, pipe: Any) -> bool:
         stopped = self.original_class.interrupt.fget(pipe)
@@ -256,14 +244,3 @@ def _step_by_step_because(pipe: Any, given: dict) -> str:
         if any(v != whole for v in (value if isinstance(value, (list, tuple)) else [value])):
             return f"{name}={value}"
     return ""
-
-
-def _state(scheduler: Any) -> tuple:
-    """All that a scheduler's steps depend on, to be compared."""
-
-    def plain(value: Any) -> bytes | str:
-        if isinstance(value, Tensor):
-            return value.cpu().numpy().tobytes()
-        return value.tobytes() if hasattr(value, "tobytes") else repr(value)
-
-    return tuple((name, plain(value)) for name, value in sorted(vars(scheduler).items()))

@@ -12,6 +12,7 @@ from ..sampling.free import Line, Range, bounds, slopes
 from ..sampling.plan import Plan
 from ..sampling.solver import SolverTable, no_free_steps
 from ..system.errors import Refused
+from .tables import Tables
 
 
 class FreeSteps:
@@ -38,11 +39,11 @@ class FreeSteps:
         self._first = 0  # the place of the table's first row
         self._history: list[Tensor] = []
 
-    def begin(self, inner: Any, first: int, eta: float) -> None:
+    def begin(self, tables: Tables, inner: Any, first: int, eta: float) -> None:
         """A run begins at place `first`: what its Dash steps correct."""
         part = Plan(self._plan.morse[first:])
         try:
-            table = SolverTable.of_prepared(inner, first, eta=eta)
+            table = tables(inner, first, eta)
         except Refused:  # without a table nothing can be corrected
             return
         if corrections(table.rows, table.places, part):

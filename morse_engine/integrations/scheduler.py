@@ -35,6 +35,7 @@ from ..system.checks import configured, integer, shown
 from ..system.errors import Refused
 from . import levels
 from .free_steps import FreeSteps
+from .tables import Tables
 
 
 class MorseScheduler(SchedulerMixin):
@@ -99,6 +100,7 @@ class MorseScheduler(SchedulerMixin):
         if clean_range is None and helper is not None:
             clean_range = helper.clean_range
         self._range = range_of(inner.config) if clean_range is None else as_range(clean_range)
+        self._tables = Tables()
         self.plan: Plan | None = None
         self._begin: int | None = None
         self._next: int | None = None
@@ -251,7 +253,7 @@ class MorseScheduler(SchedulerMixin):
                 "steps work with models that predict no variance"
             )
         if self._free is not None and self._trajectory is None and as_read:
-            self._free.begin(self.inner, first, eta)
+            self._free.begin(self._tables, self.inner, first, eta)
         x_s = self._scaled(sample, timestep)
         last = Trajectory.after(self._trajectory, x_s, model_output, timestep)
         self._trajectory = last

@@ -12,10 +12,10 @@ x_i would be
     x_i + K e                              K = sum over j of w_j dx_i/dm_j
 
 and the solver goes on from there, with the clean image that Dash has named at x_i. So x_next gains
-(A - B U / V) K e, which is three numbers in the row's C0, C1 and C2: a run computes nothing that it
-did not before. It is what the corrector of UniPC does for a step, done for the free steps alone
-(Zhao et al. 2023, arXiv 2302.04867). Dot steps are left as they are: a Dot's estimate is not sure
-enough to be corrected by, and its own was not on the line.
+(A - B U / V) K e, which is three numbers in the row's C0, C1 and C2: at most two terms more in this
+step, and nothing that a backend has to know of. It is what the corrector of UniPC does for a step,
+done for the free steps alone (Zhao et al. 2023, arXiv 2302.04867). Dot steps are left as they are:
+a Dot's estimate is not sure enough to be corrected by, and its own was not on the line.
 """
 
 from typing import NamedTuple
