@@ -53,10 +53,10 @@ LINES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def subject(model: str, solver: str) -> Subject:
-    """A bundled model with a solver."""
+def subject(model: str, solver: str, guidance: float = GUIDANCE) -> Subject:
+    """A bundled model with a solver; the miniature with guidance."""
     if model != DIGITS:
-        return subject_of(model, solver, GUIDANCE)
+        return subject_of(model, solver, guidance)
     made = zoo.digits_scheduler(solver.removesuffix(KARRAS))
     made = type(made).from_config(made.config, use_karras_sigmas=solver.endswith(KARRAS))
     models = Models(zoo.digits_dash(), None, clean_range=(-1, 1))

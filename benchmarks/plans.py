@@ -2,12 +2,13 @@
 
     python benchmarks/plans.py
 
-The candidates of `evaluation/survey.py`, at the speeds and budgets named, are sampled from 64 seeds
-and scored by the distance to the full run's images (`evaluation/score.py`) in the features of the
-classifier of digits; the upper end of its interval, which a search takes, is beside it. Rows go to
-`results/plans.json`, and `morse_engine/sampling/plans.json` is made of them. Images are kept in
-`<out>.partial/`, so a run that was stopped goes on where it was, and one with other plans has only
-those to sample. Solvers that are not named keep their rows.
+The candidates of `evaluation/survey.py`, at the speeds and budgets named, are sampled from 64
+seeds, of solvers that add noise those without Dot steps from 256, and scored by the distance to the
+full run's images (`evaluation/score.py`) in the features of the classifier of digits; the upper end
+of its interval, which a search takes, is beside it. Rows go to `results/plans.json`, and
+`morse_engine/sampling/plans.json` is made of them. Images are kept in `<out>.partial/`, so a run
+that was stopped goes on where it was, and one with other plans has only those to sample. Solvers
+that are not named keep their rows.
 
 Printed at the end: how well these scores, and those of features that need no training, rank the
 plans that `quality.py` has compared with real images.
@@ -24,7 +25,7 @@ from rich.progress import track
 from morse_engine.evaluation.many import sample_many
 from morse_engine.evaluation.partial import Partial
 from morse_engine.evaluation.score import Pyramid, score, upper_end
-from morse_engine.evaluation.search import SEED
+from morse_engine.evaluation.search import IMAGES, NOISY_IMAGES, SEED
 from morse_engine.evaluation.survey import candidates
 from morse_engine.evaluation.verdict import LINE, REUSE
 from morse_engine.sampling import budget
@@ -43,6 +44,9 @@ ALONE = (10, 12, 15, 20)  # Dash steps, for budgets beyond the candidates'
 def rows_of(bench: Bench, solver: str, args: argparse.Namespace, partial: Partial) -> list[dict]:
     """A row for each candidate."""
     scheduler, full = bench.schedulers[solver], Plan(DASH * FULL_STEPS[solver])
+    noisy = SolverTable.for_calls(scheduler, len(full)).uses_noise
+    count = args.images or (NOISY_IMAGES if noisy else IMAGES)
+    dot_speeds = [] if noisy else args.speeds
     see = {"classifier": bench.frechet.extractor.features, "pyramid": Pyramid(bench.shape[0])}
 
     def described(plan: Plan) -> dict:
@@ -50,18 +54,18 @@ def rows_of(bench: Bench, solver: str, args: argparse.Namespace, partial: Partia
             table = SolverTable.for_calls(scheduler, len(plan))
             if bench.models.clean_range is not None:
                 table = table.with_range(bench.models.clean_range)
-            models, seeds = bench.models, range(SEED, SEED + args.images)
+            models, seeds = bench.models, range(SEED, SEED + count)
             return sample_many(models.dash, models.dot, plan, table, seeds, bench.shape, 16)
 
         # A Dot that was trained anew makes other images.
         made_by = bench.dot if plan.num_dot else "dash"
         letters = str(plan).translate(str.maketrans({DASH: "a", DOT: "o", FREE: "f"}))
-        images = partial.images(f"{solver}-{args.images}-{made_by}-{letters}", make)
+        images = partial.images(f"{solver}-{count}-{made_by}-{letters}", make)
         shown = images.float().clamp(-1, 1)
         return {name: features(shown).detach() for name, features in see.items()}
 
-    every = [p for lsd in args.budgets for n in (None, *args.speeds) for p in candidates(lsd, n)]
-    if args.dots is not None:
+    every = [p for lsd in args.budgets for n in (None, *dot_speeds) for p in candidates(lsd, n)]
+    if args.dots is not None and not noisy:
         every = [p for p in every if not p.num_dot] + [
             Plan(morse) for morse in args.dots.split(",")
         ]
@@ -72,11 +76,11 @@ def rows_of(bench: Bench, solver: str, args: argparse.Namespace, partial: Partia
         mine = described(plan)
         scores = {name: score(mine[name], reference[name]) for name in see}
         row = {"bench": "plan score", "model": bench.model, "solver": solver, "plan": str(plan)}
-        row |= {"images": args.images, "first_seed": SEED, "full_steps": len(full)}
+        row |= {"images": count, "first_seed": SEED, "full_steps": len(full)}
         row |= {"unit": "distance to the full run", "value": scores["classifier"]}
         row |= {"by_pyramid": scores["pyramid"], "dot": bench.dot}
         row |= {"upper_end": upper_end(mine["classifier"], reference["classifier"])}
-        row |= {"budgets": args.budgets, "dot_speeds": args.speeds}
+        row |= {"budgets": args.budgets, "dot_speeds": dot_speeds}
         keys = ("cpu", "gpu", "torch")
         row |= {key: about[key] for key in keys} | {"commit": commit(budget.TABLE), "date": now()}
         found.append(row)
@@ -118,7 +122,7 @@ def agreement(rows: list[dict], quality: list[dict], console: Console) -> None:
 
 def main(arguments: list[str] | None = None, bench: Bench | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--images", type=int, help="seeds of a plan")
     parser.add_argument("--budgets", type=int, nargs="+", default=[2, 3, 4, 5, 6, 7, 8])
     parser.add_argument("--speeds", type=float, nargs="*", default=[2, 3.5, 7], help="N")
     parser.add_argument("--dots", help="of the plans with Dot steps these alone, -.-.,-..-..")

@@ -160,8 +160,8 @@ Cut = Annotated[
 Solvers = Annotated[
     str | None,
     listed(
-        "solvers that it is trained with; of those that add noise, only with these does the table "
-        "of the package have Dot steps  [default: ddim,dpm, of a consistency model lcm]",
+        "solvers that it is trained with; with others that add noise its images can be broken "
+        "[default: ddim,dpm, of a consistency model lcm]",
         "NAME,NAME,...",
     ),
 ]

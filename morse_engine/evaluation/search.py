@@ -54,7 +54,11 @@ def _quiet(plan: Plan, score: float, part: float) -> None:
 
 
 class Asked(NamedTuple):
-    """What a search is asked for, once it is checked: see `search`."""
+    """What a search is asked for, once it is checked: see `search`.
+
+    Attributes:
+        noisy: whether the solver adds noise.
+    """
 
     budgets: list[float]
     speeds: list[float | None]
@@ -62,6 +66,7 @@ class Asked(NamedTuple):
     batch_size: int
     full_steps: int
     tries: int
+    noisy: bool
 
 
 def check(
@@ -85,9 +90,9 @@ def check(
         )
     full_steps = checks.integer("full_steps", full_steps, 1, MOST_STEPS)
     batch_size = checks.integer("batch_size", batch_size, 1)
+    full = budgets_of.alone(full_steps, sampler.scheduler)
+    noisy = SolverTable.for_calls(sampler.scheduler, len(full)).uses_noise
     if num_images is None:
-        full = budgets_of.alone(full_steps, sampler.scheduler)
-        noisy = SolverTable.for_calls(sampler.scheduler, len(full)).uses_noise
         num_images = -(-(NOISY_IMAGES if noisy else IMAGES) // batch_size) * batch_size
     num_images = checks.integer("num_images", num_images, 2, MOST_IMAGES)  # a spread needs two
     if num_images % batch_size:
@@ -98,7 +103,7 @@ def check(
         checks.function("features", features, "a function of images [B, C, H, W]", 1)
     tries = checks.integer("tries", tries, 0)
     lsds, speeds = _budgets(budgets, full_steps), _speeds(dot_speed)
-    return Asked(lsds, speeds, num_images, batch_size, full_steps, tries)
+    return Asked(lsds, speeds, num_images, batch_size, full_steps, tries, noisy)
 
 
 def search(
@@ -253,7 +258,7 @@ def _settings(asked: Asked, cond: dict, told: Callable[[range], dict]) -> dict[s
     named: dict[str, Any] = {"num_images": asked.num_images, "full_steps": asked.full_steps}
     named |= {"score": upper_end.__name__, "guidance_scale": cond.pop("guidance_scale")}
     named["cond"] = tree_map(earlier.name, cond)
-    named["free_steps"] = "corrected"  # by Dash steps, which earlier releases did not
+    named["free_steps"] = "no first line" if asked.noisy else "corrected"  # not so in earlier ones
     if told is not _nothing:
         named["told"] = tree_map(earlier.name, told(range(SEED, SEED + asked.num_images)))
     return named

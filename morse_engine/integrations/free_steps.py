@@ -1,5 +1,6 @@
 """The free steps of a run whose steps are made by a diffusers scheduler."""
 
+from contextlib import suppress
 from math import isfinite
 from typing import Any
 
@@ -32,33 +33,40 @@ class FreeSteps:
         of_x, of_z = zip(*(clean(kind, inner, i) for i in range(len(plan))), strict=True)
         if not all(map(isfinite, of_x)):
             raise Refused(no_free_steps(plan, name))
-        self._rows = list(zip(of_x, of_z, slopes(plan, places(kind, inner)), strict=True))
-        self._plan, self._range = plan, clean_range
+        self._clean = list(zip(of_x, of_z, strict=True))
+        self._plan, self._places, self._range = plan, places(kind, inner), clean_range
+        self._slopes: list[float] = []  # from place `_first` on
         self._line: Line | None = None
         self._table: SolverTable | None = None
-        self._first = 0  # the place of the table's first row
+        self._first = 0  # the place that the run began with
         self._history: list[Tensor] = []
 
-    def begin(self, tables: Tables, inner: Any, first: int, eta: float) -> None:
-        """A run begins at place `first`: what its Dash steps correct."""
-        part = Plan(self._plan.morse[first:])
-        try:
-            table = tables(inner, first, eta)
-        except Refused:  # without a table nothing can be corrected
-            return
-        if corrections(table.rows, table.places, part):
-            self._table, self._first = table.for_plan(part), first
+    def begin(self, tables: Tables, inner: Any, first: int, eta: float, as_read: bool) -> None:
+        """A run begins at place `first`: its slopes, and what its Dash steps correct.
+
+        Args:
+            as_read: whether the scheduler's steps are those of its table. Where they are not, or
+                have none, they may add noise, and nothing can be corrected.
+        """
+        part, table = Plan(self._plan.morse[first:]), None
+        if as_read:
+            with suppress(Refused):
+                table = tables(inner, first, eta)
+        noisy = table is None or table.uses_noise
+        self._slopes, self._first = slopes(part, self._places[first:], noisy), first
+        if table is not None and corrections(table.rows, table.places, part):
+            self._table = table.for_plan(part)
 
     def say(self, i: int, x: Tensor, z: Tensor) -> None:
         """Keep what the call at place i says of the image."""
-        u, v, _ = self._rows[i]
+        u, v = self._clean[i]
         self._line = Line.after(self._line, u * x.float() + v * z.float())
 
     def z(self, i: int, x: Tensor) -> Tensor:
         """z of the free step at place i."""
         assert self._line is not None  # a plan begins with Dash
-        u, v, slope = self._rows[i]
-        x_0 = self._line.at(slope, *bounds(self._range, self._line.a))
+        u, v = self._clean[i]
+        x_0 = self._line.at(self._slopes[i - self._first], *bounds(self._range, self._line.a))
         return ((x_0 - u * x.float()) / v).to(x.dtype)
 
     def step(self, i: int, x: Tensor, z: Tensor, out: Any) -> Any:

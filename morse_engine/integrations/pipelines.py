@@ -129,9 +129,10 @@ def accelerate(
         budget = DEFAULT_BUDGET if budget is None else budget
         measured = dot_speed if dot_speed is not None else lambda: _measured(pipe, sampler)
         speed = None if dot is None else measured
+        known["guided"] = has_guidance(pipe)
         if known["clean_range"] is None and latents != NO_RANGE:
-            known |= {"clean_range": latents}
-        plan = choose(budget, pipe.scheduler, speed, guided=has_guidance(pipe), **known).plan
+            known["clean_range"] = latents
+        plan = choose(budget, pipe.scheduler, speed, **known).plan
     if plan is not None:
         if plan.num_dot and dot is None:
             raise Refused(f"{shown(plan)} has {plan.num_dot} Dot steps, but there is no dot")

@@ -252,8 +252,8 @@ class MorseScheduler(SchedulerMixin):
                 f"the model makes {list(model_output.shape)} of {list(sample.shape)}: Dot and free "
                 "steps work with models that predict no variance"
             )
-        if self._free is not None and self._trajectory is None and as_read:
-            self._free.begin(self._tables, self.inner, first, eta)
+        if self._free is not None and self._trajectory is None:
+            self._free.begin(self._tables, self.inner, first, eta, as_read)
         x_s = self._scaled(sample, timestep)
         last = Trajectory.after(self._trajectory, x_s, model_output, timestep)
         self._trajectory = last

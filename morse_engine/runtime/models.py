@@ -91,11 +91,13 @@ class Models:
 
     @property
     def known(self) -> dict[str, Any]:
-        """What `sampling.budget.choose` is told of them."""
-        told: dict[str, Any] = {"clean_range": self.clean_range}
+        """What `sampling.budget.choose` is told of them; text is mostly followed with guidance."""
+        config: Any = getattr(self.unet, "config", None)
+        text = getattr(config, "cross_attention_dim", None) is not None
+        told: dict[str, Any] = {"clean_range": self.clean_range, "guided": text}
         if self.helper is None:
             return told
-        return told | {"folder": self.helper.folder, "trained": self.helper.solvers}
+        return told | {"folder": self.helper.folder}
 
     def check(self) -> None:
         """Refuse a Dash that has been moved or cast away from its Dot, or draws random numbers."""

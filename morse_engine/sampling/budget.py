@@ -11,7 +11,7 @@ which benchmarks/plans.py makes from rows on the bundled digits.
 
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,12 +39,13 @@ SAME = {"euler": "ddim", "euler-ancestral": "ddpm"}
 NEAREST = SAME | {"flow": "ddim"}
 NEAREST |= dict.fromkeys(("dpm-single", "unipc", "deis", "heun", "pndm"), "dpm")
 
-#: Solvers that add noise: a Dot that was not trained with one of them makes broken images there.
-NOISY = {"ddpm", "dpm-sde", "euler-ancestral", "lcm", "vp-sde", "ve-sde"}
+#: Solvers of the table that add noise. It has no Dot steps with them: on one model these were ahead
+#: of Dash alone and on another far behind (docs/icons.md), though both Dots were trained with them.
+NOISY = {"ddpm", "dpm-sde", "euler-ancestral"}
 
 #: With classifier-free guidance and one of these, plans of the table with fewer Dash steps and free
-#: steps between are far worse than Dash alone (docs/fidelity.md); it was made without guidance.
-LEAST_GUIDED = 7
+#: steps between can be worse than Dash alone (docs/fidelity.md); it was made without guidance.
+LEAST_GUIDED = 6
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,6 @@ def choose(
     *,
     clean_range: Any = None,
     folder: str | Path | None = None,
-    trained: Collection[str] = (),
     guided: bool = False,
 ) -> Choice:
     """The plan that a budget of `lsd` latencies of a Dash step buys with a scheduler.
@@ -112,8 +112,6 @@ def choose(
             it, called only if it matters; None if there is no Dot for this solver.
         clean_range: of the images, if it is known. Where neither this nor the scheduler knows it,
             there are no free steps: without bounds they can be worse than none.
-        trained: names of the solvers that the Dot was trained with. With one that adds noise, the
-            table of the package offers Dot steps only if it is among them.
         guided: whether the run has classifier-free guidance, as far as is known.
         folder: where a search may have left its `plans.json`, with this solver, or else with what
             it is in other coordinates. What is not there is bought by the table of the package.
@@ -133,11 +131,14 @@ def choose(
     at = f"{lsd:g} LSD" if speed is None else f"{lsd:g} LSD at N = {speed:.2g}"
     for whose, ranking in rankings.items():
         for plan in ranking.best_first():
-            if whose == SHIPPED and not _known_for(plan, name, trained, guided):
+            if whose == SHIPPED and not _known_for(plan, name, guided):
                 continue
             if fits(plan, lsd, speed) and possible(plan, scheduler, clean_range):
                 plan, score = _beyond(ranking, plan, lsd, scheduler, clean_range)
-                return Choice(plan, f"for {at} by {whose}, score {score:.3g}")
+                why = f"for {at} by {whose}, score {score:.3g}"
+                if whose == SHIPPED and dot_speed is not None and not ranking.speeds:
+                    why += f"; it has no Dot steps with {name}, for which a search is needed"
+                return Choice(plan, why)
     return Choice(alone(lsd, scheduler), f"for {at}: no plans were compared")
 
 
@@ -150,13 +151,9 @@ def _searched(folder: str | Path | None, name: str) -> dict[str, Ranking]:
     return {words: kept[solver] for solver, words in whose.items() if solver in kept}
 
 
-def _known_for(plan: Plan, name: str, trained: Collection[str], guided: bool) -> bool:
+def _known_for(plan: Plan, name: str, guided: bool) -> bool:
     """Whether the table of the package says something of a plan with this solver."""
-    if name not in NOISY:
-        return True
-    if guided and plan.num_free and plan.num_dash < LEAST_GUIDED:
-        return False
-    return not plan.num_dot or name in trained
+    return not (name in NOISY and guided and plan.num_free and plan.num_dash < LEAST_GUIDED)
 
 
 def _beyond(

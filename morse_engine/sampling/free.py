@@ -2,7 +2,7 @@
 
     x0_j = U_j x_j + V_j z_j                       what call j, Dash's or Dot's, says of the image
     x0   = clamp(x0_a + f (x0_a - x0_b), lo, hi)   a, b: the last two calls, the later one first
-    f    = (t - t_a) / (t_a - t_b)                 the line in t; 0 where there is none
+    f    = (t - t_a) / (t_a - t_b)                 the line in t; 0 where there is none (`slopes`)
     z    = (x0 - U x) / V                          what a model that says so would return
 
 U and V are numbers of the solver's row; t is the timestep, or what `clean.py` has in its place. lo
@@ -58,17 +58,22 @@ def slope(
     return torch.where(t_b != t_a, way(t, t_a) / way(t_a, t_b), 0.0).clamp(max=at_most)
 
 
-def slopes(plan: Plan, places: Tensor) -> list[float]:
+def slopes(plan: Plan, places: Tensor, noisy: bool) -> list[float]:
     """f of each free step of a run; 0 of its model calls.
+
+    With a solver that adds noise two calls differ by what the noise between them says too, which
+    does not go on. Most does it between the first two, where the image is decided; there is no line
+    through these then (measured in docs/architecture.md).
 
     Args:
         places: t of each call, float64 `[len(plan)]`.
+        noisy: whether the solver adds noise.
     """
     rows, a, b = [], 0, 0  # places of the last two calls
     for i, symbol in enumerate(plan):
         if symbol != FREE:
             a, b = i, a
-        rows.append((i, a, b))
+        rows.append((i, a, a if noisy and b == 0 else b))
     t, t_a, t_b = (places.cpu()[list(of)] for of in zip(*rows, strict=True))
     return slope(t, t_a, t_b, difference).tolist()
 

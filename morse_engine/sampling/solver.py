@@ -237,7 +237,7 @@ class SolverTable:
         if not self.rows[:, Column.U].isfinite().all():
             raise Refused(no_free_steps(plan, self.name))
         rows = corrected(self.rows, corrections(self.rows, self.places, plan))
-        rows[:, Column.SLOPE] = torch.tensor(slopes(plan, self.places))
+        rows[:, Column.SLOPE] = torch.tensor(slopes(plan, self.places, self.uses_noise))
         rows[:, Column.FREE] = torch.tensor([plan.free_behind(i) for i in range(len(plan))])
         return replace(self, rows=rows, plan=plan)
 

@@ -156,9 +156,9 @@ def test_noise_that_a_host_asks_for_is_drawn(inner, option):
 @by_name(STOCHASTIC)
 def test_with_free_steps_and_noise(inner):
     """Written out with the noise that the scheduler inside draws from the host's generator."""
-    ours = loop(MorseScheduler(copy.deepcopy(inner), "-:", clean_range=(-0.5, 0.5)), 3)
-    scheduler, table = copy.deepcopy(inner), SolverTable.from_scheduler(inner, 6)
-    said, place = [], iter(range(6))
+    ours = loop(MorseScheduler(copy.deepcopy(inner), "-:", clean_range=(-0.5, 0.5)), 4)
+    scheduler, table = copy.deepcopy(inner), SolverTable.from_scheduler(inner, 8)
+    said, place = [], iter(range(8))
 
     class Told:
         """The scheduler inside, whose odd steps are given z of the line, not of a model."""
@@ -171,13 +171,14 @@ def test_with_free_steps_and_noise(inner):
             if i % 2 == 0:
                 said.append(table.clean(i, x, z))
             else:
-                a, b = (said[-1], said[-2]) if len(said) > 1 else 2 * said
-                slope = 0.0 if i == 1 else (times[i] - times[i - 1]) / (times[i - 1] - times[i - 3])
+                a, b, slope = said[-1], said[-2 if i > 3 else -1], 0.0
+                if i > 3:  # no line goes through the first two
+                    slope = (times[i] - times[i - 1]) / (times[i - 1] - times[i - 3])
                 u, v = table.clean(i, torch.ones(()), 0.0), table.clean(i, 0.0, torch.ones(()))
                 z = ((a + slope * (a - b)).clamp(-0.5, 0.5) - u * x) / v
             return scheduler.step(z, t, x, **options)
 
-    assert_close("run_batch", ours, loop(Told(), 6))
+    assert_close("run_batch", ours, loop(Told(), 8))
 
 
 @by_name(STOCHASTIC)

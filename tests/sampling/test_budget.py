@@ -215,14 +215,17 @@ def test_the_file(tmp_path):
             budget.read(path.parent)
 
 
-def test_dots_of_solvers_that_add_noise(tmp_path, monkeypatch):
-    """Only of a Dot that was trained with them, or that a search has found to be good there."""
-    plans = {Plan("-:.:"): 0.1, Plan("-:-:"): 0.2, Plan("--"): 0.3}
-    monkeypatch.setattr(budget, "_table", lambda: {"ddpm": Ranking(plans, (2, 2), (2.0, 2.0))})
+def test_dots_of_solvers_that_add_noise(tmp_path):
+    """Only those that a search has found to be good there; who has a Dot is told."""
     options = {"clean_range": RANGE, "folder": tmp_path}
-    assert str(choose(2, DDPMScheduler(), 2.0, **options).plan) == "-:-:"
-    assert str(choose(2, DDPMScheduler(), 2.0, trained=["ddpm"], **options).plan) == "-:.:"
-    budget.write(tmp_path, budget._table())
+    for lsd in range(3, 9):
+        assert not choose(lsd, DDPMScheduler(), 8.0, **options).plan.num_dot
+        assert "a search is needed" in choose(lsd, DDPMScheduler(), 8.0, **options).why
+        assert "a search is needed" not in choose(lsd, DDPMScheduler(), None, **options).why
+        assert "a search is needed" not in choose(lsd, DDIMScheduler(), 8.0, **options).why
+    budget.write(
+        tmp_path, {"ddpm": Ranking({Plan("-:.:"): 0.1, Plan("--"): 0.3}, (2,), (2.0, 2.0))}
+    )
     assert str(choose(2, DDPMScheduler(), 2.0, **options).plan) == "-:.:"
 
 
@@ -240,29 +243,24 @@ def test_a_search_with_other_sigmas_is_another_ranking(tmp_path):
 
 
 def test_ancestral_euler_takes_the_plans_of_ddpm():
-    """It is DDPM in other coordinates; Dot steps for a Dot that was trained with it."""
+    """It is DDPM in other coordinates."""
     euler = schedulers.make("euler-ancestral", schedulers.LINEAR_BETAS)
     ddpm = schedulers.make("ddpm", schedulers.LINEAR_BETAS)
-    options = {"clean_range": RANGE, "trained": ("ddpm", "euler-ancestral")}
     for lsd, speed in ((4, None), (4, 3.0), (6, 8.0)):
-        plan = choose(lsd, euler, speed, **options).plan
-        assert plan == choose(lsd, ddpm, speed, **options).plan
+        plan = choose(lsd, euler, speed, clean_range=RANGE).plan
+        assert plan == choose(lsd, ddpm, speed, clean_range=RANGE).plan
         assert plan.num_free
-    assert choose(4, euler, 3.0, **options).plan.num_dot
-    assert not choose(4, euler, 3.0, clean_range=RANGE, trained=("ddpm",)).plan.num_dot
 
 
 @pytest.mark.parametrize("name", ["ddpm", "dpm-sde", "euler-ancestral"])
 def test_with_guidance_noisy_solvers_have_free_steps_between_many_dash_steps_alone(name, tmp_path):
-    """What the table says of few was far from true of a model with guidance."""
+    """What the table says of few is not true of a model with guidance."""
     scheduler = schedulers.make(name, schedulers.LINEAR_BETAS)
-    options = {"clean_range": RANGE, "trained": (name,)}
-    for lsd in range(1, 7):
-        for speed in (None, 3.0):
-            plan = choose(lsd, scheduler, speed, guided=True, **options).plan
-            assert not plan.num_free or plan.num_dash > 6
-    assert choose(6, scheduler, None, guided=False, **options).plan.num_free
-    assert choose(8, scheduler, None, guided=True, **options).plan.num_free
+    options = {"clean_range": RANGE}
+    for lsd in range(1, 6):
+        assert not choose(lsd, scheduler, 3.0, guided=True, **options).plan.num_free
+        assert lsd < 3 or choose(lsd, scheduler, None, guided=False, **options).plan.num_free
+    assert choose(6, scheduler, None, guided=True, **options).plan.num_free
     assert choose(4, SCHEDULERS[0], None, guided=True, **options).plan.num_free
     # A search has looked at the model itself.
     budget.write(tmp_path, {name: Ranking({Plan("---"): 0.2, Plan("-:-:-:"): 0.1}, (3,), None)})

@@ -16,6 +16,7 @@ from morse_engine import Plan, SolverTable
 from morse_engine.sampling import noise
 from morse_engine.sampling.free import NO_RANGE, as_range, slopes
 from morse_engine.sampling.loop import sample
+from morse_engine.sampling.schedulers import LINEAR_BETAS, make
 from morse_engine.sampling.solver import Column
 from morse_engine.system.errors import Refused
 
@@ -102,12 +103,22 @@ def test_where_the_solver_itself_keeps_the_clean_image(kind):
 
 def test_slopes():
     times = torch.tensor([1000.0, 800, 700, 600, 500, 400])
-    assert slopes(Plan("-:.::-"), times) == pytest.approx([0, 0, 0, 1 / 3, 2 / 3, 0])
+    assert slopes(Plan("-:.::-"), times, False) == pytest.approx([0, 0, 0, 1 / 3, 2 / 3, 0])
     # Two calls at one time, as Heun makes them: no line goes through the two.
     times = torch.tensor([1000.0, 800, 800, 600])
-    assert slopes(Plan("-.-:"), times) == [0, 0, 0, 0]
+    assert slopes(Plan("-.-:"), times, False) == [0, 0, 0, 0]
     levels = torch.tensor([8.0, 4.0, 2.0, 1.0])
-    assert slopes(Plan("-.::"), levels.log()) == pytest.approx([0, 0, 1, 2])
+    assert slopes(Plan("-.::"), levels.log(), False) == pytest.approx([0, 0, 1, 2])
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpm", "dpm-sde", "euler", "euler-ancestral"])
+def test_with_noise_there_is_no_line_through_the_first_two_calls(name):
+    plan = Plan("-:-::-:.:")
+    table = SolverTable.for_calls(make(name, LINEAR_BETAS), len(plan)).for_plan(plan)
+    found = table.rows[:, Column.SLOPE].tolist()
+    assert table.uses_noise == (name in {"ddpm", "dpm-sde", "euler-ancestral"})
+    lines = [i for i, f in enumerate(found) if f > 0]
+    assert lines == ([6, 8] if table.uses_noise else [3, 4, 6, 8])
 
 
 SPACED = {
