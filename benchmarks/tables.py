@@ -37,7 +37,7 @@ def tables(rows: list[dict], gains: list[dict]) -> str:
 
 def about(rows: list[dict]) -> str:
     """What was measured, on what."""
-    last = rows[-1]
+    machines = " and ".join(dict.fromkeys(row["cpu"] for row in rows))
     speeds = {row["batch_size"]: row["dot_speed"] for row in rows if row["variant"] == MORSE}
     measured = ", ".join(f"{speed:.1f} at batch {size}" for size, speed in speeds.items())
     counts: dict[str, list[str]] = {}
@@ -48,7 +48,7 @@ def about(rows: list[dict]) -> str:
         counts.setdefault(words, []).append(schedulers.title(solver))
     points = "; ".join(f"{words} a point: {', '.join(names)}" for words, names in counts.items())
     words = (
-        f"`python benchmarks/quality.py` on {last['cpu']}: N = {measured}. {points}. "
+        f"`python benchmarks/quality.py` on {machines}: N = {measured}. {points}. "
         f"Rows are in `{ROWS}`."
     )
     return textwrap.fill(words, 100, break_long_words=False, break_on_hyphens=False)
