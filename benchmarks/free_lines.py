@@ -72,6 +72,11 @@ def made(of: Subject, plan: Plan, variant: str, num_images: int) -> Tensor:
         rows = table.for_plan(plan).rows
         rows[:, : Column.U] = table.rows[:, : Column.U]  # the solver's own
         table = replace(table, rows=rows, plan=plan)
+    return drawn(of, plan, table, num_images)
+
+
+def drawn(of: Subject, plan: Plan, table: SolverTable, num_images: int) -> Tensor:
+    """x of so many images."""
     return sample_many(
         *(of.models.dash, None, plan, table, range(FIRST_SEED, FIRST_SEED + num_images)),
         *(of.shape, BATCH), told=of.told, guidance_scale=of.guidance_scale,
@@ -91,16 +96,22 @@ def sheet(model: str, path: Path) -> None:
     picture_grid(columns, path, title="DPM-Solver++ with Karras' sigmas, the same seeds")
 
 
+def whole_batches(text: str) -> int:
+    """A number of images, as argparse reads it."""
+    count = int(text)
+    if count < BATCH or count % BATCH:
+        raise argparse.ArgumentTypeError(f"{text}: give a multiple of {BATCH}")
+    return count
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=SOLVERS)
-    parser.add_argument("--images", type=int, default=48, help=f"a multiple of {BATCH}")
+    parser.add_argument("--images", type=whole_batches, default=48)
     parser.add_argument("--out", type=Path, default=ROWS)
     parser.add_argument("--sheet", type=Path, help="pictures of the first model, no rows")
     options = parser.parse_args()
-    if options.images < BATCH or options.images % BATCH:
-        parser.error(f"--images {options.images}: give a multiple of {BATCH}")
     if options.sheet:
         return sheet(options.models[0], options.sheet)
     rows = json.loads(options.out.read_text()) if options.out.exists() else []

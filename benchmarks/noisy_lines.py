@@ -18,11 +18,10 @@ from pathlib import Path
 
 import torch
 from fidelity import ICONS, MINIATURE
-from free_lines import BATCH, DIGITS, FIRST_SEED, FULL, MODELS, subject
+from free_lines import DIGITS, FULL, MODELS, drawn, subject, whole_batches
 from torch import Tensor
 
 from morse_engine import zoo
-from morse_engine.evaluation.many import sample_many
 from morse_engine.evaluation.score import score, upper_end
 from morse_engine.evaluation.subject import Subject
 from morse_engine.sampling.free import slopes
@@ -47,22 +46,16 @@ def images(of: Subject, plan: Plan, variant: str, count: int) -> Tensor:
         rows = table.rows.clone()
         rows[:, Column.SLOPE] = torch.tensor(slopes(plan, table.places, noisy=False))
         table = replace(table, rows=rows)
-    x = sample_many(
-        *(of.models.dash, None, plan, table, range(FIRST_SEED, FIRST_SEED + count)),
-        *(of.shape, BATCH), told=of.told, guidance_scale=of.guidance_scale,
-    )  # fmt: skip
-    return of.pictures(x).clamp(-1, 1)
+    return of.pictures(drawn(of, plan, table, count)).clamp(-1, 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=SOLVERS)
-    parser.add_argument("--images", type=int, default=256, help=f"a multiple of {BATCH}")
+    parser.add_argument("--images", type=whole_batches, default=256)
     parser.add_argument("--out", type=Path, default=ROWS)
     options = parser.parse_args()
-    if options.images < BATCH or options.images % BATCH:
-        parser.error(f"--images {options.images}: give a multiple of {BATCH}")
     rows = json.loads(options.out.read_text()) if options.out.exists() else []
     done = {
         tuple(r[key] for key in ("model", "solver", "guidance", "plan", "variant")) for r in rows

@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler, UNet2DConditionModel
 
 import morse_engine
-from models import randomised, tiny_unet
+from models import randomised, tiny_text_unet, tiny_unet
 from morse_engine import Dot, Plan, SolverTable
 from morse_engine.runtime.speed import Speed
 from morse_engine.sampling import budget, noise
@@ -112,6 +112,14 @@ def test_a_budget_buys_the_best_plan_that_is_known(models, tmp_path):
     assert str(morse_engine.compile(unet, loaded, plan=4, **options).plan) == "-.:-.:"
     with pytest.raises(ValueError, match=r"plan='-\.' and budget=4: give one"):
         morse_engine.compile(unet, dot, plan="-.", budget=4)
+
+
+@pytest.mark.parametrize(("model", "has_free"), [(tiny_unet, True), (tiny_text_unet, False)])
+def test_a_model_that_takes_text_counts_as_guided(model, has_free):
+    """With guidance few Dash steps of a solver that adds noise have no free steps of the table."""
+    ddpm = digits_scheduler("ddpm")
+    sampler = morse_engine.compile(model(), plan=4, scheduler=ddpm, clean_range=(-1, 1))
+    assert bool(sampler.plan.num_free) == has_free
 
 
 def test_n_is_measured_at_the_batch_in_use(models, monkeypatch):
